@@ -1,0 +1,34 @@
+# Two commands: `make run` (the main job, on embedded data) and `make test` (everything CI checks).
+# Both set up a virtual environment inside the checkout first; nothing else is needed but Python 3.11, make and gcc.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+OUT    ?= runs/digits
+
+.PHONY: run test lint setup clean
+
+run: setup
+	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
+
+test: setup lint
+	$(BIN)/python -m pytest --cov --cov-report=term $(ARGS)
+	$(BIN)/python tests/coverage_gate.py
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+setup: $(VENV)/.ready
+
+# torch first, in a range for which a CPU build is at hand, so that no accelerator packages are pulled in.
+$(VENV)/.ready: pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet 'torch>=2.8,<2.14'
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -1,0 +1,325 @@
+"""The rounds of a run: train, announce the cohort, add, write down; and what happens when somebody is lost.
+
+A round takes two messages. `train` carries the last aggregate and is answered with attendances; `contribute` carries
+the announced cohort, those who answered in time, and is answered with contributions for exactly that cohort. If a
+member is lost in between, a safe part of the survivors is asked again (`protocol/cohort.py` says which cohorts may
+follow one another); where too few are left for that, the round starts over. Nothing is lost silently: after
+``plan.attempts`` attempts at a round the run stops with an error that says what to do, and resumes from the last
+complete round.
+"""
+
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from typing import Protocol
+
+import numpy as np
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+
+from aggregator.admission import AttendanceDesk, ContributionDesk
+from aggregator.journal import Journal, Record
+from aggregator.replies import stream_replies
+from aggregator.summation import CohortSum
+from protocol.carry import from_record, to_record
+from protocol.cohort import Cohort, gather_cohort, successor_sizes
+from protocol.errors import AgreementError, MalformedMessage, PeerError, QuorumError
+from protocol.plan import Plan
+from protocol.roster import Roster
+from protocol.wire import encode_aggregate
+
+_WAIT_SECONDS = 0.5
+_SAMPLING, _SURVIVORS = 0x53414D50, 0x53555256
+
+
+class Observer(Protocol):
+    """Who is told how a run goes. All calls come from the thread of the run."""
+
+    def phase(self, round_: int, name: str, done: int, total: int) -> None:
+        """``done`` of ``total`` clients have answered in a phase of a round."""
+
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+        """A cohort's sum is complete and on disk."""
+
+    def round_done(self, record: Record) -> None:
+        """A round's metrics are complete."""
+
+    def message(self, text: str) -> None:
+        """Something that an operator wants to know."""
+
+
+@dataclass(frozen=True)
+class _Answer:
+    """One client's answer: where it came from, its frame and its scalars."""
+
+    source: int
+    frame: bytes
+    metrics: Mapping[str, float]
+
+
+@dataclass
+class _Tally:
+    """What is counted while a round goes on."""
+
+    round: int
+    attempt: int = 0
+    asked: int = 0
+    uplink: int = 0
+    downlink: int = 0
+    values: int = 0
+    clipped: int = 0
+    refused: Counter[str] = field(default_factory=Counter)
+    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
+    errors: Counter[str] = field(default_factory=Counter)
+
+
+class Run:
+    """One run on a grid.
+
+    Args:
+        grid: Flower's grid of nodes.
+        plan: The plan.
+        roster: The public keys of the nodes.
+        journal: Where the run is kept.
+        observer: Who is told.
+    """
+
+    def __init__(self, grid: Grid, plan: Plan, roster: Roster, journal: Journal, observer: Observer) -> None:
+        self._grid, self._plan, self._roster = grid, plan, roster
+        self._journal, self._observer = journal, observer
+        self._aggregate = b""
+        self._unpublished: Record | None = None
+
+    def run(self) -> None:
+        """Run, or resume, to the last round of the plan.
+
+        Raises:
+            QuorumError: Too few clients answer.
+            AgreementError: Two clients derive different models.
+        """
+        stored = self._journal.last()
+        self._aggregate, self._unpublished = stored.aggregate, stored.record or None
+        if stored.round:
+            self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
+        for number in range(stored.round + 1, self._plan.rounds + 1):
+            self._round(_Tally(number))
+        self._evaluate(_Tally(self._plan.rounds + 1, attempt=1))
+
+    # --- one round -----------------------------------------------------------------------------
+
+    def _round(self, tally: _Tally) -> None:
+        start = time.monotonic()
+        cohort = None
+        while cohort is None:
+            trained = self._train(tally)
+            cohort = self._contribute(tally, trained)
+        losses = [(trained[member.node].metrics.get("loss", 0.0), member.samples) for member in cohort.members]
+        record: Record = {
+            "round": tally.round,
+            "cohort": len(cohort.members),
+            "dropped": tally.asked - len(cohort.members),
+            "attempts": tally.attempt,
+            "refused": sum(tally.refused.values()),
+            "refusals": dict(tally.refused),
+            "loss": sum(loss * samples for loss, samples in losses) / cohort.samples,
+            "clipped": tally.clipped,
+            "values": tally.values,
+            "uplink_bytes": tally.uplink,
+            "downlink_bytes": tally.downlink,
+            "seconds": {**tally.seconds, "total": time.monotonic() - start},
+        }
+        self._journal.save(self._aggregate, record)
+        self._unpublished = record
+        self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
+
+    def _train(self, tally: _Tally) -> dict[int, _Answer]:
+        """Ask for attendances until enough are in; each by the number of its node."""
+        while True:
+            self._next_attempt(tally)
+            nodes = self._select(tally)
+            tally.asked = len(nodes)
+            desk = AttendanceDesk(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
+            present: dict[int, _Answer] = {}
+            start = time.monotonic()
+            for answer in self._ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
+                with _Refusals(tally, self._observer):
+                    present[desk.admit(answer.frame).node] = answer
+                    self._observer.phase(tally.round, "train", len(present), len(nodes))
+            tally.seconds["train"] += time.monotonic() - start
+            if len(present) >= self._plan.min_cohort:
+                self._publish(list(present.values()))
+                return present
+            self._observer.message(
+                f"round {tally.round}: only {len(present)} of {len(nodes)} clients trained; asking again"
+            )
+            time.sleep(_WAIT_SECONDS)
+
+    def _contribute(self, tally: _Tally, trained: Mapping[int, _Answer]) -> Cohort | None:
+        """Add up the contributions of the largest safe cohort; None where no safe one is left."""
+        alive = list(trained)
+        start = time.monotonic()
+        while True:
+            cohort = gather_cohort([trained[node].frame for node in alive], self._roster)
+            answered = self._sum(tally, cohort, {trained[node].source: node for node in alive})
+            if len(answered) == len(alive):
+                tally.seconds["contribute"] += time.monotonic() - start
+                return cohort
+            alive = self._survivors(tally, answered, len(alive))
+            lost = (
+                f"round {tally.round}: {len(cohort.members) - len(answered)} of {len(cohort.members)} clients were lost"
+            )
+            if not alive:
+                self._observer.message(f"{lost}, too many for a safe sum of the others; the round starts over")
+                tally.seconds["contribute"] += time.monotonic() - start
+                return None
+            self._observer.message(f"{lost}; asking {len(alive)} survivors again")
+            self._next_attempt(tally)
+
+    def _sum(self, tally: _Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
+        """Ask a cohort and add what arrives; the nodes whose contributions are in the sum."""
+        desk = ContributionDesk(cohort, tally.attempt, self._plan, self._roster)
+        total = CohortSum(cohort, tally.attempt, self._plan)
+        answered: list[int] = []
+        try:
+            for answer in self._ask(
+                tally, "train.contribute", list(members), "cohort", cohort.encode(), "contribution"
+            ):
+                with _Refusals(tally, self._observer):
+                    node = members[answer.source]
+                    contribution = desk.admit(node, answer.frame)
+                    adding = time.monotonic()
+                    total.add(contribution)
+                    tally.seconds["add"] += time.monotonic() - adding
+                    tally.values += contribution.values
+                    tally.clipped += int(answer.metrics.get("clipped", 0))
+                    answered.append(node)
+                    self._observer.phase(tally.round, "contribute", len(answered), len(members))
+            if total.complete:
+                self._aggregate = encode_aggregate(total.aggregate(), self._plan.parameters)
+        finally:
+            total.close()
+        return answered
+
+    def _survivors(self, tally: _Tally, answered: Sequence[int], last: int) -> list[int]:
+        """The members of the next cohort: as many of those who answered as may follow; none where that is unsafe."""
+        sizes = [size for size in successor_sizes(last, self._plan.min_cohort) if size <= len(answered)]
+        if not sizes:
+            return []
+        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
+        return sorted(order.choice(sorted(answered), max(sizes), replace=False).tolist())
+
+    # --- after the last round ------------------------------------------------------------------
+
+    def _evaluate(self, tally: _Tally) -> None:
+        """Let every node that is there score the final model."""
+        nodes = sorted(self._grid.get_node_ids())
+        answers: list[_Answer] = []
+        for answer in self._ask(tally, "evaluate", nodes, "aggregate", self._aggregate, "model"):
+            if answers and answer.frame != answers[0].frame:
+                raise AgreementError("model", (answers[0].source, answer.source))
+            answers.append(answer)
+            self._observer.phase(self._plan.rounds, "evaluate", len(answers), len(nodes))
+        if not answers:
+            self._observer.message("no client scored the final model: its accuracy is unknown")
+        if self._unpublished is not None:
+            self._unpublished["uplink_bytes"] += tally.uplink
+            self._unpublished["downlink_bytes"] += tally.downlink
+        self._publish(answers)
+
+    def _publish(self, answers: Sequence[_Answer]) -> None:
+        """Complete the last round's record with what the clients say of its model, and write it."""
+        record, self._unpublished = self._unpublished, None
+        if record is None:
+            return
+        totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
+        sizes = {(a.metrics.get("parameters", 0), a.metrics.get("kept", 0)) for a in answers}
+        parameters, kept = sizes.pop() if len(sizes) == 1 else (0, 0)
+        tested = totals["tested"]
+        record["accuracy"] = totals["correct"] / tested if tested else None
+        record["test_loss"] = totals["test-loss"] / tested if tested else None
+        record["kept"] = int(kept)
+        record["sparsity"] = 1 - kept / parameters if parameters else None
+        self._journal.publish(record)
+        self._observer.round_done(record)
+
+    # --- messages ------------------------------------------------------------------------------
+
+    def _next_attempt(self, tally: _Tally) -> None:
+        if tally.attempt == self._plan.attempts:
+            common = (tally.errors + tally.refused).most_common(3)
+            reasons = ", ".join(f"{count} x {reason!r}" for reason, count in common)
+            raise QuorumError(
+                f"round {tally.round} failed {tally.attempt} times: too few clients for a safe sum of at least "
+                f"{self._plan.min_cohort} ({reasons or 'no answer in time'}). Look at the clients' logs, then resume "
+                "the run; it goes on from the last complete round."
+            )
+        tally.attempt += 1
+
+    def _select(self, tally: _Tally) -> list[int]:
+        """A random part of the nodes that are there; waits for the smallest cohort."""
+        end = time.monotonic() + self._plan.deadline
+        while len(online := sorted(self._grid.get_node_ids())) < self._plan.min_cohort:
+            if time.monotonic() > end:
+                raise QuorumError(
+                    f"{len(online)} nodes are there; the plan needs {self._plan.min_cohort}. Start more clients, then "
+                    "resume the run."
+                )
+            time.sleep(_WAIT_SECONDS)
+        count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(online))))
+        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SAMPLING])
+        return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
+
+    def _ask(
+        self, tally: _Tally, kind: str, nodes: Sequence[int], name: str, frame: bytes, reply: str
+    ) -> Iterator[_Answer]:
+        """Send one message to many nodes; yield the frames that come back, count bytes, report failures."""
+        call = ConfigRecord({"run": self._journal.run, "round": tally.round, "attempt": tally.attempt})
+        content = RecordDict({name: to_record({name: frame}), "call": call})
+        messages = [Message(content, node, kind, ttl=self._plan.deadline, group_id=str(tally.round)) for node in nodes]
+        tally.downlink += len(frame) * len(messages)
+        for message in stream_replies(self._grid, messages, self._plan.deadline):
+            if message.has_error():
+                reason = message.error.reason or f"Flower error {message.error.code}"
+                tally.errors[reason.split(" [ref")[0]] += 1
+                self._observer.message(f"round {tally.round}: a client left: {reason}")
+                continue
+            answer = None
+            with _Refusals(tally, self._observer):
+                answer = _read(message, reply)
+            if answer is not None:
+                tally.uplink += len(answer.frame)
+                yield answer
+
+
+class _Refusals:
+    """Turns a peer's error into a count and a line for the operator; everything else goes through."""
+
+    def __init__(self, tally: _Tally, observer: Observer) -> None:
+        self._tally, self._observer = tally, observer
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
+        if not isinstance(error, PeerError):
+            return False
+        self._tally.refused[type(error).__name__] += 1
+        self._observer.message(f"round {self._tally.round}: refused a message: {type(error).__name__}: {error}")
+        return True
+
+
+def _read(message: Message, name: str) -> _Answer:
+    """The frame and the scalars of a reply.
+
+    Raises:
+        MalformedMessage: There is no frame of ours under this name.
+    """
+    records = message.content.array_records
+    frames = from_record(records[name]) if name in records else {}
+    if set(frames) != {name}:
+        raise MalformedMessage(f"the reply holds no {name}")
+    metrics = message.content.metric_records.get("metrics") or MetricRecord()
+    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    return _Answer(message.metadata.src_node_id, frames[name], numbers)

@@ -1,0 +1,201 @@
+"""One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_client import data as datasets
+from edge_client import models
+from edge_client.keys import Kit, load_kit
+from edge_client.partition import partition
+from edge_client.round import (
+    Call,
+    admit_cohort,
+    attend,
+    close_update,
+    dither_of,
+    first_state,
+    model_digest,
+    next_state,
+    open_sum,
+    quantised,
+)
+from edge_client.settings import Settings
+from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
+from edge_client.state import Pending, load_pending, save_pending
+from edge_client.train import evaluate, extract, insert, layout_of, local_update
+from protocol import checkpoint
+from protocol.errors import ConfigError, MalformedMessage
+from protocol.layout import Layout
+from protocol.plan import Plan
+
+Metrics = dict[str, int | float]
+_PERSONAL_FILE = "personal.safetensors"
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a message is answered with: one message of the protocol, and scalars that the aggregator may know."""
+
+    payload: bytes
+    metrics: Metrics
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A plan's model, as its method wears it, and the layout of what travels.
+
+    Attributes:
+        model: The torch module, at its initial weights.
+        method: The plan's method.
+        layout: The layout of the travelling tensors.
+        initial: The state before round 1.
+    """
+
+    model: nn.Module
+    method: Sparsifier
+    layout: Layout
+    initial: GlobalState
+
+
+def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
+    """The network that every client begins with: a pure function of the plan and the shape of the data.
+
+    Raises:
+        ConfigError: The plan names no model or method, or the model does not fit the data.
+    """
+    method = sparsifier(plan)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(plan.seed)
+        model = method.wear(models.build(plan.model, input_shape, classes))
+    layout = layout_of(model, method)
+    return Network(model, method, layout, first_state(extract(model, method, layout), layout))
+
+
+def state_after(aggregate: bytes, run: bytes, round_: int, kit: Kit, plan: Plan, network: Network) -> GlobalState:
+    """Open the aggregate of a round: the state that every client derives from it."""
+    total = open_sum(aggregate, run, round_, kit, plan, network.layout)
+    return next_state(total, round_, plan, network.layout, network.method)
+
+
+class Client:
+    """One node's part in a run.
+
+    Args:
+        settings: Where its keys, state and data are.
+        plan: The plan of the run.
+
+    Raises:
+        ConfigError: The plan is not the one that this node was provisioned for.
+        KeyFileError: The kit is incomplete or exposed.
+        DataError: The node has no usable data.
+    """
+
+    def __init__(self, settings: Settings, plan: Plan) -> None:
+        self._settings, self._plan = settings, plan
+        self._kit = load_kit(settings.kit)
+        if self._kit.plan != plan.digest:
+            raise ConfigError(
+                f"the run's plan is {plan.digest.hex()[:16]}, but this node was provisioned for "
+                f"{self._kit.plan.hex()[:16]}; provision it again if the change is intended"
+            )
+        torch.set_num_threads(settings.threads)
+
+    def train(self, call: Call, aggregate: bytes) -> Answer:
+        """Open the last sum, derive model and support, score the model, train it; answer with the attendance."""
+        start = perf_counter()
+        share, network = self._data()
+        state = self._state(call, aggregate, network)
+        self._load(network, state)
+        score = evaluate(network.model, share.test_x, share.test_y)
+        opened = perf_counter()
+        seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
+        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed)
+        trained = extract(network.model, network.method, network.layout)
+        method = network.method
+        votes = method.vote(trained, network.layout, state) if method.votes else np.zeros(0, np.bool_)
+        self._keep_personal(network)
+        pending = attend(call, self._kit, self._plan, network.layout, state, trained, votes, len(share.y))
+        save_pending(self._settings.state, pending)
+        return Answer(
+            pending.attendance,
+            {
+                "loss": loss,
+                "correct": score.correct,
+                "tested": score.tested,
+                "test-loss": score.loss,
+                **_sparsity(state, network.layout),
+                "seconds-open": opened - start,
+                "seconds-train": perf_counter() - opened,
+            },
+        )
+
+    def contribute(self, call: Call, announced: bytes) -> Answer:
+        """Mask the waiting update for exactly the announced cohort, encrypt and sign it."""
+        start = perf_counter()
+        pending = load_pending(self._settings.state)
+        cohort = admit_cohort(announced, call, pending, self._kit, self._plan)
+        save_pending(self._settings.state, _answered(pending, call.attempt, cohort.nodes))
+        dither = dither_of(self._plan, call.round, call.attempt, self._kit.node, pending.values.size)
+        integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
+        payload = close_update(integers, pending.votes, cohort, call, self._kit, self._plan, pending.sealed)
+        return Answer(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
+
+    def evaluate(self, call: Call, aggregate: bytes) -> Answer:
+        """Open the sum of the last round and score its model; answer with the model's keyed digest."""
+        share, network = self._data()
+        state = self._state(call, aggregate, network)
+        self._load(network, state)
+        score = evaluate(network.model, share.test_x, share.test_y)
+        metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
+        return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
+
+    def _data(self) -> tuple[datasets.Share, Network]:
+        plan, settings = self._plan, self._settings
+        whole = datasets.load(settings.data or plan.data)
+        if settings.data:
+            share = datasets.part(whole, np.arange(len(whole.train_y)), 0, 1)
+        else:
+            parts = partition(plan.partition, whole.train_y, whole.groups, settings.nodes, plan.seed)
+            share = datasets.part(whole, parts[settings.position], settings.position, settings.nodes)
+        return share, build_network(plan, whole.input_shape, whole.classes)
+
+    def _state(self, call: Call, aggregate: bytes, network: Network) -> GlobalState:
+        if not aggregate:
+            if call.round != 1:
+                raise MalformedMessage(f"round {call.round} was announced without the aggregate of the round before")
+            return network.initial
+        return state_after(aggregate, call.run, call.round - 1, self._kit, self._plan, network)
+
+    def _load(self, network: Network, state: GlobalState) -> None:
+        path = self._personal_path
+        if path.exists() and network.method.personal(network.model):
+            own = network.method.personal(network.model)
+            with torch.no_grad():
+                for name, array in checkpoint.load(path).tensors.items():
+                    own[name].copy_(torch.from_numpy(array))
+        insert(network.model, network.method, network.layout, state.vector)
+
+    def _keep_personal(self, network: Network) -> None:
+        tensors = {name: t.detach().numpy() for name, t in network.method.personal(network.model).items()}
+        if tensors:
+            self._settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+            checkpoint.save(self._personal_path, checkpoint.Checkpoint(tensors, {"method": network.method.name}))
+
+    @property
+    def _personal_path(self) -> Path:
+        return self._settings.state / _PERSONAL_FILE
+
+
+def _answered(pending: Pending, attempt: int, cohort: frozenset[int]) -> Pending:
+    """The same update, once a cohort has been contributed to."""
+    return Pending(pending.attendance, pending.values, pending.votes, pending.step, pending.sealed, attempt, cohort)
+
+
+def _sparsity(state: GlobalState, layout: Layout) -> Metrics:
+    """How many trainable positions there are, and how many are left."""
+    return {"parameters": int(layout.prunable.sum()), "kept": int((state.mask & layout.prunable).sum())}

@@ -1,0 +1,169 @@
+"""The keys of one node, and everything that is derived from the cohort secret.
+
+A node's kit is a folder: ``cohort.secret`` (32 bytes in hex), ``sign.key`` (Ed25519) and ``mask.key`` (X25519), both
+PKCS #8 PEM, and ``roster.json``, which is public; ``plan.digest`` names the plan that the node will accept. Secret
+files have mode 0600. A file that is absent or exposed is an error; nothing is ever generated in its place, since a
+client with a key of its own would turn every sum into noise.
+
+Derived by HKDF-SHA256 (RFC 5869) from the cohort secret: its public name, the BFV key of each round, the key that seals
+the terms of a run, and the key of the model digests. Nothing is distributed during a run.
+"""
+
+import hashlib
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESSIV
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocol.errors import KeyFileError, MalformedMessage
+from protocol.roster import KEY_ID_BYTES, Roster, load_roster
+
+SECRET_BYTES: Final = 32
+COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE = (
+    "cohort.secret",
+    "sign.key",
+    "mask.key",
+    "roster.json",
+    "plan.digest",
+)
+
+
+class CohortSecret:
+    """The secret that all clients of a federation share and the aggregator never sees."""
+
+    def __init__(self, secret: bytes) -> None:
+        if len(secret) != SECRET_BYTES:
+            raise KeyFileError(f"a cohort secret is {SECRET_BYTES} bytes long, not {len(secret)}")
+        self._secret = secret
+
+    def __repr__(self) -> str:
+        return f"CohortSecret(id={self.id.hex()})"
+
+    def __reduce__(self) -> str:
+        raise TypeError("a cohort secret is never pickled")
+
+    @property
+    def id(self) -> bytes:
+        """The public name of this secret, 16 bytes."""
+        return self._derive(b"cohort id", KEY_ID_BYTES)
+
+    def bfv_seed(self, run: bytes, round_: int) -> bytes:
+        """The 32 bytes that the BFV secret key of one round is expanded from."""
+        return self._derive(b"bfv" + run + round_.to_bytes(4, "little"), 32)
+
+    def seal(self, terms: bytes, run: bytes, round_: int) -> bytes:
+        """Encrypt the terms of a round so that every client makes the same bytes of them.
+
+        AES-SIV (RFC 5297) is deterministic and safe if a round is ever announced twice with different terms.
+        """
+        return self._siv(run).encrypt(terms, [run, round_.to_bytes(4, "little")])
+
+    def unseal(self, sealed: bytes, run: bytes, round_: int) -> bytes:
+        """Open what :meth:`seal` made.
+
+        Raises:
+            MalformedMessage: The bytes were not sealed under this secret for this round.
+        """
+        try:
+            return self._siv(run).decrypt(sealed, [run, round_.to_bytes(4, "little")])
+        except (InvalidTag, ValueError):
+            raise MalformedMessage("the sealed terms were not made with this cohort secret for this round") from None
+
+    def model_digest(self, model: bytes, run: bytes, round_: int) -> bytes:
+        """A keyed digest of a model, 32 bytes: clients compare it, the aggregator cannot test a guess against it."""
+        key = self._derive(b"model digest" + run, 32)
+        return hashlib.blake2b(round_.to_bytes(4, "little") + model, key=key, digest_size=32).digest()
+
+    def _siv(self, run: bytes) -> AESSIV:
+        return AESSIV(self._derive(b"terms" + run, 64))
+
+    def _derive(self, info: bytes, length: int) -> bytes:
+        return HKDF(SHA256(), length, salt=None, info=b"pruneseal/1 " + info).derive(self._secret)
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What one node was provisioned with.
+
+    Attributes:
+        node: The node's own number, found on the roster by its signature key.
+        secret: The cohort secret.
+        roster: The public keys of all nodes.
+        plan: Digest of the plan that the node will accept.
+    """
+
+    node: int
+    secret: CohortSecret
+    roster: Roster
+    plan: bytes
+    sign_key: Ed25519PrivateKey
+    mask_key: X25519PrivateKey
+
+    def sign(self, message: bytes) -> bytes:
+        """The node's Ed25519 signature, 64 bytes."""
+        return self.sign_key.sign(message)
+
+    def pair_secret(self, peer: int) -> bytes:
+        """The X25519 secret that this node shares with a peer of the roster, 32 bytes."""
+        return self.mask_key.exchange(X25519PublicKey.from_public_bytes(self.roster.nodes[peer].mask))
+
+
+def load_kit(folder: Path) -> Kit:
+    """Read a node's kit.
+
+    Raises:
+        KeyFileError: A file is absent, readable by others, not what it should be, or does not fit the others.
+        ConfigError: The roster cannot be read.
+    """
+    secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
+    sign_key, mask_key = _private_key(folder / SIGN_FILE), _private_key(folder / MASK_FILE)
+    if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(mask_key, X25519PrivateKey):
+        raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {MASK_FILE}")
+    roster = load_roster(folder / ROSTER_FILE)
+    if roster.cohort_id != secret.id:
+        raise KeyFileError(f"the cohort secret in {folder} is not the one of its roster: provision this node again")
+    ours = (sign_key.public_key().public_bytes_raw(), mask_key.public_key().public_bytes_raw())
+    for number, node in roster.nodes.items():
+        if (node.sign, node.mask) == ours:
+            plan = _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE)
+            return Kit(number, secret, roster, plan, sign_key, mask_key)
+    raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyFileError(
+            f"{path} cannot be read: {error.strerror}. PruneSeal never makes a missing key; provision this node again."
+        ) from error
+
+
+def _read_secret(path: Path) -> bytes:
+    data = _read(path)
+    mode = stat.S_IMODE(path.stat().st_mode)
+    if mode & 0o077:
+        raise KeyFileError(f"{path} has mode {mode:04o} and can be read by others: chmod 600 it, or replace the key")
+    return data
+
+
+def _hex(data: bytes, path: Path) -> bytes:
+    try:
+        return bytes.fromhex(data.decode("ascii").strip())
+    except ValueError:
+        raise KeyFileError(f"{path} does not hold hexadecimal digits") from None
+
+
+def _private_key(path: Path) -> object:
+    try:
+        return serialization.load_pem_private_key(_read_secret(path), password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise KeyFileError(f"{path} is not a private key in PEM form") from None

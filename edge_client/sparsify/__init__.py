@@ -1,0 +1,28 @@
+"""The methods: one file each, by name.
+
+To add one, write a subclass of `Sparsifier` and list it here.
+"""
+
+from edge_client.sparsify.fedavg import FedAvg
+from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
+from edge_client.sparsify.interface import GlobalState, Sparsifier
+from protocol.errors import ConfigError
+from protocol.plan import Plan
+
+METHODS: dict[str, type[Sparsifier]] = {
+    method.name: method for method in (FedAvg, FedSparsifyGlobal, OneShot, RandomPruning)
+}
+
+
+def sparsifier(plan: Plan) -> Sparsifier:
+    """The method that a plan names.
+
+    Raises:
+        ConfigError: There is none of that name, or the plan's schedule does not fit it.
+    """
+    if plan.method not in METHODS:
+        raise ConfigError(f"there is no method {plan.method!r}; known are {', '.join(METHODS)}")
+    return METHODS[plan.method](plan)
+
+
+__all__ = ["METHODS", "GlobalState", "Sparsifier", "sparsifier"]

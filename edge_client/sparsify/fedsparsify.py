@@ -1,0 +1,87 @@
+"""FedSparsify-Global and the paper's two baselines that share its schedule.
+
+Stripelis, Gupta, Ver Steeg and Ambite, "Federated Progressive Sparsification (Purge-Merge-Tune)+", arXiv:2204.12430.
+
+One round t: every client tunes w_{t-1} under m_{t-1} = 1[w_{t-1} survives]; *merge*: w = sum_k n_k / n * w_k;
+*purge*: of all trainable positions together, the ones of smallest magnitude go until the share of zeros is s_t. Ranking is over
+the whole model, biases, normalisation and the first and last layer included; statistics of batch normalisation always
+stay. A purged position never returns, so masks are nested. After the last round the model is purged but not tuned again.
+
+Here every client computes the purge from the same decrypted integers. The aggregator never learns which positions stay.
+"""
+
+import numpy as np
+
+from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.schedule import sparsity_after
+from edge_client.sparsify.topk import kept_at, top_k
+from protocol.errors import ConfigError
+from protocol.grid import Integers
+from protocol.layout import Layout, Mask, Vector
+from protocol.plan import Plan
+
+
+class _Scheduled(Sparsifier):
+    """A method that after round t keeps the highest scores that the schedule leaves room for."""
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        if plan.rounds <= plan.first_prune:
+            raise ConfigError(
+                f"rounds ({plan.rounds}) must exceed first-prune ({plan.first_prune}), or nothing is ever pruned"
+            )
+
+    def sparsity(self, round_: int) -> float:
+        """s_t, a fraction."""
+        plan = self.plan
+        return sparsity_after(
+            round_,
+            final=plan.sparsity,
+            first=plan.first_prune,
+            rounds=plan.rounds,
+            frequency=plan.frequency,
+            exponent=plan.exponent,
+        )
+
+    def scores(self, mean: Vector) -> Vector:
+        """What the positions are ranked by, float32[P], not negative."""
+        return np.abs(mean)
+
+    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
+        """The top of the scores among what has survived so far; buffers always."""
+        kept = kept_at(self.sparsity(state.round), int(layout.prunable.sum()))
+        candidates = np.flatnonzero(layout.prunable & state.mask)
+        if kept >= candidates.size:
+            return state.mask
+        mask = ~layout.prunable
+        mask[candidates[top_k(self.scores(mean)[candidates], kept)]] = True
+        return mask
+
+
+class FedSparsifyGlobal(_Scheduled):
+    """FedSparsify-Global: by magnitude of the mean, |w|."""
+
+    name = "fedsparsify-global"
+
+
+class RandomPruning(_Scheduled):
+    """The paper's ablation: the same schedule, but one fixed random order of the positions, from the plan's seed."""
+
+    name = "random"
+
+    def scores(self, mean: Vector) -> Vector:
+        """The ranks of one random permutation."""
+        return np.random.default_rng([self.plan.seed, 0x52414E44]).permutation(mean.size).astype(np.float32)
+
+
+class OneShot(_Scheduled):
+    """The paper's baseline: dense until round t0, then S at once, then tuning under that mask to the end.
+
+    The paper prunes at round 90 of 100 or 190 of 200: set ``first-prune`` accordingly.
+    """
+
+    name = "one-shot"
+
+    def sparsity(self, round_: int) -> float:
+        """S from the first round after t0, 0 until then."""
+        return self.plan.sparsity if round_ > self.plan.first_prune else 0.0

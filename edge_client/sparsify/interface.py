@@ -1,0 +1,93 @@
+"""What a method says, and nothing else: which tensors travel, what is trained, what survives, what a sum means.
+
+A method is one subclass of `Sparsifier`, about a hundred lines with the paper's equations by number. It is a set of
+pure functions of the plan; its only state is the `GlobalState` that clients derive from the same decrypted integers.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from protocol.grid import Integers
+from protocol.layout import Layout, Mask, Vector
+from protocol.plan import Plan
+
+
+@dataclass(frozen=True, eq=False)
+class GlobalState:
+    """What all clients hold in common after a round.
+
+    Attributes:
+        round: The last completed round; 0 before the first.
+        vector: The travelling tensors of the global model, float32[P]; zero off the mask.
+        mask: The positions that travel in the next round, bool[P].
+    """
+
+    round: int
+    vector: Vector
+    mask: Mask
+
+
+class Sparsifier(ABC):
+    """One method. Subclasses are final.
+
+    Args:
+        plan: The settings of the run.
+    """
+
+    name: ClassVar[str]
+    votes: ClassVar[bool] = False
+    """Whether every client also sends one vote a position, encrypted like the values."""
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan = plan
+
+    def wear(self, model: nn.Module) -> nn.Module:
+        """The model as it is trained: with thresholds, another parametrisation, … By default as it is."""
+        return model
+
+    def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
+        """The tensors that clients average, by name: by default every floating-point parameter and buffer."""
+        return {name: tensor for name, tensor in model.state_dict().items() if tensor.is_floating_point()}
+
+    def personal(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
+        """The tensors that stay on this node and are kept from round to round; by default none."""
+        return {}
+
+    def absorb(self, model: nn.Module, shared: Mapping[str, torch.Tensor]) -> None:
+        """Take the averaged tensors into the model.
+
+        Args:
+            model: The model that :meth:`wear` returned, with its personal tensors restored.
+            shared: The new averages.
+        """
+        own = self.travelling(model)
+        with torch.no_grad():
+            for name, tensor in shared.items():
+                own[name].copy_(tensor)
+
+    def vote(self, trained: Vector, layout: Layout, state: GlobalState) -> Mask:
+        """The positions that this client would keep, bool[P]; asked only where ``votes`` is set.
+
+        Args:
+            trained: The client's trained tensors, float32[P], zero off the state's mask.
+            layout: Their layout.
+            state: What the round began with.
+        """
+        raise NotImplementedError(f"{self.name} does not vote")
+
+    @abstractmethod
+    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
+        """The mask after round ``state.round``, bool[P]: a pure function, the same on every client.
+
+        Args:
+            mean: The decrypted mean, float32[P], zero where nothing travelled.
+            votes: The decrypted votes for each position, i64[P]; all zero where the method has none.
+            clients: How many clients the sum holds.
+            layout: The layout of the vector.
+            state: The round just completed and the mask that it travelled under; its vector is the mean.
+        """

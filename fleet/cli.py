@@ -1,0 +1,206 @@
+"""The `pruneseal` command."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from click.core import ParameterSource
+from rich.console import Console
+from rich.table import Table
+
+from edge_client import data as datasets
+from edge_client import models, partition
+from edge_client.sparsify import METHODS
+from edge_client.sparsify.fedsparsify import OneShot
+from fleet import local, result
+from fleet.inspect import describe_file
+from fleet.provision import plan_from_toml
+from fleet.provision import provision as make_kits
+from fleet.units import human_bytes
+from protocol.errors import ConfigError, PruneSealError
+from protocol.plan import Plan
+
+app = typer.Typer(
+    help="Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+_DEFAULT = Plan()
+_ONE_SHOT_TUNING = 10
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Turn our errors into one line and exit code 1, Ctrl-C into exit code 130."""
+    try:
+        yield
+    except PruneSealError as error:
+        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
+        raise typer.Exit(1) from error
+    except KeyboardInterrupt as error:
+        raise typer.Exit(130) from error
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"pruneseal {version('pruneseal')}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    show_version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX."""
+
+
+@app.command()
+def run(  # noqa: PLR0913, PLR0917  # one parameter an option
+    context: typer.Context,
+    out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")],
+    clients: Annotated[int, typer.Option(help="Clients that the data is divided among.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Rounds.")] = _DEFAULT.rounds,
+    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = _DEFAULT.method,
+    sparsity: Annotated[float, typer.Option(help="Final share of zero parameters, in [0, 1).")] = _DEFAULT.sparsity,
+    data: Annotated[str, typer.Option(help=f"One of {datasets.FORMS}.")] = _DEFAULT.data,
+    partition_: Annotated[str, typer.Option("--partition", help=f"One of {partition.FORMS}.")] = _DEFAULT.partition,
+    model: Annotated[
+        str, typer.Option(help=f"One of {', '.join(models.names())}, or package.module:function.")
+    ] = _DEFAULT.model,
+    bits: Annotated[int, typer.Option(help="Bits of the grid that sums are exact on.")] = _DEFAULT.bits,
+    fraction: Annotated[float, typer.Option(help="Part of the clients asked each round.")] = _DEFAULT.fraction,
+    min_cohort: Annotated[int, typer.Option(help="Smallest cohort whose sum is released.")] = _DEFAULT.min_cohort,
+    epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = _DEFAULT.epochs,
+    batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
+    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.learning_rate,
+    momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.momentum,
+    seed: Annotated[int, typer.Option(help="Of everything that is random but the keys.")] = _DEFAULT.seed,
+    drop: Annotated[
+        float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
+    ] = 0.0,
+    verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
+    workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+) -> None:
+    """Run everything on this machine: train, prune, aggregate encrypted, export, check, report.
+
+    Ctrl-C ends cleanly; `--resume` goes on from the last complete round, with the settings that the run began with.
+    """
+    given = {
+        name: value
+        for name, value in context.params.items()
+        if context.get_parameter_source(name) is not ParameterSource.DEFAULT
+    }
+    console = Console()
+    with _errors():
+        if resume:
+            _require_same(out, given)
+        else:
+            plan = Plan(
+                method=method,
+                sparsity=sparsity,
+                first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
+                rounds=rounds,
+                fraction=fraction,
+                min_cohort=min_cohort,
+                max_cohort=local.largest_cohort(clients, fraction),
+                bits=bits,
+                model=model,
+                data=data,
+                partition=partition_,
+                epochs=epochs,
+                batch_size=batch_size,
+                learning_rate=learning_rate,
+                momentum=momentum,
+                seed=seed,
+            )
+            local.start(out, plan, local.Options(clients, drop, verify, workers))
+        try:
+            summary = local.go(out, console)
+        except KeyboardInterrupt:
+            console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False)
+            raise
+        _show(console, out, summary)
+
+
+def _require_same(out: Path, given: dict[str, Any]) -> None:
+    """Refuse options that contradict those that a run began with."""
+    plan, options = local.stored_run(out)
+    stored = {**{key.replace("-", "_"): value for key, value in plan.to_config().items()}, **vars(options)}
+    stored["partition_"] = stored["partition"]
+    for name, value in given.items():
+        if name in stored and stored[name] != value:
+            option = f"--{name.rstrip('_').replace('_', '-')}"
+            raise ConfigError(
+                f"the run in {out} began with {option} {stored[name]}, not {value}; leave it out to resume"
+            )
+
+
+def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
+    verified = summary["verified"]
+    table = Table(show_header=False, box=None)
+    for name, text in (
+        ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
+        ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
+        (
+            "uplink",
+            f"{human_bytes(summary['uplink_bytes'])}, "
+            f"{summary['uplink_bytes'] / summary['dense_fedavg_uplink_bytes']:.3f} of dense float32 FedAvg; "
+            f"{summary['uplink_bytes_per_value']:.2f} bytes a value",
+        ),
+        ("ONNX against torch", f"at most {summary['onnx_max_abs_diff']:.2g} apart"),
+        (
+            "sums verified",
+            f"{verified['values']:,} integers in {verified['rounds']} rounds" if verified else "no (--verify)",
+        ),
+        ("report", str(out / result.REPORT_FILE)),
+    ):
+        table.add_row(name, text)
+    console.print(table, highlight=False, soft_wrap=True)
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="A model.safetensors that a run has written.")],
+    out: Annotated[Path, typer.Option(help="Folder for model.onnx.")],
+) -> None:
+    """Turn a checkpoint into an ONNX file and prove that it computes the same."""
+    with _errors():
+        parity = result.export_checkpoint(checkpoint, out)
+        typer.echo(f"{out / result.ONNX_FILE}: at most {parity.max_abs_diff:.2g} from torch on {parity.samples} inputs")
+
+
+@app.command()
+def inspect(
+    file: Annotated[Path, typer.Argument(help="A message, aggregate, checkpoint or ONNX file.")],
+) -> None:
+    """Describe a file as JSON, without any key."""
+    with _errors():
+        typer.echo(json.dumps(describe_file(file), indent=1))
+
+
+@app.command()
+def provision(
+    out: Annotated[Path, typer.Option(help="Folder for the kits; must be empty.")],
+    clients: Annotated[int, typer.Option(help="How many clients.")] = 10,
+    config: Annotated[
+        Path | None, typer.Option(help="A pyproject.toml with the plan in [tool.flwr.app.config].")
+    ] = None,
+) -> None:
+    """Make the keys of a federation: one kit a client, one for the aggregator, one for the operator."""
+    with _errors():
+        plan = plan_from_toml(config) if config else _DEFAULT
+        make_kits(out, clients, plan)
+        typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
+
+
+if __name__ == "__main__":  # pragma: no cover
+    sys.exit(app())

@@ -1,0 +1,251 @@
+"""Flower on one machine, without a network: the public `Grid` interface over a pool of worker processes.
+
+The same `ServerApp` and `ClientApp` as in a deployment run here. Every message is taken apart into the objects that
+Flower would send and put together again on the other side, so nothing gets by that the network could not carry.
+"""
+
+import logging
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Final, Self
+
+import numpy as np
+from flwr.app import Context, Error, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
+from flwr.serverapp import Grid
+from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
+from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
+from flwr.supercore.run import Run
+from flwr.supercore.task_identity import TaskIdentity
+
+_RUN_ID: Final = 1
+_FIRST_NODE: Final = 100
+_UNAVAILABLE, _STOPPED = 5, 8  # Flower's own codes for a lost node and a dead client process
+_POLL_SECONDS = 0.02
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A message as Flower's objects, by id."""
+
+    message_id: str
+    objects: Mapping[str, bytes]
+
+
+def wrap(message: Message) -> Parcel:
+    """Take a message apart into what would travel."""
+    message.metadata.__dict__["_message_id"] = ""
+    parcel = Parcel(message.object_id, {i: o.deflate() for i, o in get_all_nested_objects(message).items()})
+    message.metadata.__dict__["_message_id"] = parcel.message_id
+    return parcel
+
+
+def unwrap(parcel: Parcel) -> Message:
+    """Put a message together again."""
+    message = inflate_object_from_contents(parcel.message_id, dict(parcel.objects))
+    if not isinstance(message, Message):
+        raise TypeError(f"a parcel holds a {type(message).__name__}, not a message")
+    message.metadata.__dict__["_message_id"] = parcel.message_id
+    return message
+
+
+class LocalGrid(Grid):
+    """A grid of ``nodes`` clients on this machine; a context manager around its processes.
+
+    Args:
+        nodes: How many clients.
+        run_config: The run config that they see.
+        environment: Added to the environment of the client processes.
+        client_app: ``package.module:attribute`` of the `ClientApp`.
+        workers: Processes; by default one a processor.
+        drop: The probability that a client vanishes between `train` and `contribute`.
+        seed: Of those losses.
+    """
+
+    def __init__(
+        self,
+        nodes: int,
+        run_config: Mapping[str, str | int | float | bool],
+        environment: Mapping[str, str],
+        client_app: str = "edge_client.app:app",
+        workers: int | None = None,
+        drop: float = 0.0,
+        seed: int = 0,
+    ) -> None:
+        self._nodes, self._run_config = nodes, dict(run_config)
+        self._worker = (client_app, dict(environment))
+        self._workers = min(nodes, workers or os.cpu_count() or 1)
+        self._drop, self._seed = drop, seed
+        self._lost: set[int] = set()
+        self._lock = threading.Lock()
+        self._jobs: dict[str, tuple[Message, Future[Parcel]]] = {}
+        self._pool = self._start()
+        self._run = Run.create_empty(_RUN_ID)
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        processes = list((self._pool._processes or {}).values())
+        self._pool.shutdown(wait=kind is None, cancel_futures=True)
+        if kind is not None:
+            for process in processes:
+                process.terminate()
+
+    # --- the Grid interface --------------------------------------------------------------------
+
+    def set_run(self, run: Run) -> None:
+        """Flower's runtime would name its run here."""
+        self._run = run
+
+    @property
+    def run(self) -> Run:
+        """Flower's description of the run."""
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        """A message to one node."""
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        """All nodes; on one machine they are always there."""
+        return range(_FIRST_NODE, _FIRST_NODE + self._nodes)
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """All nodes, by the names of their kits."""
+        return [NodeInfo(node_id=i, name=f"node-{i - _FIRST_NODE}") for i in self.get_node_ids()]
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Hand each message to a worker process."""
+        ids = []
+        for message in messages:
+            parcel = wrap(message)
+            node = message.metadata.dst_node_id
+            self._maybe_lose(node, message)
+            with self._lock:
+                job = self._failed() if self._is_lost(node, message) else self._submit(node, parcel)
+                self._jobs[parcel.message_id] = (message, job)
+            ids.append(parcel.message_id)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """The replies that are ready."""
+        replies = []
+        for message_id in message_ids:
+            with self._lock:
+                if message_id not in self._jobs or not self._jobs[message_id][1].done():
+                    continue
+                message, job = self._jobs.pop(message_id)
+            replies.append(self._reply(message, job))
+        return replies
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Wait for all replies, or for the time-out."""
+        waiting = set(self.push_messages(messages))
+        replies: list[Message] = []
+        clock = threading.Event()
+        left = float("inf") if timeout is None else timeout
+        while waiting and left > 0:
+            ready = list(self.pull_messages(waiting))
+            replies += ready
+            waiting -= {reply.metadata.reply_to_message_id for reply in ready}
+            clock.wait(_POLL_SECONDS)
+            left -= _POLL_SECONDS
+        return replies
+
+    # --- clients ---------------------------------------------------------------------------------
+
+    def _start(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            self._workers, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=self._worker
+        )
+
+    def _submit(self, node: int, parcel: Parcel) -> "Future[Parcel]":
+        position = node - _FIRST_NODE
+        node_config = {"partition-id": position, "num-partitions": self._nodes}
+        try:
+            return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
+        except BrokenProcessPool:
+            self._pool = self._start()
+            return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
+
+    def _reply(self, message: Message, job: "Future[Parcel]") -> Message:
+        try:
+            return unwrap(job.result())
+        except _LostError as error:
+            return _arrived(Message(Error(_UNAVAILABLE, str(error)), reply_to=message))
+        except BrokenProcessPool:
+            return _arrived(Message(Error(_STOPPED, "ClientApp stopped responding."), reply_to=message))
+
+    def _maybe_lose(self, node: int, message: Message) -> None:
+        """Decide, when a client is asked to train, whether it vanishes before it contributes."""
+        if message.metadata.message_type != "train":
+            return
+        call = message.content.config_records["call"]
+        draw = np.random.default_rng([self._seed, int(str(call["round"])), int(str(call["attempt"])), node])
+        (self._lost.add if draw.random() < self._drop else self._lost.discard)(node)
+
+    def _is_lost(self, node: int, message: Message) -> bool:
+        return node in self._lost and message.metadata.message_type == "train.contribute"
+
+    @staticmethod
+    def _failed() -> "Future[Parcel]":
+        job: Future[Parcel] = Future()
+        job.set_exception(_LostError("Node Unavailable (--drop)"))
+        return job
+
+
+class _LostError(Exception):
+    """A client that was made to vanish."""
+
+
+def _arrived(message: Message) -> Message:
+    """A reply that this grid makes itself, as it would arrive."""
+    return unwrap(wrap(message))
+
+
+# --- in the worker processes -----------------------------------------------------------------------
+
+_app: str = ""
+
+
+def _prepare(client_app: str, environment: Mapping[str, str]) -> None:
+    """Set up a worker: it leaves Ctrl-C to its parent, and does not outlive it."""
+    global _app  # noqa: PLW0603  # one app a process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_follow, args=(parent.sentinel,), daemon=True).start()
+    os.environ.update(environment)
+    logging.basicConfig(level=logging.WARNING)
+    _app = client_app
+
+
+def _follow(sentinel: int) -> None:
+    wait([sentinel])
+    os._exit(1)
+
+
+def _answer(
+    parcel: Parcel, node: int, node_config: dict[str, int], run_config: dict[str, str | int | float | bool]
+) -> Parcel:
+    """Let the client app answer one message."""
+    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, node
+    module, attribute = _app.split(":")
+    client_app = getattr(import_module(module), attribute)
+    context = Context(_RUN_ID, node, dict(node_config), RecordDict(), dict(run_config))
+    return wrap(client_app(message=unwrap(parcel), context=context))

@@ -1,0 +1,197 @@
+"""Every error that PruneSeal raises, as one tree.
+
+::
+
+    PruneSealError
+    ├── ConfigError            our own settings cannot work together
+    │   └── HeadroomError      the sum of a full cohort would not decrypt
+    ├── KeyFileError           a key file is absent, exposed or not a key; never generated instead
+    ├── DataError              this node has no data that it could train on
+    ├── TrainingError          local training diverged
+    ├── CheckpointError        a checkpoint file cannot be used
+    ├── PeerError              the *other* end's mistake; abstract
+    │   ├── MalformedMessage   the bytes do not parse
+    │   ├── SignatureRefused   parses, but is not signed by whom it names
+    │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
+    │   ├── Duplicate          this node has already answered
+    │   └── CohortRefused      the announced cohort would expose a member
+    ├── AgreementError         two nodes derived different models
+    ├── QuorumError            too few clients to release a sum
+    ├── VerificationError      a decrypted sum is not the clear sum; raised by `pruneseal run --verify` alone
+    └── ExportError
+        └── ParityError        ONNX and torch disagree
+
+Our mistake and the peer's mistake are different types: a bad contribution is refused and counted, a bad plan stops
+the process. ``public`` is the one sentence about an error that may leave a node; the full text, which can name paths
+or data, stays there.
+"""
+
+from typing import ClassVar
+
+
+class PruneSealError(Exception):
+    """The root of the tree; never raised itself."""
+
+    public: ClassVar[str] = "the node failed; its own log says why"
+    code: ClassVar[int] = 100
+    """The number that travels in a Flower error reply."""
+
+
+class ConfigError(PruneSealError):
+    """Settings or plan values that cannot work together."""
+
+    public = "this node refuses the plan"
+    code = 101
+
+
+class HeadroomError(ConfigError):
+    """The decryption of a full cohort's sum could not be proved exact."""
+
+
+class KeyFileError(PruneSealError):
+    """A key file is absent, readable by others, or not a key."""
+
+    public = "this node's keys are missing or exposed"
+    code = 102
+
+
+class DataError(PruneSealError):
+    """The node has no data that it could train on."""
+
+    public = "this node has no usable data"
+    code = 103
+
+
+class TrainingError(PruneSealError):
+    """Local training diverged: a loss or a weight is not finite."""
+
+    public = "local training diverged"
+    code = 104
+
+
+class CheckpointError(PruneSealError):
+    """A checkpoint or a saved state cannot be used."""
+
+    public = "this node's saved state cannot be used"
+    code = 105
+
+
+class PeerError(PruneSealError):
+    """The other end's mistake. Catch this to refuse a message and go on."""
+
+    public = "this node refuses the message"
+    code = 110
+
+
+class MalformedMessage(PeerError):
+    """The bytes are not a message of this protocol version."""
+
+    public = "the message does not parse"
+    code = 111
+
+
+class SignatureRefused(PeerError):
+    """The message is not signed by the node that it names.
+
+    Attributes:
+        node: The number of the node that the message names.
+    """
+
+    public = "the signature is not valid"
+    code = 112
+
+    def __init__(self, node: int, reason: str) -> None:
+        super().__init__(f"node {node}: {reason}")
+        self.node = node
+
+
+class PeerMismatch(PeerError):
+    """A well-formed message that belongs somewhere else.
+
+    Attributes:
+        field: The first field that differs.
+        ours: Our value of it.
+        theirs: The peer's value of it.
+    """
+
+    public = "the message belongs to another run, round, cohort, support, plan or key"
+    code = 113
+
+    def __init__(self, field: str, ours: object, theirs: object) -> None:
+        super().__init__(f"{field}: ours is {_short(ours)}, the peer's is {_short(theirs)}")
+        self.field, self.ours, self.theirs = field, ours, theirs
+
+
+class Duplicate(PeerError):
+    """The node has already answered; the second message is refused.
+
+    Attributes:
+        node: The number of that node.
+    """
+
+    public = "this message was already answered"
+    code = 114
+
+    def __init__(self, node: int, what: str) -> None:
+        super().__init__(f"node {node} has already sent its {what}")
+        self.node = node
+
+
+class CohortRefused(PeerError):
+    """A client refuses an announced cohort because its sum would expose a member."""
+
+    public = "this node refuses the announced cohort"
+    code = 115
+
+
+class AgreementError(PruneSealError):
+    """Two nodes derived different models from what should be the same bytes.
+
+    Attributes:
+        nodes: The numbers of two nodes that disagree.
+    """
+
+    public = "the nodes do not agree on the model"
+    code = 120
+
+    def __init__(self, field: str, nodes: tuple[int, int]) -> None:
+        super().__init__(
+            f"nodes {nodes[0]} and {nodes[1]} report different values of the {field}. Every client must derive the "
+            "same one from the same bytes: look for different versions of PruneSeal or torch, or a tampered message."
+        )
+        self.field, self.nodes = field, nodes
+
+
+class QuorumError(PruneSealError):
+    """Too few clients answered to release a sum: a privacy limit, not a nuisance."""
+
+    public = "too few clients"
+    code = 121
+
+
+class VerificationError(PruneSealError):
+    """A decrypted sum differs from the sum of the same integers in the clear."""
+
+
+class ExportError(PruneSealError):
+    """A model cannot be exported."""
+
+
+class ParityError(ExportError):
+    """The exported model does not compute what the trained one does.
+
+    Attributes:
+        worst: The largest absolute difference of two outputs.
+        tolerance: The largest that is allowed.
+    """
+
+    def __init__(self, worst: float, tolerance: float) -> None:
+        super().__init__(
+            f"ONNX Runtime and torch differ by {worst:.3g}, more than the {tolerance:.3g} allowed; the file is not "
+            "written. An operator is exported wrongly: try another opset or simplify the model."
+        )
+        self.worst, self.tolerance = worst, tolerance
+
+
+def _short(value: object) -> str:
+    return value.hex()[:16] if isinstance(value, bytes) else str(value)

@@ -1,0 +1,65 @@
+"""Pairwise masks: the pair that is its own inverse, because it cancels in the sum over a cohort.
+
+Law: ``sum_k mask(x_k) == sum_k x_k`` modulo t over exactly the announced cohort; the sum over any other set, and any
+multiple of one member's slots, is uniformly random to everybody but the two ends of the pairs left open.
+
+Two clients share an X25519 secret (RFC 7748). HKDF-SHA256 (RFC 5869), salted with the digest of the announced cohort,
+turns it into the key of one ChaCha20 stream (RFC 8439). The digest covers a fresh nonce of every member, so a mask is
+never used twice, whatever run or round an aggregator announces. The client of the lower number adds the stream, the
+other one subtracts it (Bonawitz et al., CCS 2017, section 4.1).
+"""
+
+import struct
+from collections.abc import Mapping
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from protocol.lanes import Slots
+
+_SPARE = 64
+
+
+def pair_key(secret: bytes, cohort: bytes, nodes: tuple[int, int]) -> bytes:
+    """The 32-byte stream key of two nodes for one announced cohort, the same at both ends.
+
+    Args:
+        secret: The X25519 shared secret of the two nodes.
+        cohort: The digest of the announced cohort.
+        nodes: The numbers of the two nodes, in any order.
+    """
+    info = b"pruneseal/1 mask" + struct.pack("<II", *sorted(nodes))
+    return HKDF(SHA256(), 32, salt=cohort, info=info).derive(secret)
+
+
+def keystream(key: bytes, count: int, modulus: int) -> Slots:
+    """``count`` independent uniform values below ``modulus``: u64[count]. A fresh key each time.
+
+    Words of the stream at or above the largest multiple of the modulus are passed over, so the values carry no bias.
+    """
+    encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
+    limit = np.uint64((1 << 64) // modulus * modulus - 1)
+    accepted = np.empty(0, np.uint64)
+    while accepted.size < count:
+        words = np.frombuffer(encryptor.update(bytes(8 * (count - accepted.size + _SPARE))), "<u8")
+        accepted = np.concatenate([accepted, words[words <= limit]])
+    return accepted[:count] % np.uint64(modulus)
+
+
+def mask(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Slots:
+    """Hide one client's slots, u64[s] below t, from everybody but the sum.
+
+    Args:
+        slots: The client's packed values.
+        node: The client's own number.
+        keys: For every other member of the cohort, its number and the key of the pair.
+        modulus: t.
+    """
+    t = np.uint64(modulus)
+    hidden = slots
+    for peer, key in keys.items():
+        stream = keystream(key, slots.size, modulus)
+        hidden = (hidden + (stream if node < peer else t - stream)) % t
+    return hidden
