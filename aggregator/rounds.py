@@ -12,7 +12,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from math import ceil
+from math import ceil, isfinite
 from typing import Protocol
 
 import numpy as np
@@ -41,7 +41,7 @@ class Observer(Protocol):
         """``done`` of ``total`` clients have answered in a phase of a round."""
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
-        """A cohort's sum is complete and on disk."""
+        """A cohort's sum is complete, and about to be written."""
 
     def round_done(self, record: Record) -> None:
         """A round's metrics are complete."""
@@ -66,6 +66,7 @@ class _Tally:
     round: int
     attempt: int = 0
     asked: int = 0
+    left_out: int = 0
     uplink: int = 0
     downlink: int = 0
     values: int = 0
@@ -73,6 +74,17 @@ class _Tally:
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: Counter[str] = field(default_factory=Counter)
+    recent: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, reason: str) -> None:
+        """Count why a client did not answer, for the round and for the message under way."""
+        self.errors[reason] += 1
+        self.recent[reason] += 1
+
+    def reasons(self, errors: Counter[str]) -> str:
+        """The commonest reasons in brackets, or nothing."""
+        common = ", ".join(f"{count} x {reason!r}" for reason, count in errors.most_common(3))
+        return f" ({common})" if common else ""
 
 
 class Run:
@@ -119,7 +131,8 @@ class Run:
         record: Record = {
             "round": tally.round,
             "cohort": len(cohort.members),
-            "dropped": tally.asked - len(cohort.members),
+            "dropped": tally.asked - tally.left_out - len(cohort.members),
+            "left_out": tally.left_out,
             "attempts": tally.attempt,
             "refused": sum(tally.refused.values()),
             "refusals": dict(tally.refused),
@@ -128,18 +141,18 @@ class Run:
             "values": tally.values,
             "uplink_bytes": tally.uplink,
             "downlink_bytes": tally.downlink,
-            "seconds": {**tally.seconds, "total": time.monotonic() - start},
+            "seconds": {**tally.seconds, "other": time.monotonic() - start - sum(tally.seconds.values())},
         }
+        self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
         self._journal.save(self._aggregate, record)
         self._unpublished = record
-        self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
 
     def _train(self, tally: _Tally) -> dict[int, _Answer]:
         """Ask for attendances until enough are in; each by the number of its node."""
         while True:
             self._next_attempt(tally)
             nodes = self._select(tally)
-            tally.asked = len(nodes)
+            tally.asked, tally.left_out = len(nodes), 0
             desk = AttendanceDesk(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
             present: dict[int, _Answer] = {}
             start = time.monotonic()
@@ -148,33 +161,30 @@ class Run:
                     present[desk.admit(answer.frame).node] = answer
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
             tally.seconds["train"] += time.monotonic() - start
-            if len(present) >= self._plan.min_cohort:
+            enough = len(present) >= self._plan.min_cohort
+            if len(present) < len(nodes):
+                lost = f"{len(nodes) - len(present)} of {len(nodes)} clients did not train{tally.reasons(tally.recent)}"
+                self._tell(tally, lost if enough else f"{lost}; asking again")
+            if enough:
                 self._publish(list(present.values()))
                 return present
-            self._observer.message(
-                f"round {tally.round}: only {len(present)} of {len(nodes)} clients trained; asking again"
-            )
             time.sleep(_WAIT_SECONDS)
 
     def _contribute(self, tally: _Tally, trained: Mapping[int, _Answer]) -> Cohort | None:
         """Add up the contributions of the largest safe cohort; None where no safe one is left."""
         alive = list(trained)
-        start = time.monotonic()
         while True:
             cohort = gather_cohort([trained[node].frame for node in alive], self._roster)
             answered = self._sum(tally, cohort, {trained[node].source: node for node in alive})
             if len(answered) == len(alive):
-                tally.seconds["contribute"] += time.monotonic() - start
                 return cohort
+            lost = f"{len(alive) - len(answered)} of {len(alive)} clients were lost{tally.reasons(tally.recent)}"
             alive = self._survivors(tally, answered, len(alive))
-            lost = (
-                f"round {tally.round}: {len(cohort.members) - len(answered)} of {len(cohort.members)} clients were lost"
-            )
             if not alive:
-                self._observer.message(f"{lost}, too many for a safe sum of the others; the round starts over")
-                tally.seconds["contribute"] += time.monotonic() - start
+                self._tell(tally, f"{lost}, too many for a safe sum of the others; the round starts over")
                 return None
-            self._observer.message(f"{lost}; asking {len(alive)} survivors again")
+            tally.left_out += len(answered) - len(alive)
+            self._tell(tally, f"{lost}; asking {len(alive)} of {len(answered)} survivors again")
             self._next_attempt(tally)
 
     def _sum(self, tally: _Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
@@ -182,6 +192,8 @@ class Run:
         desk = ContributionDesk(cohort, tally.attempt, self._plan, self._roster)
         total = CohortSum(cohort, tally.attempt, self._plan)
         answered: list[int] = []
+        clipped = 0
+        start, added = time.monotonic(), tally.seconds["add"]
         try:
             for answer in self._ask(
                 tally, "train.contribute", list(members), "cohort", cohort.encode(), "contribution"
@@ -193,13 +205,15 @@ class Run:
                     total.add(contribution)
                     tally.seconds["add"] += time.monotonic() - adding
                     tally.values += contribution.values
-                    tally.clipped += int(answer.metrics.get("clipped", 0))
+                    clipped += int(answer.metrics.get("clipped", 0))
                     answered.append(node)
                     self._observer.phase(tally.round, "contribute", len(answered), len(members))
             if total.complete:
                 self._aggregate = encode_aggregate(total.aggregate(), self._plan.parameters)
         finally:
             total.close()
+        tally.clipped = clipped
+        tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
         return answered
 
     def _survivors(self, tally: _Tally, answered: Sequence[int], last: int) -> list[int]:
@@ -222,7 +236,9 @@ class Run:
             answers.append(answer)
             self._observer.phase(self._plan.rounds, "evaluate", len(answers), len(nodes))
         if not answers:
-            self._observer.message("no client scored the final model: its accuracy is unknown")
+            raise QuorumError(
+                f"no client scored the final model{tally.reasons(tally.errors)}; resume the run to ask again"
+            )
         if self._unpublished is not None:
             self._unpublished["uplink_bytes"] += tally.uplink
             self._unpublished["downlink_bytes"] += tally.downlink
@@ -234,26 +250,28 @@ class Run:
         if record is None:
             return
         totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
-        sizes = {(a.metrics.get("parameters", 0), a.metrics.get("kept", 0)) for a in answers}
-        parameters, kept = sizes.pop() if len(sizes) == 1 else (0, 0)
+        sizes = Counter((a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers)
+        parameters, kept = sizes.most_common(1)[0][0]
         tested = totals["tested"]
         record["accuracy"] = totals["correct"] / tested if tested else None
         record["test_loss"] = totals["test-loss"] / tested if tested else None
         record["kept"] = int(kept)
-        record["sparsity"] = 1 - kept / parameters if parameters else None
+        record["sparsity"] = 1 - kept / max(parameters, 1)
         self._journal.publish(record)
         self._observer.round_done(record)
 
     # --- messages ------------------------------------------------------------------------------
 
+    def _tell(self, tally: _Tally, text: str) -> None:
+        self._observer.message(f"round {tally.round}: {text}")
+
     def _next_attempt(self, tally: _Tally) -> None:
         if tally.attempt == self._plan.attempts:
-            common = (tally.errors + tally.refused).most_common(3)
-            reasons = ", ".join(f"{count} x {reason!r}" for reason, count in common)
+            reasons = tally.reasons(tally.errors) or " (no answer in time)"
             raise QuorumError(
                 f"round {tally.round} failed {tally.attempt} times: too few clients for a safe sum of at least "
-                f"{self._plan.min_cohort} ({reasons or 'no answer in time'}). Look at the clients' logs, then resume "
-                "the run; it goes on from the last complete round."
+                f"{self._plan.min_cohort}{reasons}. Look at the clients' logs, then resume the run; it goes on from "
+                "the last complete round."
             )
         tally.attempt += 1
 
@@ -279,11 +297,11 @@ class Run:
         content = RecordDict({name: to_record({name: frame}), "call": call})
         messages = [Message(content, node, kind, ttl=self._plan.deadline, group_id=str(tally.round)) for node in nodes]
         tally.downlink += len(frame) * len(messages)
+        tally.recent.clear()
         for message in stream_replies(self._grid, messages, self._plan.deadline):
             if message.has_error():
                 reason = message.error.reason or f"Flower error {message.error.code}"
-                tally.errors[reason.split(" [ref")[0]] += 1
-                self._observer.message(f"round {tally.round}: a client left: {reason}")
+                tally.fail(reason.split(" [ref")[0])
                 continue
             answer = None
             with _Refusals(tally, self._observer):
@@ -306,6 +324,7 @@ class _Refusals:
         if not isinstance(error, PeerError):
             return False
         self._tally.refused[type(error).__name__] += 1
+        self._tally.fail(type(error).__name__)
         self._observer.message(f"round {self._tally.round}: refused a message: {type(error).__name__}: {error}")
         return True
 
@@ -321,5 +340,7 @@ def _read(message: Message, name: str) -> _Answer:
     if set(frames) != {name}:
         raise MalformedMessage(f"the reply holds no {name}")
     metrics = message.content.metric_records.get("metrics") or MetricRecord()
-    numbers = {key: float(value) for key, value in metrics.items() if isinstance(value, int | float)}
+    numbers = {
+        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
+    }
     return _Answer(message.metadata.src_node_id, frames[name], numbers)

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 import typer
 from click.core import ParameterSource
 from rich.console import Console
-from rich.table import Table
 
 from edge_client import data as datasets
 from edge_client import models, partition
@@ -146,7 +145,6 @@ def _require_same(out: Path, given: dict[str, Any]) -> None:
 
 def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
     verified = summary["verified"]
-    table = Table(show_header=False, box=None)
     for name, text in (
         ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
         ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
@@ -163,8 +161,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
         ),
         ("report", str(out / result.REPORT_FILE)),
     ):
-        table.add_row(name, text)
-    console.print(table, highlight=False, soft_wrap=True)
+        console.print(f"{name:<20}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
 @app.command()
@@ -192,7 +189,7 @@ def provision(
     out: Annotated[Path, typer.Option(help="Folder for the kits; must be empty.")],
     clients: Annotated[int, typer.Option(help="How many clients.")] = 10,
     config: Annotated[
-        Path | None, typer.Option(help="A pyproject.toml with the plan in [tool.flwr.app.config].")
+        Path | None, typer.Option(help="A pyproject.toml whose tool.flwr.app.config is the plan.")
     ] = None,
 ) -> None:
     """Make the keys of a federation: one kit a client, one for the aggregator, one for the operator."""

@@ -190,12 +190,12 @@ def _pairs(pairs: Mapping[str, Any]) -> str:
 
 
 def _round_table(metrics: Rounds) -> str:
-    names = "round cohort dropped accuracy loss sparsity kept up down clipped refused attempts"
+    names = "round cohort left-out lost accuracy loss sparsity kept up down clipped refused attempts"
     head = "".join(f"<th>{name}</th>" for name in [*names.split(), "seconds"])
     body = ""
     for m in metrics:
         cells = (
-            *(str(m[key]) for key in ("round", "cohort", "dropped")),
+            *(str(m[key]) for key in ("round", "cohort", "left_out", "dropped")),
             *(_number(m.get(key)) for key in ("accuracy", "loss", "sparsity")),
             f"{m['kept']:,}",
             *(human_bytes(m[key]) for key in ("uplink_bytes", "downlink_bytes")),
@@ -284,8 +284,12 @@ def _time(metrics: Rounds) -> Figure:
     times, clients = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     phases = dict.fromkeys(name for m in metrics for name in m["seconds"])
     seconds = {name: [m["seconds"].get(name, 0.0) for m in metrics] for name in phases}
-    counts = {"in the sum": [m["cohort"] for m in metrics], "lost": [m["dropped"] for m in metrics]}
-    for axes, series, inks in (times, seconds, _SERIES), (clients, counts, [_INK["muted"], _INK["rose"]]):
+    parts = {"in the sum": "cohort", "left out": "left_out", "lost": "dropped"}
+    counts = {name: [m[key] for m in metrics] for name, key in parts.items()}
+    for axes, series, inks in (
+        (times, seconds, _SERIES),
+        (clients, counts, [_INK["muted"], _INK["line"], _INK["rose"]]),
+    ):
         base = [0.0] * len(metrics)
         for (name, values), ink in zip(series.items(), cycle(inks), strict=False):
             axes.bar([m["round"] for m in metrics], values, 0.78, base, color=ink, label=name)

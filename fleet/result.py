@@ -95,7 +95,7 @@ def finish(
         "onnx_max_abs_diff": parity.max_abs_diff,
         **_bytes(metrics, network.layout.size),
         **_encryption(plan),
-        "seconds": round(sum(line["seconds"]["total"] for line in metrics), 3),
+        "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
         "verified": verified,
         "plan": plan.to_config(),
     }

@@ -63,8 +63,8 @@ class Plan:
     data: str = "digits"
     partition: str = "iid"
     epochs: int = 4
-    batch_size: int = 32
-    learning_rate: float = 0.05
+    batch_size: int = 16
+    learning_rate: float = 0.1
     momentum: float = 0.0
     seed: int = 1990
     deadline: float = 600.0

@@ -60,6 +60,7 @@ def _metrics(rounds: int, **changes: Any) -> list[dict[str, Any]]:
             "round": number,
             "cohort": 10 if number != 2 else 8,
             "dropped": 0 if number != 2 else 2,
+            "left_out": 0,
             "accuracy": 1 - 0.8 / number,
             "loss": 2 / number,
             "sparsity": 0.9 * number / rounds,
