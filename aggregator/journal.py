@@ -58,19 +58,24 @@ class Journal:
         self._folder = folder
         try:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
+            for torn in (folder / _ROUNDS).glob(".*"):
+                shutil.rmtree(torn)  # what a killed run was about to write
             path = folder / RUN_FILE
             if not path.exists():
                 run = {"run": secrets.token_hex(16), "plan": plan.digest.hex()}
                 replace_file(path, json.dumps(run).encode())
             stored = json.loads(path.read_text())
+            name, digest = bytes.fromhex(stored["run"]), str(stored["plan"])
         except OSError as error:
             raise ConfigError(f"the state folder {folder} cannot be written: {error.strerror}") from error
-        if stored["plan"] != plan.digest.hex():
+        except (ValueError, KeyError, TypeError) as error:
+            raise ConfigError(f"{path} does not name a run ({error}): choose another folder") from error
+        if digest != plan.digest.hex():
             raise ConfigError(
-                f"{folder} holds a run of another plan ({stored['plan'][:16]}; this one is {plan.digest.hex()[:16]}): "
+                f"{folder} holds a run of another plan ({digest[:16]}; this one is {plan.digest.hex()[:16]}): "
                 "choose another folder, or start with the settings of that run"
             )
-        self.run = bytes.fromhex(stored["run"])
+        self.run = name
         """The run's name, 16 random bytes."""
 
     def last(self) -> Stored:
@@ -85,7 +90,7 @@ class Journal:
         try:
             record = json.loads((folders[-1] / RECORD_FILE).read_text())
             return Stored(int(record["round"]), (folders[-1] / AGGREGATE_FILE).read_bytes(), record)
-        except (OSError, ValueError, KeyError) as error:
+        except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folders[-1]} is damaged ({error}); remove it to go on from the round before"
             ) from error
@@ -106,10 +111,10 @@ class Journal:
             shutil.rmtree(old)
 
     def publish(self, record: Record) -> None:
-        """Append a round's line to ``metrics.jsonl``; a line that a killed run left for this round or later goes."""
+        """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes."""
         path = self._folder / METRICS_FILE
         lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if json.loads(line)["round"] < record["round"]]
+        kept = [line for line in lines if _round_of(line, record["round"]) < record["round"]]
         if kept == lines:
             with path.open("a") as file:
                 file.write(json.dumps(record) + "\n")
@@ -117,3 +122,11 @@ class Journal:
                 os.fsync(file.fileno())
         else:
             replace_file(path, "".join(f"{line}\n" for line in [*kept, json.dumps(record)]).encode())
+
+
+def _round_of(line: str, torn: int) -> int:
+    """The round that a line of metrics is of; ``torn`` for the part of a line that a crash has left."""
+    try:
+        return int(json.loads(line)["round"])
+    except ValueError:
+        return torn

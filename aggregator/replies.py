@@ -16,12 +16,14 @@ from flwr.serverapp import Grid
 _log = logging.getLogger("pruneseal.aggregator")
 _PULLERS = 2
 _PUSH_BATCH = 25
-_PULL_BATCH = 8
-_IDLE_SECONDS = 0.05
+_IDLE_SECONDS = 0.02
 
 
-def stream_replies(grid: Grid, messages: Sequence[Message], timeout: float) -> Iterator[Message]:
+def stream_replies(grid: Grid, messages: Sequence[Message], timeout: float) -> Iterator[tuple[int, Message]]:
     """Send the messages and yield each reply once, in the order of arrival, until all are in or time is up.
+
+    With each reply comes the node that was asked, from our own books: what a reply says of its sender is the sender's
+    word.
 
     Args:
         grid: Where the nodes are.
@@ -29,16 +31,18 @@ def stream_replies(grid: Grid, messages: Sequence[Message], timeout: float) -> I
         timeout: Seconds from now.
     """
     end = time.monotonic() + timeout
-    waiting: set[str] = set()
+    waiting: dict[str, int] = {}
     for start in range(0, len(messages), _PUSH_BATCH):
-        waiting.update(i for i in grid.push_messages(messages[start : start + _PUSH_BATCH]) if i)
+        batch = messages[start : start + _PUSH_BATCH]
+        # Flower gives no ids at all for a batch that it refuses, and none for a message to an unknown node.
+        ids = zip(grid.push_messages(batch), batch, strict=False)
+        waiting.update({i: message.metadata.dst_node_id for i, message in ids if i})
     puller = _Puller(grid, list(waiting))
     try:
         while waiting and (left := end - time.monotonic()) > 0:
             reply = puller.next(left)
             if reply is not None and reply.metadata.reply_to_message_id in waiting:
-                waiting.discard(reply.metadata.reply_to_message_id)
-                yield reply
+                yield waiting.pop(reply.metadata.reply_to_message_id), reply
     finally:
         puller.stop()
 
@@ -67,19 +71,24 @@ class _Puller:
     def _pull(self) -> None:
         while not self._stopped.is_set():
             with self._lock:
-                batch, self._outstanding[:] = self._outstanding[:_PULL_BATCH], self._outstanding[_PULL_BATCH:]
-            replies = self._try(batch) if batch else []
-            answered = {reply.metadata.reply_to_message_id for reply in replies}
-            with self._lock:
-                self._outstanding.extend(i for i in batch if i not in answered)
+                asked = self._outstanding.pop(0) if self._outstanding else None
+            replies = self._try(asked) if asked else []
+            if asked and not replies:
+                with self._lock:
+                    self._outstanding.append(asked)
             for reply in replies:
                 self._hand_over(reply)
             if not replies:
                 self._stopped.wait(_IDLE_SECONDS)
 
-    def _try(self, batch: list[str]) -> list[Message]:
+    def _try(self, asked: str) -> list[Message]:
+        """Pull one reply.
+
+        Flower forgets all replies of a pull in which one cannot be put together again, so in a larger batch one client
+        could cost others their answers.
+        """
         try:
-            return list(self._grid.pull_messages(batch))
+            return list(self._grid.pull_messages([asked]))
         except Exception as error:  # whatever the transport raises: the deadline bounds how often it is tried again
             _log.warning("pulling replies failed, trying again: %s", error)
             return []

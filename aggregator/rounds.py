@@ -239,16 +239,15 @@ class Run:
             raise QuorumError(
                 f"no client scored the final model{tally.reasons(tally.errors)}; resume the run to ask again"
             )
-        if self._unpublished is not None:
-            self._unpublished["uplink_bytes"] += tally.uplink
-            self._unpublished["downlink_bytes"] += tally.downlink
-        self._publish(answers)
+        self._publish(answers, tally.uplink, tally.downlink)
 
-    def _publish(self, answers: Sequence[_Answer]) -> None:
-        """Complete the last round's record with what the clients say of its model, and write it."""
+    def _publish(self, answers: Sequence[_Answer], uplink: int = 0, downlink: int = 0) -> None:
+        """Complete the last round's record with what the clients say of its model and further bytes, and write it."""
         record, self._unpublished = self._unpublished, None
         if record is None:
             return
+        record["uplink_bytes"] += uplink
+        record["downlink_bytes"] += downlink
         totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
         sizes = Counter((a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers)
         parameters, kept = sizes.most_common(1)[0][0]
@@ -298,14 +297,14 @@ class Run:
         messages = [Message(content, node, kind, ttl=self._plan.deadline, group_id=str(tally.round)) for node in nodes]
         tally.downlink += len(frame) * len(messages)
         tally.recent.clear()
-        for message in stream_replies(self._grid, messages, self._plan.deadline):
+        for source, message in stream_replies(self._grid, messages, self._plan.deadline):
             if message.has_error():
                 reason = message.error.reason or f"Flower error {message.error.code}"
                 tally.fail(reason.split(" [ref")[0])
                 continue
             answer = None
             with _Refusals(tally, self._observer):
-                answer = _read(message, reply)
+                answer = _read(source, message, reply)
             if answer is not None:
                 tally.uplink += len(answer.frame)
                 yield answer
@@ -329,7 +328,7 @@ class _Refusals:
         return True
 
 
-def _read(message: Message, name: str) -> _Answer:
+def _read(source: int, message: Message, name: str) -> _Answer:
     """The frame and the scalars of a reply.
 
     Raises:
@@ -343,4 +342,4 @@ def _read(message: Message, name: str) -> _Answer:
     numbers = {
         key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
     }
-    return _Answer(message.metadata.src_node_id, frames[name], numbers)
+    return _Answer(source, frames[name], numbers)

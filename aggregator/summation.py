@@ -11,7 +11,7 @@ from protocol.wire import Aggregate, Contribution
 
 
 class CohortSum:
-    """A running sum; a context manager around SEAL's memory.
+    """A running sum; close it to give SEAL's memory back.
 
     Args:
         cohort: Whose sum.

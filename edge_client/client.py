@@ -110,7 +110,7 @@ class Client:
         start = perf_counter()
         share, network = self._data()
         state = self._state(call, aggregate, network)
-        self._load(network, state)
+        self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
@@ -118,7 +118,7 @@ class Client:
         trained = extract(network.model, network.method, network.layout)
         method = network.method
         votes = method.vote(trained, network.layout, state) if method.votes else np.zeros(0, np.bool_)
-        self._keep_personal(network)
+        self._keep_personal(network, call)
         pending = attend(call, self._kit, self._plan, network.layout, state, trained, votes, len(share.y))
         save_pending(self._settings.state, pending)
         return Answer(
@@ -149,7 +149,7 @@ class Client:
         """Open the sum of the last round and score its model; answer with the model's keyed digest."""
         share, network = self._data()
         state = self._state(call, aggregate, network)
-        self._load(network, state)
+        self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
         metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
         return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
@@ -171,20 +171,23 @@ class Client:
             return network.initial
         return state_after(aggregate, call.run, call.round - 1, self._kit, self._plan, network)
 
-    def _load(self, network: Network, state: GlobalState) -> None:
-        path = self._personal_path
-        if path.exists() and network.method.personal(network.model):
-            own = network.method.personal(network.model)
+    def _load(self, network: Network, state: GlobalState, call: Call) -> None:
+        """Put the state into the model, on top of the personal tensors that this run has left here."""
+        path, own = self._personal_path, network.method.personal(network.model)
+        kept = checkpoint.load(path) if own and path.exists() else None
+        if kept is not None and kept.metadata.get("run") == call.run.hex():
             with torch.no_grad():
-                for name, array in checkpoint.load(path).tensors.items():
+                for name, array in kept.tensors.items():
                     own[name].copy_(torch.from_numpy(array))
         insert(network.model, network.method, network.layout, state.vector)
 
-    def _keep_personal(self, network: Network) -> None:
+    def _keep_personal(self, network: Network, call: Call) -> None:
         tensors = {name: t.detach().numpy() for name, t in network.method.personal(network.model).items()}
         if tensors:
             self._settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            checkpoint.save(self._personal_path, checkpoint.Checkpoint(tensors, {"method": network.method.name}))
+            metadata = {"method": network.method.name, "run": call.run.hex()}
+            checkpoint.save(self._personal_path, checkpoint.Checkpoint(tensors, metadata))
+            self._personal_path.chmod(0o600)
 
     @property
     def _personal_path(self) -> Path:

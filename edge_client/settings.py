@@ -1,9 +1,9 @@
 """What is private to one node: where its kit, its state and its data are. Read once, when a message arrives.
 
 From the environment: ``PRUNESEAL_KIT`` is the folder of this node's keys, or ``PRUNESEAL_KITS`` that of the kits of
-many nodes on one machine (a simulation), of which this one is ``node-<partition-id>``. ``PRUNESEAL_STATE`` is where the node
-keeps what must survive between two messages (by default ``state`` in its kit); ``PRUNESEAL_DATA`` names data that is
-this node's own, instead of a part of the plan's; ``PRUNESEAL_THREADS`` the threads of torch, 1 by default.
+many nodes on one machine (a simulation), of which this one is ``node-<partition-id>``. ``PRUNESEAL_STATE`` is where
+the node keeps what must survive between two messages (by default ``state`` in its kit); ``PRUNESEAL_DATA`` names data
+that is this node's own, instead of a part of the plan's; ``PRUNESEAL_THREADS`` the threads of torch, 1 by default.
 """
 
 from collections.abc import Mapping
@@ -42,9 +42,16 @@ def read_settings(environment: Mapping[str, str], node_config: Mapping[str, obje
         node_config: Flower's node config: ``partition-id`` and ``num-partitions``, which a simulation sets.
 
     Raises:
-        ConfigError: The kit's folder is not named, or a number is not one.
+        ConfigError: The kit's folder is not named, or a number is not one or out of range.
     """
     position, nodes = _number(node_config, "partition-id", 0), _number(node_config, "num-partitions", 1)
+    if not 0 <= position < nodes:
+        raise ConfigError(
+            f"partition-id must lie between 0 and {nodes - 1}, for num-partitions is {nodes}; not {position}"
+        )
+    threads = _number(environment, "PRUNESEAL_THREADS", 1)
+    if threads < 1:
+        raise ConfigError(f"PRUNESEAL_THREADS must be 1 or more, not {threads}")
     if "PRUNESEAL_KIT" in environment:
         kit = Path(environment["PRUNESEAL_KIT"])
     elif "PRUNESEAL_KITS" in environment:
@@ -57,7 +64,7 @@ def read_settings(environment: Mapping[str, str], node_config: Mapping[str, obje
         data=environment.get("PRUNESEAL_DATA"),
         position=position,
         nodes=nodes,
-        threads=_number(environment, "PRUNESEAL_THREADS", 1),
+        threads=threads,
     )
 
 

@@ -70,7 +70,7 @@ def load_pending(folder: Path) -> Pending:
     """
     path = folder / PENDING_FILE
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
             return Pending(
                 file["attendance"].tobytes(),
                 file["values"],
@@ -82,5 +82,5 @@ def load_pending(folder: Path) -> Pending:
             )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged ({error}); the node joins again with the next round") from error

@@ -125,7 +125,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         try:
             summary = local.go(out, console)
         except KeyboardInterrupt:
-            console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False)
+            console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False, soft_wrap=True)
             raise
         _show(console, out, summary)
 

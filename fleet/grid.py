@@ -29,7 +29,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 _RUN_ID: Final = 1
 _FIRST_NODE: Final = 100
-_UNAVAILABLE, _STOPPED = 5, 8  # Flower's own codes for a lost node and a dead client process
+_RAISED, _UNAVAILABLE, _STOPPED = 2, 5, 8  # Flower's own codes: the app raised, a lost node, a dead client process
 _POLL_SECONDS = 0.02
 
 
@@ -190,6 +190,8 @@ class LocalGrid(Grid):
             return _arrived(Message(Error(_UNAVAILABLE, str(error)), reply_to=message))
         except BrokenProcessPool:
             return _arrived(Message(Error(_STOPPED, "ClientApp stopped responding."), reply_to=message))
+        except Exception as error:  # whatever the app raises: its node fails, and no other
+            return _arrived(Message(Error(_RAISED, f"{type(error)}:<'{error}'>"), reply_to=message))
 
     def _maybe_lose(self, node: int, message: Message) -> None:
         """Decide, when a client is asked to train, whether it vanishes before it contributes."""

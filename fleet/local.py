@@ -15,6 +15,7 @@ from aggregator.settings import Settings
 from edge_client import data as datasets
 from edge_client.client import build_network
 from edge_client.keys import ROSTER_FILE
+from edge_client.partition import partition
 from fleet.grid import LocalGrid
 from fleet.progress import Progress
 from fleet.provision import AGGREGATOR, provision
@@ -59,14 +60,17 @@ def largest_cohort(clients: int, fraction: float) -> int:
 
 
 def start(out: Path, plan: Plan, options: Options) -> None:
-    """Prepare the folder of a new run: options, kits.
+    """Prepare the folder of a new run: options, kits. Nothing is written unless every client could begin.
 
     Raises:
-        ConfigError: The folder already holds a run, or the options cannot work.
+        ConfigError: The folder already holds a run, or the plan and the options cannot work.
+        DataError: The data cannot be read or divided like this.
     """
     if (out / OPTIONS_FILE).exists():
         raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
-    datasets.load(plan.data)
+    data = datasets.load(plan.data)
+    partition(plan.partition, data.train_y, data.groups, options.clients, plan.seed)
+    build_network(plan, data.input_shape, data.classes)
     out.mkdir(parents=True, exist_ok=True)
     provision(out / "kits", options.clients, plan)
     stored = {"plan": plan.to_config(), "options": asdict(options)}

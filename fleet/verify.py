@@ -60,7 +60,7 @@ class Verifier:
 
     def summary(self) -> dict[str, object]:
         """In how many rounds and values the sums were equal; a repeated round counts once."""
-        lines = [json.loads(line) for line in self._path.read_text().splitlines()]
+        lines = [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
         by_round = {line["round"]: line for line in lines}
         return {
             "equal": True,

@@ -1,6 +1,6 @@
 """The pair to_record / from_record: our opaque messages inside Flower's records.
 
-Law: ``from_record(to_record(blobs)) == blobs``.
+Law: ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
 
 Every payload travels as an `Array` of our own serialisation type. Flower's built-in aggregation refuses to average such
 an array, and our reader refuses any other, so neither end can mistake plaintext for ciphertext. This is the one file of
@@ -19,7 +19,7 @@ STYPE: Final = f"pruneseal.v{VERSION}"
 
 
 def to_record(blobs: Mapping[str, bytes]) -> ArrayRecord:
-    """Wrap named byte strings for Flower; empty ones are left out."""
+    """Wrap named byte strings for Flower, all but the empty ones."""
     return ArrayRecord(
         {name: Array(dtype="bytes", shape=(len(blob),), stype=STYPE, data=blob) for name, blob in blobs.items() if blob}
     )

@@ -11,6 +11,7 @@ bytes therefore never touch a disk.
 import os
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,7 @@ class Seal:
         if not hasattr(os, "memfd_create"):
             raise ConfigError("PruneSeal needs Linux (memfd_create) to hand keys to SEAL without writing them to disk")
         self.parameters = parameters
-        scheme = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
-        scheme.set_poly_modulus_degree(DEGREE)
-        scheme.set_coeff_modulus([seal.Modulus(MODULUS)])
-        scheme.set_plain_modulus(parameters.plain_modulus)
-        self.context = seal.SEALContext(scheme, True, seal.SEC_LEVEL_TYPE.TC128)
-        if not self.context.parameters_set():
-            raise ConfigError(f"SEAL refuses the parameters: {self.context.parameters_error_message()}")
+        self.context = _context(parameters.plain_modulus)
         self.parms_id = struct.pack("<4Q", *self.context.first_parms_id())
         self._file = os.memfd_create("pruneseal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._file}"
@@ -132,6 +127,23 @@ class Seal:
             + struct.pack("<Q", words.size)
             + words.astype("<u8").tobytes()
         )
+
+
+@lru_cache(maxsize=8)
+def _context(plain_modulus: int) -> Any:
+    """SEAL's context, which is never changed; building one takes longer than encrypting 100,000 values.
+
+    Raises:
+        ConfigError: SEAL refuses the parameters.
+    """
+    scheme = seal.EncryptionParameters(seal.SCHEME_TYPE.BFV)
+    scheme.set_poly_modulus_degree(DEGREE)
+    scheme.set_coeff_modulus([seal.Modulus(MODULUS)])
+    scheme.set_plain_modulus(plain_modulus)
+    context = seal.SEALContext(scheme, True, seal.SEC_LEVEL_TYPE.TC128)
+    if not context.parameters_set():
+        raise ConfigError(f"SEAL refuses the parameters: {context.parameters_error_message()}")
+    return context
 
 
 def truncate(first: Words, drop: int) -> Words:

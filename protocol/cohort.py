@@ -11,14 +11,20 @@ that hold against such an aggregator together with ``COLLUDERS`` of the clients:
 
 1. the new cohort lies within the last one that they contributed to;
 2. it leaves out at least ``COLLUDERS + 2`` members, so that no difference is one honest client's update;
-3. any two cohorts that could follow share at least ``COLLUDERS + 1`` members, one of them honest, who accepts only one.
+3. any two cohorts that could follow, next or after others, share at least ``COLLUDERS + 1`` members, one of them
+   honest, who accepts the second only if it may follow the first.
+
+So the sums inside a completed one form a chain, each step of which leaves two honest clients out or more. Condition 3
+must look beyond the next cohort, since an aggregator may announce to each client cohorts that nobody else hears of:
+two branches, each more than half of the one before, could otherwise part and leave out a single client between them.
 
 Where too few survive for that, the round starts over with a new `train` message and new nonces.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Final
 
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
@@ -113,9 +119,23 @@ def decode_cohort(data: bytes, roster: Roster) -> Cohort:
     return cohort
 
 
-def successor_sizes(last: int, minimum: int) -> range:
-    """The sizes that a cohort may have after one of ``last`` members; empty where none is safe."""
-    return range(max(minimum, SMALLEST, -(-(last + COLLUDERS + 1) // 2)), last - (COLLUDERS + 2) + 1)
+def successor_sizes(last: int, minimum: int) -> tuple[int, ...]:
+    """The sizes, ascending, that a cohort may have after one of ``last`` members; none where that is unsafe."""
+    return tuple(_safe_sizes(last, minimum))
+
+
+def _safe_sizes(last: int, minimum: int) -> Iterator[int]:
+    """A size is safe if everything that may come after it, too, shares enough members with any other branch."""
+    half = -(-(last + COLLUDERS + 1) // 2)
+    for size in range(max(minimum, SMALLEST, half), last - (COLLUDERS + 2) + 1):
+        if _smallest_after(size, minimum) >= half:
+            yield size
+
+
+@cache
+def _smallest_after(last: int, minimum: int) -> int:
+    """The smallest size at which a chain of cohorts after one of ``last`` can end; ``last`` if nothing may follow."""
+    return next(_safe_sizes(last, minimum), last)
 
 
 def require_successor(last: frozenset[int], following: frozenset[int], minimum: int) -> None:

@@ -7,7 +7,8 @@ Laws, for the values v_k of a cohort of at most K clients, the steps s and any d
 
 * zero stays exactly zero: ``quantise(0) == 0``;
 * the sum fits one lane: ``|sum_k quantise(v_k)| <= Q + K - 1``;
-* ``|dequantise(sum_k quantise(v_k)) - sum_k v_k * n_k / total| < K * s`` where no value was clipped;
+* ``|s * sum_k quantise(v_k) - sum_k v_k * n_k / total| < K * s * (1 + 2^-27)`` where no value was clipped (2^-27 is
+  the rounding of float64), and ``dequantise`` gives the float32 next to the first of these two;
 * the rounding is unbiased where no value was clipped (stochastic rounding; Konecny et al. 2016, arXiv:1610.05492).
 """
 

@@ -22,7 +22,7 @@ class Lanes:
     """How integers whose *sum* lies in [low, low + radix) share slots modulo t.
 
     Raises:
-        HeadroomError: The lanes do not fit the modulus.
+        HeadroomError: The lanes do not fit the modulus, the modulus no signed word, or a lane cannot hold zero.
     """
 
     low: int
@@ -33,6 +33,8 @@ class Lanes:
     def __post_init__(self) -> None:
         if self.per_slot < 1 or self.radix < 2 or self.radix**self.per_slot > self.modulus:
             raise HeadroomError(f"{self.per_slot} lanes of radix {self.radix} do not fit the modulus {self.modulus}")
+        if self.modulus >= 1 << 63 or not self.low <= 0 < self.low + self.radix:
+            raise HeadroomError(f"lanes from {self.low} modulo {self.modulus} must hold zero and fit a word of 63 bits")
 
     def slots(self, count: int) -> int:
         """How many slots ``count`` integers take."""

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from protocol.lanes import Slots
 
 _SPARE = 64
+_BEFORE_REDUCTION = 8  # t is below 2^60, so nine summands fit a word of 64 bits
 
 
 def pair_key(secret: bytes, cohort: bytes, nodes: tuple[int, int]) -> bytes:
@@ -44,7 +45,8 @@ def keystream(key: bytes, count: int, modulus: int) -> Slots:
     accepted = np.empty(0, np.uint64)
     while accepted.size < count:
         words = np.frombuffer(encryptor.update(bytes(8 * (count - accepted.size + _SPARE))), "<u8")
-        accepted = np.concatenate([accepted, words[words <= limit]])
+        over = np.flatnonzero(words > limit)
+        accepted = np.concatenate([accepted, np.delete(words, over) if over.size else words])
     return accepted[:count] % np.uint64(modulus)
 
 
@@ -58,8 +60,10 @@ def mask(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Sl
         modulus: t.
     """
     t = np.uint64(modulus)
-    hidden = slots
-    for peer, key in keys.items():
+    hidden = slots.copy()
+    for number, (peer, key) in enumerate(keys.items(), start=1):
         stream = keystream(key, slots.size, modulus)
-        hidden = (hidden + (stream if node < peer else t - stream)) % t
-    return hidden
+        hidden += stream if node < peer else t - stream
+        if number % _BEFORE_REDUCTION == 0:
+            hidden %= t
+    return hidden % t

@@ -7,7 +7,7 @@ changes during a run. Its digest is part of every message; a provisioned client 
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 from protocol import VERSION
@@ -106,8 +106,9 @@ class Plan:
         return hashlib.blake2b(text.encode(), digest_size=32, person=b"pruneseal plan").digest()
 
     def to_config(self) -> dict[str, Scalar]:
-        """The plan as a Flower run config, in kebab-case."""
-        return {name.replace("_", "-"): value for name, value in asdict(self).items()}
+        """The plan as a Flower run config, in kebab-case; a whole number for a real one counts as real."""
+        values = {field.name.replace("_", "-"): (field.type, getattr(self, field.name)) for field in fields(self)}
+        return {name: float(value) if kind is float else value for name, (kind, value) in values.items()}
 
 
 def plan_from_config(config: Mapping[str, object]) -> Plan:

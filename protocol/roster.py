@@ -42,6 +42,8 @@ class Roster:
     def __post_init__(self) -> None:
         if len(self.cohort_id) != KEY_ID_BYTES:
             raise ConfigError(f"the cohort id must be {KEY_ID_BYTES} bytes, not {len(self.cohort_id)}")
+        if not all(0 <= number < 1 << 32 for number in self.nodes):
+            raise ConfigError("the number of a node must lie between 0 and 2^32 - 1")
 
     def key_id(self, run: bytes, round_: int) -> bytes:
         """The public name of the BFV key of one round, 16 bytes."""
@@ -85,8 +87,10 @@ def load_roster(path: Path) -> Roster:
             int(entry["node"]): Node(str(entry["name"]), bytes.fromhex(entry["sign"]), bytes.fromhex(entry["mask"]))
             for entry in data["nodes"]
         }
+        if len(nodes) != len(data["nodes"]):
+            raise ConfigError(f"{path} lists a node twice")
         return Roster(bytes.fromhex(data["cohort"]), nodes)
     except OSError as error:
         raise ConfigError(f"the roster {path} cannot be read: {error.strerror}. Provision the node first.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError) as error:
         raise ConfigError(f"{path} is not a roster: {error}") from error

@@ -31,7 +31,7 @@ ATTENDANCE, CONTRIBUTION, AGGREGATE = 1, 2, 3
 _PREFIX = struct.Struct("<4sBBH")
 _ATTENDANCE = struct.Struct("<16s6I32s16s32s32s16s")
 _CONTRIBUTION = struct.Struct("<16s6I32s16s32s32s")
-_AGGREGATE = struct.Struct("<16s6IB3x32s16s32s32s")
+_AGGREGATE = struct.Struct("<16s7I32s16s32s32s")
 _ATTENDANCE_FIELDS = [
     "run",
     "round",

@@ -3,11 +3,12 @@
 Stripelis, Gupta, Ver Steeg and Ambite, "Federated Progressive Sparsification (Purge-Merge-Tune)+", arXiv:2204.12430.
 
 One round t: every client tunes w_{t-1} under m_{t-1} = 1[w_{t-1} survives]; *merge*: w = sum_k n_k / n * w_k;
-*purge*: of all trainable positions together, the ones of smallest magnitude go until the share of zeros is s_t. Ranking is over
-the whole model, biases, normalisation and the first and last layer included; statistics of batch normalisation always
-stay. A purged position never returns, so masks are nested. After the last round the model is purged but not tuned again.
+*purge*: of all trainable positions together, the ones of smallest magnitude go until the share of zeros is s_t.
+Ranking is over the whole model, biases, normalisation and the first and last layer included; statistics of batch
+normalisation always stay. A purged position never returns, so masks are nested. After the last round the model is
+purged but not tuned again.
 
-Here every client computes the purge from the same decrypted integers. The aggregator never learns which positions stay.
+Here every client computes the purge from the same decrypted integers; the aggregator never learns which positions stay.
 """
 
 import numpy as np

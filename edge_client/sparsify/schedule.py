@@ -18,7 +18,7 @@ def sparsity_after(round_: int, *, final: float, first: int, rounds: int, freque
         frequency: F, prune every F rounds.
         exponent: n; the paper uses 3.
     """
-    step = round_ if round_ >= rounds else frequency * (round_ // frequency)
+    step = rounds if round_ >= rounds else frequency * (round_ // frequency)
     if step <= first:
         return 0.0
     return final - final * float((1 - (step - first) / (rounds - first)) ** exponent)

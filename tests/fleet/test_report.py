@@ -152,7 +152,7 @@ def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
 
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
-    assert "2 8 2 0.600 1.000 0.360 5,000 100.0 kB 200.0 kB 3 0 2 3.2" in page.text
+    assert "2 8 0 2 0.600 1.000 0.360 5,000 100.0 kB 200.0 kB 3 0 2 3.2" in page.text
     assert "learning-rate 0.05 model cnn schedule [1, 32] verify true" in page.text
     assert "ring degree 4096 ciphertext modulus 60 bits plaintext modulus 49 bits" in page.text
     assert "it learnt no weight, no update, no averaged model" in page.text

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors.numpy import save as to_safetensors
 
-from protocol.checkpoint import FORMAT, VERSION, Checkpoint, load, replace_file, save
+from protocol.checkpoint import FORMAT, VERSION, Checkpoint, load, save
 from protocol.errors import CheckpointError
+from protocol.files import replace_file
 
 DTYPES = st.sampled_from(["|b1", "|i1", "<i2", "<i4", "<i8", "|u1", "<u2", "<u4", "<u8", "<f2", "<f4", "<f8"])
 ARRAYS = DTYPES.flatmap(

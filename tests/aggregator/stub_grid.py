@@ -1,0 +1,395 @@
+"""A grid in memory whose clients are honest until a test scripts them otherwise, node by node and attempt by attempt.
+
+The clients use the functions of ``edge_client.round`` on synthetic trained vectors, so a round takes milliseconds and
+its clear sum is known. The deadline passes when the aggregator has taken every reply that there is, and not before: no
+test waits for it, and none depends on how fast the machine is.
+"""
+
+import secrets
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.serverapp import Grid
+from flwr.supercore.run import Run as FlowerRun
+from flwr.supercore.task_identity import TaskIdentity
+
+from aggregator.journal import Journal, Record
+from aggregator.rounds import Run
+from edge_client.keys import Kit
+from edge_client.round import (
+    Call,
+    Sum,
+    admit_cohort,
+    attend,
+    close_update,
+    dither_of,
+    first_state,
+    model_digest,
+    next_state,
+    open_sum,
+    quantised,
+)
+from edge_client.sparsify import GlobalState, sparsifier
+from edge_client.state import Pending
+from protocol.carry import from_record, to_record
+from protocol.cohort import Cohort
+from protocol.grid import Integers
+from protocol.layout import Layout, TensorSpec, Vector
+from protocol.plan import Plan
+from protocol.roster import Roster
+from protocol.wire import (
+    ATTENDANCE_BYTES,
+    Attendance,
+    decode_attendance,
+    decode_contribution,
+    encode_attendance,
+    encode_contribution,
+    signed,
+)
+from tests import factories
+
+TRAIN, CONTRIBUTE, EVALUATE = "train", "train.contribute", "evaluate"
+NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
+"""Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
+
+FIRST_FLOWER_NODE, FLOWER_STEP = 7000, 13
+LAYOUT = Layout((TensorSpec("bias", (4,), True), TensorSpec("count", (2,), False), TensorSpec("weight", (4, 5), True)))
+Metrics = dict[str, int | float]
+
+
+def small_plan(**changes: Any) -> Plan:
+    """A plan whose rounds take milliseconds: one round of the dense method by default."""
+    return replace(Plan(method="fedavg", rounds=1, deadline=60.0, attempts=4), **changes)
+
+
+def make_kits(nodes: int, plan: Plan) -> list[Kit]:
+    """What the first of `NODES` were provisioned with."""
+    return list(factories.kits(plan, NODES[:nodes]).values())
+
+
+_STATES: dict[bytes, GlobalState] = {}  # every client derives the same one; here it is derived once
+
+
+class StubClient:
+    """What `edge_client.client.Client` does, with a made-up training and the waiting update in memory."""
+
+    def __init__(self, kit: Kit, plan: Plan, layout: Layout = LAYOUT, votes: bool = False) -> None:
+        self.kit, self.plan, self.layout, self.votes = kit, plan, layout, votes
+        self.samples = 10 + 7 * kit.node
+        self.pending: Pending | None = None
+        self.metrics: Metrics = {}
+
+    def state(self, call: Call, aggregate: bytes) -> GlobalState:
+        """The model that the last aggregate stands for."""
+        if not aggregate:
+            assert call.round == 1
+            return first_state(np.linspace(-1, 1, self.layout.size, dtype=np.float32), self.layout)
+        if aggregate not in _STATES:
+            total = open_sum(aggregate, call.run, call.round - 1, self.kit, self.plan, self.layout)
+            _STATES[aggregate] = next_state(total, call.round - 1, self.plan, self.layout, sparsifier(self.plan))
+        return _STATES[aggregate]
+
+    def train(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
+        """Attend."""
+        state = self.state(call, aggregate)
+        moved = np.random.default_rng([self.kit.node, call.round, call.attempt]).normal(size=self.layout.size)
+        trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
+        votes = moved > 0 if self.votes else np.zeros(0, np.bool_)
+        self.pending = attend(call, self.kit, self.plan, self.layout, state, trained, votes, self.samples)
+        return self.pending.attendance, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
+
+    def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:
+        """Mask for the announced cohort, encrypt, sign."""
+        assert self.pending is not None
+        cohort = admit_cohort(announced, call, self.pending, self.kit, self.plan)
+        self.pending = replace(self.pending, attempt=call.attempt, cohort=cohort.nodes)
+        integers, clipped = self.integers(cohort, call.round, call.attempt)
+        payload = close_update(integers, self.pending.votes, cohort, call, self.kit, self.plan, self.pending.sealed)
+        return payload, {"clipped": clipped} | self.metrics
+
+    def evaluate(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
+        """Score the final model."""
+        state = self.state(call, aggregate)
+        return model_digest(state, call, self.kit), self._score(state) | self.metrics
+
+    def integers(self, cohort: Cohort, round_: int, attempt: int) -> tuple[Integers, int]:
+        """What this client adds to the sum of a cohort."""
+        assert self.pending is not None
+        dither = dither_of(self.plan, round_, attempt, self.kit.node, self.pending.values.size)
+        return quantised(self.pending, cohort, self.kit.node, self.plan, dither)
+
+    def _score(self, state: GlobalState) -> Metrics:
+        parameters, kept = int(self.layout.prunable.sum()), int((state.mask & self.layout.prunable).sum())
+        return {"correct": 8, "tested": 10, "test-loss": 5.0, "parameters": parameters, "kept": kept}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One message that has reached one node."""
+
+    grid: "StubGrid"
+    client: StubClient
+    message: Message
+    kind: str
+    call: Call
+    frame: bytes
+
+    @property
+    def node(self) -> int:
+        """The node's number on the roster."""
+        return self.client.kit.node
+
+    @property
+    def record(self) -> str:
+        """The name of the frame that the message is answered with."""
+        return {TRAIN: "attendance", CONTRIBUTE: "contribution", EVALUATE: "model"}[self.kind]
+
+    def honest(self) -> tuple[bytes, Metrics]:
+        """The frame and the metrics of an honest client."""
+        answer = {TRAIN: self.client.train, CONTRIBUTE: self.client.contribute, EVALUATE: self.client.evaluate}
+        frame, metrics = answer[self.kind](self.call, self.frame)
+        self.grid.frames.setdefault((self.kind, self.call.round, self.node), frame)
+        return frame, metrics
+
+    def reply(self, frame: bytes, metrics: Metrics | None = None) -> Message:
+        """A reply that carries this frame."""
+        return self.reply_with(
+            {self.record: to_record({self.record: frame}), "metrics": MetricRecord({**(metrics or {})})}
+        )
+
+    def reply_with(self, records: dict[str, Any]) -> Message:
+        """A reply that carries these records."""
+        return Message(RecordDict(records), reply_to=self.message)
+
+
+Behaviour = Callable[[Ask], "Message | None"]
+Change = Callable[[Ask, bytes], bytes]
+
+
+@dataclass(frozen=True)
+class _Rule:
+    behaviour: Behaviour
+    kind: str
+    nodes: frozenset[int]
+    round: int | None
+    attempt: int | None
+
+    def fits(self, ask: Ask) -> bool:
+        return (
+            (self.kind, self.round or ask.call.round, self.attempt or ask.call.attempt)
+            == (ask.kind, ask.call.round, ask.call.attempt)
+        ) and ask.node in self.nodes
+
+
+class StubGrid(Grid):
+    """Flower's grid over clients in this process."""
+
+    def __init__(self, clients: Sequence[StubClient]) -> None:
+        self.clients = {FIRST_FLOWER_NODE + FLOWER_STEP * c.kit.node: c for c in clients}
+        self.online = set(self.clients)
+        self.frames: dict[tuple[str, int, int], bytes] = {}
+        self.asked: list[tuple[str, int, int, tuple[int, ...]]] = []
+        self.late: list[Message] = []
+        self._rules: list[_Rule] = []
+        self._ready: dict[str, Message] = {}
+        self._overdue: list[Message] = []
+        self._now, self._left = 0.0, 0
+        self._run = FlowerRun.create_empty(1)
+        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+
+    def when(
+        self, kind: str, behaviour: Behaviour, *nodes: int, round: int | None = None, attempt: int | None = None
+    ) -> None:
+        """Let nodes answer a kind of message with a behaviour: in one round, one attempt, or always."""
+        self._rules.append(_Rule(behaviour, kind, frozenset(nodes), round, attempt))
+
+    def monotonic(self) -> float:
+        """Seconds: the same as long as there are replies that the reader has not taken, then a deadline later."""
+        if self._left:
+            self._left -= 1
+        else:
+            self._now += 1e6
+        return self._now
+
+    def set_run(self, run: FlowerRun) -> None:
+        self._run = run
+
+    @property
+    def run(self) -> FlowerRun:
+        return self._run
+
+    def create_message(
+        self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
+    ) -> Message:
+        return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
+
+    def get_node_ids(self) -> Iterable[int]:
+        return sorted(self.online)
+
+    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
+        """Let every client answer at once; the replies lie ready."""
+        self._overdue, self.late = self.late, []
+        ids, numbers, head = [], [], ("", 0, 0)
+        for message in messages:
+            identity = secrets.token_hex(16)
+            message.metadata.__dict__["_message_id"] = identity
+            ids.append(identity)
+            ask = self._ask(message)
+            head = (ask.kind, ask.call.round, ask.call.attempt)
+            numbers.append(ask.node)
+            rules = [rule for rule in self._rules if rule.fits(ask)]
+            reply = rules[-1].behaviour(ask) if rules else ask.reply(*ask.honest())
+            if reply is not None:
+                self._ready[identity] = reply
+        self.asked.append((*head, tuple(numbers)))
+        self._left = len(self._ready) + len(self._overdue)
+        return ids
+
+    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
+        """What is ready; and, asked for or not, what has come too late for the message before."""
+        late, self._overdue = self._overdue, []
+        return late + [self._ready.pop(i) for i in message_ids if i in self._ready]
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        raise NotImplementedError
+
+    def _ask(self, message: Message) -> Ask:
+        call: Any = message.content.config_records["call"]
+        name = "cohort" if message.metadata.message_type == CONTRIBUTE else "aggregate"
+        frame = from_record(message.content.array_records[name]).get(name, b"")
+        client = self.clients[message.metadata.dst_node_id]
+        return Ask(
+            self,
+            client,
+            message,
+            message.metadata.message_type,
+            Call(call["run"], call["round"], call["attempt"]),
+            frame,
+        )
+
+
+# --- behaviours ------------------------------------------------------------------------------------
+
+
+def silent(ask: Ask) -> None:
+    """The node is gone before it does anything."""
+
+
+def late(ask: Ask) -> None:
+    """The reply arrives after the deadline, among the replies to the next message."""
+    ask.grid.late.append(ask.reply(*ask.honest()))
+
+
+def fails(reason: str | None) -> Behaviour:
+    """The node answers with Flower's error reply."""
+    return lambda ask: Message(Error(110, reason), reply_to=ask.message)
+
+
+def sends(change: Change) -> Behaviour:
+    """The node changes its honest frame before it sends it."""
+    return lambda ask: ask.reply(change(ask, ask.honest()[0]))
+
+
+def sends_plaintext(ask: Ask) -> Message:
+    """The node sends the values themselves, as Flower's own clients do."""
+    return ask.reply_with({ask.record: ArrayRecord([np.ones(26, np.float32)])})
+
+
+def sends_nothing(ask: Ask) -> Message:
+    """The reply holds no record at all."""
+    return ask.reply_with({})
+
+
+def attendance_of(client: StubClient) -> Attendance:
+    """The attendance that a client has just sent."""
+    assert client.pending is not None
+    return decode_attendance(client.pending.attendance, client.kit.roster)
+
+
+def sign_again(client: StubClient, frame: bytes, **fields: Any) -> bytes:
+    """Change fields of a client's message and sign it again, so that only a comparison can refuse it."""
+    parameters, roster = client.plan.parameters, client.kit.roster
+    if len(frame) == ATTENDANCE_BYTES:
+        body = encode_attendance(replace(attendance_of(client), **fields))
+    else:
+        contribution = decode_contribution(frame, attendance_of(client), parameters, roster)
+        body = encode_contribution(replace(contribution, **fields), parameters)
+    return signed(body, client.kit.sign(body))
+
+
+def with_fields(**fields: Any) -> Change:
+    """As :func:`sign_again`."""
+    return lambda ask, frame: sign_again(ask.client, frame, **fields)
+
+
+# --- a run -------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Watch:
+    """An observer that keeps what it is told, and compares every sum with the clear sum while it can be known."""
+
+    grid: StubGrid
+    records: list[Record] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    phases: list[tuple[int, str, int, int]] = field(default_factory=list)
+    sums: list[tuple[int, int, Cohort, Sum]] = field(default_factory=list)
+
+    def phase(self, round_: int, name: str, done: int, total: int) -> None:
+        self.phases.append((round_, name, done, total))
+
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+        clients = {client.kit.node: client for client in self.grid.clients.values()}
+        one = clients[cohort.bearer]
+        total = open_sum(aggregate, cohort.members[0].run, round_, one.kit, one.plan, one.layout)
+        clear = [clients[node].integers(cohort, round_, attempt)[0] for node in sorted(cohort.nodes)]
+        assert np.array_equal(total.values, sum(clear))
+        votes = [client.pending.votes.astype(np.int64) for client in clients.values() if client.pending is not None]
+        if one.votes:
+            assert np.array_equal(total.votes, sum(votes))
+        assert total.clients == len(clear)
+        self.sums.append((round_, attempt, cohort, total))
+
+    def round_done(self, record: Record) -> None:
+        self.records.append(record)
+
+    def message(self, text: str) -> None:
+        self.texts.append(text)
+
+
+@dataclass
+class Scene:
+    """A federation, its grid and its journal's folder."""
+
+    plan: Plan
+    folder: Path
+    kits: list[Kit]
+    grid: StubGrid
+    watch: Watch
+
+    @property
+    def roster(self) -> Roster:
+        """The public keys."""
+        return self.kits[0].roster
+
+    def run(self) -> Watch:
+        """Run, or resume, to the end."""
+        Run(self.grid, self.plan, self.roster, Journal(self.folder, self.plan), self.watch).run()
+        return self.watch
+
+
+def make_scene(
+    folder: Path, patch: pytest.MonkeyPatch, plan: Plan, nodes: int, votes: bool = False, kits: list[Kit] | None = None
+) -> Scene:
+    """A federation of honest clients, and an aggregator that lives by the grid's clock."""
+    kits = kits or make_kits(nodes, plan)
+    grid = StubGrid([StubClient(kit, plan, votes=votes) for kit in kits])
+    patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
+    patch.setattr("aggregator.rounds._WAIT_SECONDS", 0.01)
+    return Scene(plan, folder, kits, grid, Watch(grid))

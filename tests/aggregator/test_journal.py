@@ -1,0 +1,172 @@
+"""``aggregator.journal``: a completed round is on disk whole or not at all, and a resumed run finds it."""
+
+import json
+import os
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.journal import AGGREGATE_FILE, METRICS_FILE, RECORD_FILE, RUN_FILE, Journal, Stored
+from protocol.errors import CheckpointError, ConfigError
+from protocol.plan import Plan
+
+PLAN = Plan()
+
+
+class KilledError(BaseException):
+    """What no handler of errors catches."""
+
+
+def record(round_: int, **more: Any) -> dict[str, Any]:
+    return {"round": round_, "cohort": 5, "loss": 0.25} | more
+
+
+def published(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+
+
+def kept(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "rounds").iterdir())
+
+
+def test_a_new_folder_gets_a_random_run_and_keeps_it(tmp_path: Path) -> None:
+    first = Journal(tmp_path / "a" / "b", PLAN)
+    assert len(first.run) == 16
+    assert Journal(tmp_path / "a" / "b", PLAN).run == first.run
+    assert Journal(tmp_path / "c", PLAN).run != first.run
+
+
+def test_a_folder_of_another_plan_is_refused_and_the_message_names_both(tmp_path: Path) -> None:
+    Journal(tmp_path, PLAN)
+    other = Plan(seed=7)
+    with pytest.raises(ConfigError) as caught:
+        Journal(tmp_path, other)
+    assert PLAN.digest.hex()[:16] in str(caught.value)
+    assert other.digest.hex()[:16] in str(caught.value)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        Journal(tmp_path / "file", PLAN)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"run": 1, "plan": ""}', '{"run": "xyz", "plan": ""}'])
+def test_a_run_file_that_names_no_run_is_refused(tmp_path: Path, text: str) -> None:
+    Journal(tmp_path, PLAN)
+    (tmp_path / RUN_FILE).write_text(text)
+    with pytest.raises(ConfigError, match="does not name a run"):
+        Journal(tmp_path, PLAN)
+
+
+def test_before_the_first_round_there_is_nothing(tmp_path: Path) -> None:
+    assert Journal(tmp_path, PLAN).last() == Stored(0, b"", {})
+
+
+def test_the_last_round_is_the_one_that_was_saved_last_also_after_a_restart(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    for number in range(1, 13):
+        journal.save(bytes([number]) * 100, record(number))
+        assert Journal(tmp_path, PLAN).last() == Stored(number, bytes([number]) * 100, record(number))
+
+
+def test_only_the_newest_rounds_are_kept(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    for number in range(1, 6):
+        journal.save(b"sum", record(number))
+    assert kept(tmp_path) == ["round-000004", "round-000005"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (RECORD_FILE, None),
+        (RECORD_FILE, ""),
+        (RECORD_FILE, "{"),
+        (RECORD_FILE, "{}"),
+        (RECORD_FILE, "[]"),
+        (RECORD_FILE, '{"round": null}'),
+        (AGGREGATE_FILE, None),
+    ],
+)
+def test_a_damaged_round_is_refused_by_its_path_and_the_one_before_can_be_gone_on_from(
+    tmp_path: Path, name: str, text: str | None
+) -> None:
+    journal = Journal(tmp_path, PLAN)
+    for number in (1, 2):
+        journal.save(b"sum", record(number))
+    newest = tmp_path / "rounds" / "round-000002"
+    (newest / name).unlink()
+    if text is not None:
+        (newest / name).write_text(text)
+    with pytest.raises(CheckpointError, match="round-000002 is damaged"):
+        journal.last()
+    for path in newest.iterdir():
+        path.unlink()
+    newest.rmdir()
+    assert journal.last().round == 1
+
+
+def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = Stored(1, b"old", record(1)), Stored(2, b"new", record(2))
+    seen = []
+    for step in count(1):
+        folder = tmp_path / str(step)
+        Journal(folder, PLAN).save(old.aggregate, old.record)
+        left = iter(range(step, 0, -1))
+
+        def sync(descriptor: int, left: "Any" = left) -> None:
+            if next(left) == 1:
+                raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            patch.setattr("aggregator.journal.shutil.rmtree", lambda path, ignore_errors=False: None)
+            try:
+                Journal(folder, PLAN).save(new.aggregate, new.record)
+            except KilledError:
+                seen.append(Journal(folder, PLAN).last())
+            else:
+                break
+        journal = Journal(folder, PLAN)
+        if journal.last() == old:
+            journal.save(new.aggregate, new.record)
+        assert journal.last() == new
+    assert set(map(repr, seen)) == {repr(old), repr(new)}
+    assert seen == sorted(seen, key=lambda stored: stored.round)
+
+
+def test_each_round_has_one_line_of_metrics(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    for number in (1, 2, 3):
+        journal.publish(record(number))
+    assert published(tmp_path) == [record(1), record(2), record(3)]
+
+
+def test_a_line_that_was_written_before_a_crash_is_replaced_when_its_round_is_published_again(tmp_path: Path) -> None:
+    Journal(tmp_path, PLAN).publish(record(1))
+    Journal(tmp_path, PLAN).publish(record(2, accuracy=0.1))
+    Journal(tmp_path, PLAN).publish(record(2, accuracy=0.9))
+    assert published(tmp_path) == [record(1), record(2, accuracy=0.9)]
+
+
+def test_lines_of_rounds_that_are_run_again_go(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    for number in (1, 2, 3):
+        journal.publish(record(number))
+    journal.publish(record(2))
+    assert published(tmp_path) == [record(1), record(2)]
+
+
+def test_the_part_of_a_line_that_a_crash_has_left_goes(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    journal.publish(record(1))
+    line = json.dumps(record(2))
+    for length in range(1, len(line) + 1):
+        (tmp_path / METRICS_FILE).write_text(json.dumps(record(1)) + "\n" + line[:length])
+        journal.publish(record(2))
+        assert published(tmp_path) == [record(1), record(2)]

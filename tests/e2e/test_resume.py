@@ -1,0 +1,81 @@
+"""Runs that end before their time: killed, or interrupted."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from protocol import checkpoint
+from tests.e2e.conftest import COMMAND, FinishedRun, finished, group_members, lines, pruneseal, start_pruneseal
+
+pytestmark = pytest.mark.e2e
+SETTINGS = ("--rounds", "12", "--drop", "0.1", "--verify")
+
+
+def wait_for_round(process: "subprocess.Popen[str]", out: Path, round_: int) -> None:
+    end = time.monotonic() + 120
+    while len(lines(out / "metrics.jsonl")) < round_:
+        assert process.poll() is None, "the run ended too soon"
+        assert time.monotonic() < end, "the run takes too long"
+        time.sleep(0.05)
+
+
+def wait_until_gone(group: int) -> None:
+    end = time.monotonic() + 30
+    while members := group_members(group):
+        assert time.monotonic() < end, f"processes {members} outlive the run"
+        time.sleep(0.1)
+
+
+def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if key != "seconds"} for line in metrics]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
+    return finished(tmp_path_factory.mktemp("unbroken") / "run", *SETTINGS)
+
+
+def test_a_killed_run_resumes_to_the_same_result(unbroken: FinishedRun, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start_pruneseal("run", "--out", out, *SETTINGS)
+    wait_for_round(process, out, 4)
+    os.kill(process.pid, signal.SIGKILL)
+    process.communicate()
+    wait_until_gone(process.pid)
+    before = len(lines(out / "metrics.jsonl"))
+    assert before < 12
+
+    resumed = pruneseal("run", "--out", out, "--resume")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming after round" in resumed.stdout
+    assert checkpoint.load(out / "model.safetensors").tensors.keys()
+    ours, theirs = (checkpoint.load(folder / "model.safetensors") for folder in (out, unbroken.out))
+    assert all(ours.tensors[name].tobytes() == array.tobytes() for name, array in theirs.tensors.items())
+    assert without_times(lines(out / "metrics.jsonl")) == without_times(list(unbroken.metrics))
+    verified = {line["round"] for line in lines(out / "verified.jsonl")}
+    assert verified == set(range(1, 13))
+
+
+def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    process = start_pruneseal("run", "--out", out, "--rounds", "400")
+    wait_for_round(process, out, 2)
+    os.killpg(process.pid, signal.SIGINT)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; go on with: pruneseal run --out {out} --resume" in printed
+    assert "Traceback" not in printed
+    wait_until_gone(process.pid)
+
+
+def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [*COMMAND, "run", "--out", str(tmp_path), "--resume"], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert done.returncode == 1
+    assert "holds no run that could be resumed" in done.stderr

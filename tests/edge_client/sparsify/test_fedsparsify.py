@@ -1,0 +1,183 @@
+"""``edge_client.sparsify.fedsparsify``: against a naive twin of the paper's method, and the laws of its masks."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.client import build_network, state_after
+from edge_client.data import part
+from edge_client.partition import partition
+from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
+from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning, _Scheduled
+from edge_client.sparsify.topk import kept_at
+from protocol.errors import ConfigError
+from protocol.grid import clips
+from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten
+from protocol.plan import Plan
+from tests.edge_client import tiny
+from tests.edge_client.federation import RUN, federation, play_round, tiny_plan
+from tests.edge_client.sparsify import plaintext_twin
+
+LAYOUT = Layout((TensorSpec("a", (90,), True), TensorSpec("b", (7,), False), TensorSpec("c", (10,), True)))
+BUFFERS = ~LAYOUT.prunable
+NO_VOTES = np.zeros(LAYOUT.size, np.int64)
+SCHEDULED = ("fedsparsify-global", "random", "one-shot")
+
+
+def masks(method: Sparsifier, seed: int = 0) -> list[Mask]:
+    """The mask after each round of a run whose means are noise."""
+    rng = np.random.default_rng(seed)
+    mask, made = np.ones(LAYOUT.size, np.bool_), []
+    for round_ in range(1, method.plan.rounds + 1):
+        mean: Vector = np.where(mask, rng.normal(0, 1, LAYOUT.size), 0).astype(np.float32)
+        mask = method.survivors(mean, NO_VOTES, 3, LAYOUT, GlobalState(round_, mean, mask))
+        made.append(mask)
+    return made
+
+
+def plan_of(method: str, **changes: object) -> Plan:
+    return tiny_plan(method=method, sparsity=0.8, rounds=8, first_prune=2, **changes)
+
+
+# --- against the twin ---------------------------------------------------------------------------
+
+
+def test_three_encrypted_rounds_give_the_masks_and_weights_of_the_plaintext_method(tmp_path: Path) -> None:
+    """S = 0.75 of 64 parameters: s_2 * 64 = 42 and s_3 * 64 = 48 are whole, so no rounding of counts is in play."""
+    plan = tiny_plan(method="fedsparsify-global", sparsity=0.75, rounds=3, bits=20, seed=11)
+    fed = federation(plan)
+    clients = fed.clients(tmp_path)
+    network = build_network(plan, (5,), 4)
+    layout = network.layout
+    assert layout.size == tiny.PARAMETERS
+
+    data = tiny.data()
+    parts = partition("group", data.train_y, data.groups, 4, plan.seed)
+    shares = [part(data, rows, k, 4) for k, rows in enumerate(parts)]
+    assert sorted(len(share.y) for share in shares) == [16, 24, 32, 40]
+
+    def seed_of(round_: int, position: int) -> int:
+        """As `Client.train` draws it."""
+        return int(np.random.default_rng([plan.seed, round_, 1, list(fed.kits)[position]]).integers(1 << 31))
+
+    settings = plaintext_twin.Settings(0.75, 3, 1, 1, 3.0, plan.epochs, plan.batch_size, 0.1, plan.momentum)
+    twin = plaintext_twin.train(network.model, [(share.x, share.y) for share in shares], settings, seed_of)
+
+    aggregate, state = b"", network.initial
+    for round_, (weights, kept) in enumerate(twin, start=1):
+        # Each client's rounding moves the sum by less than a step; three rounds of training pass it on.
+        tolerance = round_ * 2 * len(clients) * float(clips(state.vector, layout).max()) / plan.parameters.grid.levels
+        aggregate = play_round(clients, fed, round_, aggregate).aggregate
+        state = state_after(aggregate, RUN, round_, fed.kits[2], plan, network)
+        expected_mask = flatten({name: tensor.numpy() for name, tensor in kept.items()}, layout) == 1
+        expected = flatten({name: tensor.numpy() for name, tensor in weights.items()}, layout)
+        assert state.mask.tolist() == expected_mask.tolist()
+        assert int(state.mask.sum()) == [64, 22, 16][round_ - 1]
+        assert not state.vector[~state.mask].any()
+        assert tolerance < 1e-4
+        np.testing.assert_allclose(state.vector, expected, rtol=0, atol=tolerance)
+
+
+# --- laws of the masks --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+@pytest.mark.parametrize("frequency", [1, 3])
+def test_masks_are_nested_keep_the_scheduled_number_and_end_at_the_target(name: str, frequency: int) -> None:
+    method = sparsifier(plan_of(name, frequency=frequency))
+    assert isinstance(method, _Scheduled)
+    made = masks(method)
+    for earlier, later in pairwise(made):
+        assert not (later & ~earlier).any()
+    counts = [int(mask.sum()) - 7 for mask in made]
+    assert counts == [kept_at(method.sparsity(t), 100) for t in range(1, 9)]
+    assert counts[:2] == [100, 100]
+    assert counts[-1] == 100 - 80
+    assert all(mask[BUFFERS].all() for mask in made)
+
+
+@given(sparsity=st.integers(0, 99), seed=st.integers(0, 2**32 - 1))
+def test_the_last_round_reaches_the_target_exactly(sparsity: int, seed: int) -> None:
+    for name in SCHEDULED:
+        method = sparsifier(replace(plan_of(name), sparsity=sparsity / 100, seed=seed))
+        assert int(masks(method, seed)[-1].sum()) - 7 == max(1, 100 - sparsity)
+
+
+def test_the_smallest_magnitudes_of_the_whole_model_go_first_and_ties_go_from_the_end() -> None:
+    mean = np.zeros(LAYOUT.size, np.float32)
+    mean[:90] = 0.5
+    mean[10:20] = -0.25
+    mean[90:97] = 1e-9
+    mean[97:] = 0.125
+    method = FedSparsifyGlobal(replace(plan_of("fedsparsify-global"), sparsity=0.5))
+    everything = np.ones(LAYOUT.size, np.bool_)
+    kept = method.survivors(mean, NO_VOTES, 3, LAYOUT, GlobalState(8, mean, everything))
+    # 50 of 100 stay: of the 80 at 0.5 the first 50, which are positions 0..9 and 20..59; the buffers were never asked.
+    assert np.flatnonzero(kept).tolist() == [*range(10), *range(20, 60), *range(90, 97)]
+
+
+def test_a_purged_position_never_returns_even_if_all_that_is_left_is_zero() -> None:
+    mask = BUFFERS.copy()
+    mask[40:80] = True
+    mean = np.zeros(LAYOUT.size, np.float32)
+    method = FedSparsifyGlobal(plan_of("fedsparsify-global"))
+    kept = method.survivors(mean, NO_VOTES, 3, LAYOUT, GlobalState(8, mean, mask))
+    assert np.flatnonzero(kept & ~BUFFERS).tolist() == list(range(40, 60))
+
+
+def test_where_fewer_have_survived_than_the_schedule_allows_all_of_them_stay() -> None:
+    mask = BUFFERS.copy()
+    mask[:5] = True
+    mean = np.ones(LAYOUT.size, np.float32)
+    method = FedSparsifyGlobal(plan_of("fedsparsify-global"))
+    assert method.survivors(mean, NO_VOTES, 3, LAYOUT, GlobalState(8, mean, mask)).tolist() == mask.tolist()
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_every_client_computes_the_same_mask(name: str) -> None:
+    one, other = (masks(sparsifier(plan_of(name))) for _ in range(2))
+    assert [mask.tolist() for mask in one] == [mask.tolist() for mask in other]
+
+
+# --- the baselines ------------------------------------------------------------------------------
+
+
+def test_random_takes_one_fixed_order_from_the_plans_seed_and_does_not_look_at_the_weights() -> None:
+    method = RandomPruning(plan_of("random"))
+    assert [m.tolist() for m in masks(method, seed=1)] == [m.tolist() for m in masks(method, seed=2)]
+    other = RandomPruning(plan_of("random", seed=3))
+    assert masks(method)[-1].tolist() != masks(other)[-1].tolist()
+    ranks = method.scores(np.zeros(LAYOUT.size, np.float32))
+    assert sorted(ranks.tolist()) == list(range(LAYOUT.size))
+
+
+def test_random_leaves_every_part_of_the_model_its_share() -> None:
+    plan = plan_of("random")
+    kept = np.mean([masks(RandomPruning(replace(plan, seed=seed)))[-1] for seed in range(200)], axis=0)
+    # 20 of 100 stay: each position in a fifth of the draws, within five standard deviations.
+    assert np.abs(kept[~BUFFERS] - 0.2).max() < 5 * (0.2 * 0.8 / 200) ** 0.5
+
+
+def test_one_shot_is_dense_until_its_round_then_prunes_once_and_keeps_that_mask() -> None:
+    made = masks(OneShot(plan_of("one-shot")))
+    assert all(mask.all() for mask in made[:2])
+    assert int(made[2].sum()) - 7 == 20
+    assert all(mask.tolist() == made[2].tolist() for mask in made[3:])
+
+
+def test_one_shot_keeps_the_largest_magnitudes_of_the_round_in_which_it_prunes() -> None:
+    mean = np.linspace(1, 2, LAYOUT.size, dtype=np.float32)
+    method = OneShot(plan_of("one-shot"))
+    kept = method.survivors(mean, NO_VOTES, 3, LAYOUT, GlobalState(3, mean, np.ones(LAYOUT.size, np.bool_)))
+    assert np.flatnonzero(kept & ~BUFFERS).tolist() == [*range(80, 90), *range(97, 107)]
+
+
+@pytest.mark.parametrize("name", SCHEDULED)
+def test_a_plan_that_would_never_prune_is_refused(name: str) -> None:
+    with pytest.raises(ConfigError, match=r"rounds \(3\) must exceed first-prune \(3\), or nothing is ever pruned"):
+        sparsifier(tiny_plan(method=name, rounds=3, first_prune=3))

@@ -1,0 +1,28 @@
+"""``edge_client.sparsify``: methods by name."""
+
+from dataclasses import replace
+
+import pytest
+
+from edge_client.sparsify import METHODS, sparsifier
+from protocol.errors import ConfigError
+from tests.edge_client.federation import tiny_plan
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_is_found_under_its_own_name(name: str) -> None:
+    plan = tiny_plan(method=name)
+    method = sparsifier(plan)
+    assert method.name == name
+    assert type(method) is METHODS[name]
+    assert method.plan is plan
+
+
+def test_the_papers_method_its_baselines_and_the_dense_one_are_there() -> None:
+    assert {"fedavg", "fedsparsify-global", "one-shot", "random"} <= set(METHODS)
+
+
+@pytest.mark.parametrize("name", ["", "FedAvg", "fedsparsify", "magic"])
+def test_an_unknown_method_is_refused_with_the_known_names(name: str) -> None:
+    with pytest.raises(ConfigError, match=f"there is no method '{name}'; known are .*fedsparsify-global"):
+        sparsifier(replace(tiny_plan(), method=name))

@@ -1,0 +1,242 @@
+"""The aggregator together with a client: everything that they can decrypt short of the whole cohort is noise.
+
+The colluders hold every message, the cohort secret, and the client's own keys, so they strip the client's own masks
+from whatever they decrypt. Keys and nonces are fixed here, hence every statistic has one value: its bound is a fact of
+the code, not a chance.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edge_client.cipher import RoundCipher
+from edge_client.client import Client, build_network
+from edge_client.keys import Kit
+from edge_client.round import Call, attend, close_update, dither_of, first_state, open_sum, quantised
+from edge_client.state import Pending, load_pending
+from protocol.bits import Words
+from protocol.cohort import Cohort, gather_cohort
+from protocol.errors import CohortRefused
+from protocol.grid import Integers
+from protocol.lanes import Slots, pack, unpack
+from protocol.pairwise import keystream, pair_key
+from protocol.parameters import CHECKS, DEGREE
+from protocol.plan import Plan
+from protocol.wire import decode_contribution
+from tests import factories
+from tests.edge_client.federation import (
+    NODES,
+    RUN,
+    add_up,
+    ciphertext_sum,
+    federation,
+    play_round,
+    random_vector,
+    tiny_plan,
+)
+
+PLAN = Plan(max_cohort=6)
+P = PLAN.parameters
+T = P.plain_modulus
+SIZE = P.fields * DEGREE - CHECKS
+"""As many values as one ciphertext holds: 4096 slots to look at."""
+
+CALL = Call(RUN, 1, 1)
+COHORT = NODES[:5]
+COLLUDER = COHORT[-1]
+VICTIMS = COHORT[:-1]
+BINS = 64
+CHI_SQUARE_BOUND = 120.0
+"""63 degrees of freedom: uniform residues exceed this once in 50,000 draws, and these are drawn once for all."""
+
+
+@dataclass(frozen=True)
+class Loot:
+    """One announced cohort, what each member sent to it, and what each member had to say in the clear."""
+
+    kits: Mapping[int, Kit]
+    cohort: Cohort
+    sent: Mapping[int, tuple[Words, tuple[bytes, ...]]]
+    clear: Mapping[int, Integers]
+
+    def slots(self, node: int) -> Slots:
+        """The true slots of a member, before its masks."""
+        return pack(np.concatenate([self.clear[node], np.ones(CHECKS, np.int64)]), P.values)
+
+    def decrypt(self, nodes: Sequence[int]) -> Slots:
+        """What the cohort secret makes of the sum of these contributions; a node may stand in it several times."""
+        with RoundCipher(P, self.kits[COLLUDER].secret.bfv_seed(RUN, 1)) as cipher:
+            return cipher.decrypt(ciphertext_sum(P, [self.sent[node] for node in nodes]))
+
+    def strip(self, slots: Slots, nodes: Sequence[int]) -> Slots:
+        """Take every mask that the colluder knows off the sum of these contributions."""
+        pairs = [(node, peer) for node in nodes for peer in COHORT if node != peer and COLLUDER in (node, peer)]
+        for node, peer in pairs:
+            secret = self.kits[COLLUDER].pair_secret(peer if node == COLLUDER else node)
+            stream = keystream(pair_key(secret, self.cohort.digest(1), (node, peer)), slots.size, T)
+            slots = (slots + (T - stream if node < peer else stream)) % np.uint64(T)
+        return slots
+
+
+@pytest.fixture
+def fixed_nonces(monkeypatch: pytest.MonkeyPatch) -> None:
+    counter = iter(range(1_000))
+    monkeypatch.setattr("edge_client.round.secrets.token_bytes", lambda count: next(counter).to_bytes(count, "big"))
+
+
+@pytest.fixture
+def loot(fixed_nonces: None) -> Loot:
+    kits = federation(PLAN, nodes=5).kits
+    layout = factories.layout(SIZE)
+    state = first_state(random_vector(0, SIZE), layout)
+    waiting: dict[int, Pending] = {}
+    for node, kit in kits.items():
+        trained = state.vector + random_vector(node, SIZE, 0.1)
+        waiting[node] = attend(CALL, kit, PLAN, layout, state, trained, np.zeros(0, np.bool_), samples=100 + node)
+    cohort = gather_cohort([pending.attendance for pending in waiting.values()], kits[COLLUDER].roster)
+    sent, clear = {}, {}
+    for member in cohort.members:
+        kit, pending = kits[member.node], waiting[member.node]
+        clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, 1, 1, member.node, SIZE))
+        data = close_update(clear[member.node], pending.votes, cohort, CALL, kit, PLAN, pending.sealed)
+        contribution = decode_contribution(data, member, P, kit.roster)
+        sent[member.node] = (contribution.first, contribution.seeds)
+    return Loot(kits, cohort, sent, clear)
+
+
+def chi_square(slots: Slots, modulus: int = T) -> float:
+    """How far the residues are from uniform over ``BINS`` equal parts of [0, modulus)."""
+    counts = np.bincount([int(slot) * BINS // modulus for slot in slots], minlength=BINS)
+    expected = slots.size / BINS
+    return float(((counts - expected) ** 2 / expected).sum())
+
+
+def assert_noise(seen: Slots, truth: Slots) -> None:
+    """Uniform, also relative to the truth and in every lane; equal to the truth nowhere beyond chance."""
+    assert seen.shape == truth.shape == (DEGREE,)
+    difference = (seen + np.uint64(T) - truth) % np.uint64(T)
+    assert chi_square(seen) < CHI_SQUARE_BOUND
+    assert chi_square(difference) < CHI_SQUARE_BOUND
+    assert not (seen == truth).any()
+    lanes, true_lanes = (unpack(slots, SIZE + CHECKS, P.values) for slots in (seen, truth))
+    for lane in range(P.fields):
+        column = (lanes[lane :: P.fields] - P.values.low).astype(np.uint64)
+        assert chi_square(column, P.grid.radix) < CHI_SQUARE_BOUND
+    # A lane hits by chance once in 65,548 tries; among 12,288 that is 0.19 on average.
+    assert (lanes == true_lanes).sum() <= 3
+    assert abs(np.corrcoef(lanes, true_lanes)[0, 1]) < 5 / SIZE**0.5
+
+
+# --- the controls -------------------------------------------------------------------------------
+
+
+def test_the_full_cohort_decrypts_exactly(loot: Loot) -> None:
+    truth = np.sum([loot.clear[node] for node in COHORT], axis=0)
+    lanes = unpack(loot.decrypt(COHORT), SIZE + CHECKS, P.values)
+    assert lanes[:SIZE].tolist() == truth.tolist()
+    assert lanes[SIZE:].tolist() == [5] * CHECKS
+
+
+def test_the_statistic_tells_true_slots_from_noise(loot: Loot) -> None:
+    rng = np.random.default_rng(0)
+    for node in COHORT:
+        assert chi_square(loot.slots(node)) > 100 * CHI_SQUARE_BOUND
+    assert chi_square(rng.integers(0, T, DEGREE, dtype=np.uint64)) < CHI_SQUARE_BOUND
+    with pytest.raises(AssertionError):
+        assert_noise(loot.slots(NODES[0]), loot.slots(NODES[1]))
+
+
+def test_the_colluders_strip_what_is_theirs_to_strip(loot: Loot) -> None:
+    """All victims together, without the colluder, give the sum of the victims: what the mean tells anyway."""
+    seen = loot.strip(loot.decrypt(VICTIMS), VICTIMS)
+    truth = np.sum([loot.clear[node] for node in VICTIMS], axis=0)
+    assert unpack(seen, SIZE + CHECKS, P.values)[:SIZE].tolist() == truth.tolist()
+
+
+# --- the attacks --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("stripped", [False, True])
+@pytest.mark.parametrize("victim", VICTIMS)
+def test_a_single_contribution_decrypts_to_noise(victim: int, stripped: bool, loot: Loot) -> None:
+    seen = loot.decrypt([victim])
+    assert_noise(loot.strip(seen, [victim]) if stripped else seen, loot.slots(victim))
+
+
+@pytest.mark.parametrize("subset", [VICTIMS[:2], VICTIMS[1:], (VICTIMS[0], VICTIMS[3]), (*VICTIMS[:2], COLLUDER)])
+@pytest.mark.parametrize("stripped", [False, True])
+def test_a_subset_of_the_contributions_decrypts_to_noise(subset: tuple[int, ...], stripped: bool, loot: Loot) -> None:
+    seen = loot.decrypt(subset)
+    truth = np.sum([loot.slots(node) for node in subset], axis=0) % np.uint64(T)
+    assert_noise(loot.strip(seen, subset) if stripped else seen, truth)
+
+
+@pytest.mark.parametrize("times", [2, 3, 5])
+def test_a_multiple_of_one_contribution_decrypts_to_noise(times: int, loot: Loot) -> None:
+    victim = VICTIMS[1]
+    seen = loot.decrypt([victim] * times)
+    assert_noise(loot.strip(seen, [victim] * times), loot.slots(victim) * np.uint64(times) % np.uint64(T))
+
+
+def test_a_contribution_counted_twice_in_the_whole_cohort_decrypts_to_noise(loot: Loot) -> None:
+    seen = loot.decrypt([*COHORT, VICTIMS[2]])
+    truth = np.sum([loot.slots(node) for node in (*COHORT, VICTIMS[2])], axis=0) % np.uint64(T)
+    assert_noise(loot.strip(seen, [VICTIMS[2]]), truth)
+
+
+def test_what_a_mask_leaves_over_is_the_same_noise_for_an_empty_update(loot: Loot) -> None:
+    """The sharpest form: a victim whose every slot is known cannot be told from its mask."""
+    victim = VICTIMS[0]
+    masks = (loot.decrypt([victim]) + np.uint64(T) - loot.slots(victim)) % np.uint64(T)
+    assert chi_square(masks) < CHI_SQUARE_BOUND
+    assert len(set(masks.tolist())) == DEGREE
+    assert chi_square(loot.strip(masks, [victim])) < CHI_SQUARE_BOUND
+
+
+# --- differencing -------------------------------------------------------------------------------
+
+
+class PretendedLoss:
+    """Four nodes have trained and contributed; the aggregator says that one of them, node 8, was lost."""
+
+    def __init__(self, folder: Path) -> None:
+        self.plan = tiny_plan(bits=20)
+        self.fed = federation(self.plan)
+        self.clients: Mapping[int, Client] = self.fed.clients(folder)
+        self.whole = play_round(self.clients, self.fed, 1, b"")
+        self.waiting = {node: load_pending(folder / str(node) / "state") for node in self.clients}
+        kept = [self.waiting[node].attendance for node in self.clients if node != 8]
+        self.rest = gather_cohort(kept, self.fed.roster)
+
+
+def test_the_survivors_of_a_pretended_loss_refuse_the_second_sum(tmp_path: Path) -> None:
+    scene = PretendedLoss(tmp_path)
+    assert scene.rest.nodes == {2, 3, 5}
+    for attempt in (2, 3):
+        for node in scene.rest.nodes:
+            with pytest.raises(CohortRefused, match="the difference of the two sums could expose a member"):
+                scene.clients[node].contribute(Call(RUN, 1, attempt), scene.rest.encode())
+
+
+def test_the_second_sum_would_have_exposed_the_one_left_out(tmp_path: Path) -> None:
+    """The control: past the refusal, two weighted sums give the missing client's model."""
+    scene = PretendedLoss(tmp_path)
+    plan, fed, again = scene.plan, scene.fed, Call(RUN, 1, 2)
+    contributions = {}
+    for node in scene.rest.nodes:
+        pending = scene.waiting[node]
+        integers, _ = quantised(pending, scene.rest, node, plan, dither_of(plan, 1, 2, node, pending.values.size))
+        kit = fed.kits[node]
+        contributions[node] = close_update(integers, pending.votes, scene.rest, again, kit, plan, pending.sealed)
+    second = add_up(plan, fed.roster, scene.rest, 2, contributions)
+
+    layout, secret = build_network(plan, (5,), 4).layout, scene.waiting[8]
+    weighed = [
+        open_sum(aggregate, RUN, 1, fed.kits[2], plan, layout).values * secret.step * cohort.samples
+        for aggregate, cohort in ((scene.whole.aggregate, scene.whole.cohort), (second, scene.rest))
+    ]
+    exposed = (weighed[0] - weighed[1]) / (scene.whole.cohort.samples - scene.rest.samples)
+    assert np.abs(exposed - secret.values).max() < 50 * secret.step.max()

@@ -1,0 +1,137 @@
+"""``edge_client.state``: what was saved last is what is loaded, or an error; never something in between."""
+
+import stat
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edge_client.state import PENDING_FILE, Pending, load_pending, save_pending
+from protocol.errors import CheckpointError
+
+WAITING = Pending(
+    attendance=bytes(range(240)),
+    values=np.linspace(-1, 1, 5, dtype=np.float32),
+    votes=np.array([True, False, True, True, False]),
+    step=np.linspace(0.1, 0.5, 5),
+    sealed=b"sealed terms",
+    attempt=2,
+    cohort=frozenset({1, 8, 4_000_000_000}),
+)
+
+
+def content(pending: Pending) -> tuple[object, ...]:
+    """Everything that can be told apart about a pending update, dtypes and signs of zero included."""
+    arrays = (pending.values, pending.votes, pending.step)
+    shapes = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
+    return (pending.attendance, *shapes, pending.sealed, pending.attempt, pending.cohort)
+
+
+@given(
+    attendance=st.binary(max_size=300),
+    values=st.lists(st.floats(width=32), max_size=20),
+    voting=st.booleans(),
+    sealed=st.binary(max_size=50),
+    attempt=st.integers(0, 2**32 - 1),
+    cohort=st.frozensets(st.integers(0, 2**32 - 1), max_size=8),
+)
+def test_what_was_saved_last_is_what_is_loaded(
+    attendance: bytes,
+    values: list[float],
+    voting: bool,
+    sealed: bytes,
+    attempt: int,
+    cohort: frozenset[int],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "state"
+    vector = np.array(values, np.float32)
+    votes = np.signbit(vector) if voting else np.zeros(0, np.bool_)
+    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, attempt, cohort)
+    save_pending(folder, WAITING)
+    save_pending(folder, pending)
+    assert content(load_pending(folder)) == content(pending)
+
+
+def test_the_file_is_this_users_alone_and_its_folder_is_made(tmp_path: Path) -> None:
+    folder = tmp_path / "new"
+    save_pending(folder, WAITING)
+    assert stat.S_IMODE((folder / PENDING_FILE).stat().st_mode) == 0o600
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert [path.name for path in folder.iterdir()] == [PENDING_FILE]
+
+
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
+def test_a_crash_while_saving_leaves_what_was_there(step: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save_pending(tmp_path, WAITING)
+
+    def crash(*arguments: object) -> None:
+        raise OSError("the power is out")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(step, crash)
+        with pytest.raises(OSError, match="the power is out"):
+            save_pending(tmp_path, replace(WAITING, attempt=3))
+    assert content(load_pending(tmp_path)) == content(WAITING)
+    assert [path.name for path in tmp_path.iterdir()] == [PENDING_FILE]
+
+
+def test_nothing_waits_before_train_was_answered(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"no trained update waits in .*has not answered `train`"):
+        load_pending(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    folder = tmp_path_factory.mktemp("saved")
+    save_pending(folder, WAITING)
+    return (folder / PENDING_FILE).read_bytes()
+
+
+@given(data=st.data())
+def test_a_damaged_file_is_an_error_or_still_holds_the_same(
+    data: st.DataObject, saved: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.getbasetemp()
+    at = data.draw(st.integers(0, len(saved) - 1))
+    flip = bytes([saved[at] ^ data.draw(st.integers(1, 255))])
+    damaged = data.draw(st.sampled_from([saved[:at], saved[:at] + flip + saved[at + 1 :], saved[at:]]))
+    (folder / PENDING_FILE).write_bytes(damaged)
+    try:
+        loaded = load_pending(folder)
+    except CheckpointError as error:
+        damage = str(error)
+    else:
+        assert content(loaded) == content(WAITING)
+        return
+    assert "the node joins again with the next round" in damage
+
+
+# An array alone, an encrypted member, an unknown compression, nothing: each a different way to fail underneath.
+@pytest.mark.parametrize("kind", ["empty", "array", "encrypted", "compression", "missing", "text"])
+def test_every_kind_of_damage_has_one_error(kind: str, saved: bytes, tmp_path: Path) -> None:
+    path = tmp_path / PENDING_FILE
+    entry = saved.rindex(b"PK\x01\x02")
+    if kind == "array":
+        with path.open("wb") as file:
+            np.save(file, np.arange(3))
+    elif kind == "missing":
+        with path.open("wb") as file:
+            np.savez(file, attendance=np.zeros(3, np.uint8))
+    else:
+        patched = bytearray(saved)
+        patched[entry + 8] |= kind == "encrypted"
+        patched[entry + 10] |= 96 * (kind == "compression")
+        path.write_bytes({"empty": b"", "text": b"not a zip file"}.get(kind, bytes(patched)))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_pending(tmp_path)
+
+
+def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
+    with (tmp_path / PENDING_FILE).open("wb") as file:
+        np.savez(file, attendance=np.array([object()], dtype=object))
+    with pytest.raises(CheckpointError, match="is damaged"):
+        load_pending(tmp_path)

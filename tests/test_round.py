@@ -1,0 +1,205 @@
+"""Read this first: one whole round of PruneSeal, from trained models to the decrypted sum, in one function.
+
+The law of the whole: the sum that every client decrypts is the sum of the clients' integers, exactly, whatever the
+model, the support, the cohort, the weights and the votes. All comparisons are ``==`` on integers.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from aggregator.summation import CohortSum
+from edge_client.keys import Kit
+from edge_client.round import Call, Sum, admit_cohort, attend, close_update, dither_of, first_state, open_sum, quantised
+from edge_client.sparsify import GlobalState
+from protocol.cohort import gather_cohort
+from protocol.grid import Integers, dequantise, steps
+from protocol.layout import Layout, Mask, TensorSpec, Vector
+from protocol.parameters import CHECKS, DEGREE
+from protocol.plan import Plan
+from protocol.wire import decode_aggregate, decode_contribution, encode_aggregate
+from tests.edge_client.federation import NODES, RUN, federation
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one client brings: its trained tensors, float32[P], its votes, bool[P] or bool[0], and its sample count."""
+
+    trained: Vector
+    votes: Mask
+    samples: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came out of a round: the true sums, in the clear, and what each client decrypted."""
+
+    values: Integers
+    votes: Integers
+    opened: Mapping[int, Sum]
+    aggregate: bytes
+
+
+def run_round(
+    plan: Plan, kits: Mapping[int, Kit], layout: Layout, state: GlobalState, updates: Mapping[int, Update], call: Call
+) -> Round:
+    """The protocol of one round. Everything between two steps is bytes, as it is on the network."""
+    roster = next(iter(kits.values())).roster
+
+    # 1. ATTEND. All clients hold the same state and have trained from it. Each signs who it is, how many samples it
+    #    has, and digests of the model and of the positions that will travel. The trained values stay on its disk.
+    waiting = {
+        node: attend(call, kits[node], plan, layout, state, update.trained, update.votes, update.samples)
+        for node, update in updates.items()
+    }
+
+    # 2. ANNOUNCE. The aggregator lists the attendances that came in time. The list, with its signatures, is the cohort.
+    announcement = gather_cohort([pending.attendance for pending in waiting.values()], roster).encode()
+
+    # 3. CONTRIBUTE. Each client checks the list and finds itself in it. It scales its values by its share of the
+    #    cohort's samples, rounds them to the grid, packs them, adds the pairwise masks of exactly this cohort, encrypts
+    #    under the key of this round, and signs.
+    clear, messages = {}, {}
+    for node, pending in waiting.items():
+        cohort = admit_cohort(announcement, call, pending, kits[node], plan)
+        dither = dither_of(plan, call.round, call.attempt, node, pending.values.size)
+        clear[node], _ = quantised(pending, cohort, node, plan, dither)
+        messages[node] = close_update(clear[node], pending.votes, cohort, call, kits[node], plan, pending.sealed)
+
+    # 4. ADD. The aggregator reads each message against the attendance that announced it, and adds what it cannot read.
+    total = CohortSum(cohort, call.attempt, plan)
+    for member in cohort.members:
+        total.add(decode_contribution(messages[member.node], member, plan.parameters, roster))
+    aggregate = encode_aggregate(total.aggregate(), plan.parameters)
+    total.close()
+
+    # 5. OPEN. The masks have cancelled. Every client decrypts the same sum, and nothing but the sum.
+    opened = {node: open_sum(aggregate, call.run, call.round, kit, plan, layout) for node, kit in kits.items()}
+
+    votes = [pending.votes.astype(np.int64) for pending in waiting.values()]
+    return Round(np.sum(list(clear.values()), axis=0), np.sum(votes, axis=0), opened, aggregate)
+
+
+# --- what goes in -------------------------------------------------------------------------------
+
+SEEDS = st.integers(0, 2**32 - 1)
+SAMPLES = st.sampled_from([1, 2, 3, 1_000, 60_000, 2**31]) | st.integers(1, 2**16)
+SIZES = st.integers(1, 60) | st.sampled_from([3 * DEGREE - CHECKS, 3 * DEGREE - CHECKS + 1, 3 * DEGREE + 5])
+"""Models of a few values, and some on either side of where a second ciphertext begins (three values to a slot)."""
+
+
+def layout_of_size(size: int) -> Layout:
+    """Weights and, where there is room, a bias and a statistic that cannot be pruned."""
+    bias, statistic = int(size > 2), int(size > 5)
+    tensors = [TensorSpec("a.bias", (bias,), True), TensorSpec("a.mean", (statistic,), False)]
+    return Layout((*tensors, TensorSpec("a.weight", (size - bias - statistic,), True)))
+
+
+def some_state(seed: int, layout: Layout, density: float) -> GlobalState:
+    """A model of which about this part survives, and at least one position."""
+    rng = np.random.default_rng(seed)
+    kept = rng.random(layout.size) < density
+    kept[rng.integers(layout.size)] = True
+    return GlobalState(4, np.where(kept, rng.normal(0, 1, layout.size), 0).astype(np.float32), kept)
+
+
+def some_update(seed: int, state: GlobalState, samples: int, scale: float, voting: bool) -> Update:
+    """Trained values near the state's or far beyond every clip."""
+    rng = np.random.default_rng(seed)
+    trained = np.where(state.mask, state.vector + rng.normal(0, scale, state.vector.size), 0).astype(np.float32)
+    return Update(trained, rng.random(state.vector.size * voting) < rng.random(), samples)
+
+
+@contextmanager
+def downlink(form: str) -> Iterator[None]:
+    """Let the aggregator believe that seeds are long, so that a small cohort's sum comes with its second half."""
+    with pytest.MonkeyPatch.context() as patch:
+        if form == "second half":
+            patch.setattr("aggregator.summation.SEED_BYTES", 1 << 20)
+        yield
+
+
+# --- the laws -----------------------------------------------------------------------------------
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    bits=st.integers(2, 24),
+    size=SIZES,
+    density=st.sampled_from([0.05, 0.5, 1.0]),
+    samples=st.lists(SAMPLES, min_size=3, max_size=6),
+    scale=st.sampled_from([0.0, 0.1, 1e6]),
+    voting=st.booleans(),
+    form=st.sampled_from(["seeds", "second half"]),
+    seed=SEEDS,
+)
+def test_the_decrypted_sum_is_the_sum_of_the_clear_integers(
+    bits: int, size: int, density: float, samples: list[int], scale: float, voting: bool, form: str, seed: int
+) -> None:
+    plan = Plan(bits=bits, max_cohort=6, seed=seed)
+    kits = federation(plan, nodes=len(samples)).kits
+    layout = layout_of_size(size)
+    state = some_state(seed, layout, density)
+    updates = {
+        node: some_update(seed + node, state, count, scale, voting) for node, count in zip(kits, samples, strict=True)
+    }
+    with downlink(form):
+        result = run_round(plan, kits, layout, state, updates, Call(RUN, 5, 1))
+    assert isinstance(decode_aggregate(result.aggregate, plan.parameters).second, tuple) == (form == "seeds")
+    for opened in result.opened.values():
+        assert opened.clients == len(samples)
+        assert opened.terms.support.mask.tolist() == state.mask.tolist()
+        assert opened.values.tolist() == result.values.tolist()
+        assert opened.votes.tolist() == result.votes.tolist()
+        assert opened.votes.size == (opened.values.size if voting else 0)
+
+
+@settings(deadline=None, max_examples=15)
+@given(samples=st.lists(SAMPLES, min_size=3, max_size=6), bits=st.integers(2, 24), seed=SEEDS)
+def test_the_sum_stands_for_the_weighted_mean_within_one_step_a_client(
+    samples: list[int], bits: int, seed: int
+) -> None:
+    plan = Plan(bits=bits, max_cohort=6)
+    kits = federation(plan, nodes=len(samples)).kits
+    layout = layout_of_size(40)
+    state = some_state(seed, layout, 1.0)
+    updates = {
+        node: some_update(seed + node, state, count, 0.05, voting=False)
+        for node, count in zip(kits, samples, strict=True)
+    }
+    opened = run_round(plan, kits, layout, state, updates, Call(RUN, 5, 1)).opened[NODES[0]]
+    step = steps(opened.terms.clips, layout, opened.terms.support, plan.parameters.grid)
+    mean = sum(u.trained.astype(np.float64) * (u.samples / sum(samples)) for u in updates.values())
+    error = np.abs(dequantise(opened.values, step) - mean)
+    assert (error < len(samples) * step + 1e-6).all()
+
+
+def test_a_client_that_was_not_in_the_cohort_opens_the_sum_as_well() -> None:
+    plan = Plan(max_cohort=6)
+    kits = federation(plan, nodes=6).kits
+    layout = layout_of_size(30)
+    state = first_state(np.linspace(-1, 1, 30, dtype=np.float32), layout)
+    present = {node: some_update(node, state, 10, 0.1, voting=False) for node in list(kits)[:4]}
+    result = run_round(plan, kits, layout, state, present, Call(RUN, 1, 1))
+    assert set(result.opened) - set(present) == set(NODES[4:])
+    assert {opened.clients for opened in result.opened.values()} == {4}
+    assert {tuple(opened.values.tolist()) for opened in result.opened.values()} == {tuple(result.values.tolist())}
+
+
+def test_a_repeated_round_gives_other_bytes_and_the_same_sum() -> None:
+    plan = Plan(max_cohort=6)
+    kits = federation(plan, nodes=3).kits
+    layout = layout_of_size(30)
+    state = first_state(np.linspace(-1, 1, 30, dtype=np.float32), layout)
+    updates = {node: some_update(node, state, 10, 0.1, voting=True) for node in kits}
+    one, other = (run_round(plan, kits, layout, state, updates, Call(RUN, 1, 1)) for _ in range(2))
+    assert one.opened[NODES[0]].values.tolist() == other.opened[NODES[0]].values.tolist()
+    first, again = (decode_aggregate(each.aggregate, plan.parameters) for each in (one, other))
+    assert first.cohort != again.cohort
+    assert not (first.first == again.first).any()
+    assert first.sealed == again.sealed
