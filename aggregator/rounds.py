@@ -179,7 +179,7 @@ class Run:
             if len(answered) == len(alive):
                 return cohort
             lost = f"{len(alive) - len(answered)} of {len(alive)} clients were lost{tally.reasons(tally.recent)}"
-            alive = self._survivors(tally, answered, len(alive))
+            alive = self._survivors(tally, answered, len(trained), len(alive))
             if not alive:
                 self._tell(tally, f"{lost}, too many for a safe sum of the others; the round starts over")
                 return None
@@ -216,9 +216,9 @@ class Run:
         tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
         return answered
 
-    def _survivors(self, tally: _Tally, answered: Sequence[int], last: int) -> list[int]:
+    def _survivors(self, tally: _Tally, answered: Sequence[int], first: int, last: int) -> list[int]:
         """The members of the next cohort: as many of those who answered as may follow; none where that is unsafe."""
-        sizes = [size for size in successor_sizes(last, self._plan.min_cohort) if size <= len(answered)]
+        sizes = [size for size in successor_sizes(first, last, self._plan.min_cohort) if size <= len(answered)]
         if not sizes:
             return []
         order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])

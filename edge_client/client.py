@@ -1,6 +1,6 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 
@@ -26,12 +26,13 @@ from edge_client.round import (
 )
 from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
-from edge_client.state import Pending, load_pending, save_pending
+from edge_client.state import Given, Pending, load_pending, save_pending
 from edge_client.train import evaluate, extract, insert, layout_of, local_update
 from protocol import checkpoint
-from protocol.errors import ConfigError, MalformedMessage
+from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError
 from protocol.layout import Layout
 from protocol.plan import Plan
+from protocol.wire import decode_attendance
 
 Metrics = dict[str, int | float]
 _PERSONAL_FILE = "personal.safetensors"
@@ -106,8 +107,18 @@ class Client:
         torch.set_num_threads(settings.threads)
 
     def train(self, call: Call, aggregate: bytes) -> Answer:
-        """Open the last sum, derive model and support, score the model, train it; answer with the attendance."""
+        """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
+
+        A client trains once for each attempt, and attempts rise: asked again, it answers as before. Otherwise a lying
+        aggregator could let it train twice alike, for two cohorts whose difference exposes a member.
+
+        Raises:
+            Duplicate: A later attempt of this round was already answered.
+        """
         start = perf_counter()
+        waiting = self._waiting(call)
+        if waiting is not None:
+            return Answer(waiting.attendance, dict(waiting.metrics))
         share, network = self._data()
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
@@ -120,26 +131,26 @@ class Client:
         votes = method.vote(trained, network.layout, state) if method.votes else np.zeros(0, np.bool_)
         self._keep_personal(network, call)
         pending = attend(call, self._kit, self._plan, network.layout, state, trained, votes, len(share.y))
-        save_pending(self._settings.state, pending)
-        return Answer(
-            pending.attendance,
-            {
-                "loss": loss,
-                "correct": score.correct,
-                "tested": score.tested,
-                "test-loss": score.loss,
-                **_sparsity(state, network.layout),
-                "seconds-open": opened - start,
-                "seconds-train": perf_counter() - opened,
-            },
-        )
+        metrics: Metrics = {
+            "loss": loss,
+            "correct": score.correct,
+            "tested": score.tested,
+            "test-loss": score.loss,
+            **_sparsity(state, network.layout),
+            "seconds-open": opened - start,
+            "seconds-train": perf_counter() - opened,
+        }
+        save_pending(self._settings.state, replace(pending, metrics=metrics))
+        return Answer(pending.attendance, metrics)
 
     def contribute(self, call: Call, announced: bytes) -> Answer:
         """Mask the waiting update for exactly the announced cohort, encrypt and sign it."""
         start = perf_counter()
         pending = load_pending(self._settings.state)
         cohort = admit_cohort(announced, call, pending, self._kit, self._plan)
-        save_pending(self._settings.state, _answered(pending, call.attempt, cohort.nodes))
+        given = Given(call.attempt, cohort.digest(call.attempt), cohort.nodes)
+        if given not in pending.given:
+            save_pending(self._settings.state, replace(pending, given=(*pending.given, given)))
         dither = dither_of(self._plan, call.round, call.attempt, self._kit.node, pending.values.size)
         integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
         payload = close_update(integers, pending.votes, cohort, call, self._kit, self._plan, pending.sealed)
@@ -153,6 +164,21 @@ class Client:
         score = evaluate(network.model, share.test_x, share.test_y)
         metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
         return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
+
+    def _waiting(self, call: Call) -> Pending | None:
+        """The update that already answers this call, if there is one."""
+        try:
+            pending = load_pending(self._settings.state)
+            own = decode_attendance(pending.attendance, self._kit.roster)
+        except (CheckpointError, PeerError):
+            return None  # nothing waits, or nothing that could still be sent: of other keys, for example
+        if (own.run, own.round, own.node) != (call.run, call.round, self._kit.node):
+            return None
+        if own.attempt == call.attempt:
+            return pending
+        if call.attempt <= max([own.attempt, *(given.attempt for given in pending.given)]):
+            raise Duplicate(self._kit.node, f"attendance in attempt {call.attempt}, or a later one")
+        return None
 
     def _data(self) -> tuple[datasets.Share, Network]:
         plan, settings = self._plan, self._settings
@@ -192,11 +218,6 @@ class Client:
     @property
     def _personal_path(self) -> Path:
         return self._settings.state / _PERSONAL_FILE
-
-
-def _answered(pending: Pending, attempt: int, cohort: frozenset[int]) -> Pending:
-    """The same update, once a cohort has been contributed to."""
-    return Pending(pending.attendance, pending.values, pending.votes, pending.step, pending.sealed, attempt, cohort)
 
 
 def _sparsity(state: GlobalState, layout: Layout) -> Metrics:

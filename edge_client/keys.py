@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocol.errors import KeyFileError, MalformedMessage
-from protocol.roster import KEY_ID_BYTES, Roster, load_roster
+from protocol.roster import KEY_ID_BYTES, Roster, load_roster, signed_digest
 
 SECRET_BYTES: Final = 32
 COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE = (
@@ -109,7 +109,7 @@ class Kit:
 
     def sign(self, message: bytes) -> bytes:
         """The node's Ed25519 signature, 64 bytes."""
-        return self.sign_key.sign(message)
+        return self.sign_key.sign(signed_digest(message))
 
     def pair_secret(self, peer: int) -> bytes:
         """The X25519 secret that this node shares with a peer of the roster, 32 bytes."""

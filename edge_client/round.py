@@ -178,30 +178,33 @@ def attend(
         )
     )
     step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
-    return Pending(signed(attendance, kit.sign(attendance)), values, chosen, step, sealed, 0, frozenset())
+    return Pending(signed(attendance, kit.sign(attendance)), values, chosen, step, sealed)
 
 
 def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan: Plan) -> Cohort:
-    """Check an announced cohort before anything is sent to it.
+    """Check an announced cohort before anything is sent to it. One that was contributed to may ask again.
 
     Raises:
         MalformedMessage, SignatureRefused, AgreementError: The announcement is not a cohort that agrees.
         PeerMismatch: It is of another round than the update that waits.
-        Duplicate: This attempt, or a later one, was already answered.
+        Duplicate: This attempt, or a later one, was already answered for another cohort.
         CohortRefused: It leaves this node out, is too small or too large, or must not follow the last one.
     """
     own = decode_attendance(pending.attendance, kit.roster)
     for field, ours, theirs in (("run", own.run, call.run), ("round", own.round, call.round)):
         if ours != theirs:
             raise PeerMismatch(field, ours, theirs)
-    if call.attempt <= pending.attempt:
-        raise Duplicate(kit.node, f"contribution to attempt {call.attempt}")
     cohort = decode_cohort(announced, kit.roster)
     if pending.attendance not in cohort.encoded:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
     require_quorum(cohort, plan.min_cohort, plan.max_cohort)
-    if pending.attempt:
-        require_successor(pending.cohort, cohort.nodes, plan.min_cohort)
+    digest = cohort.digest(call.attempt)
+    if any((given.attempt, given.cohort) == (call.attempt, digest) for given in pending.given):
+        return cohort
+    if pending.given:
+        if call.attempt <= pending.given[-1].attempt:
+            raise Duplicate(kit.node, f"contribution to attempt {call.attempt}")
+        require_successor([given.nodes for given in pending.given], cohort.nodes, plan.min_cohort)
     return cohort
 
 

@@ -3,10 +3,14 @@
 Law: ``load_pending(folder)`` gives what ``save_pending(folder, …)`` was last given, also after a crash in between.
 
 A client is a new process for every message, so its trained values wait on its own disk (mode 0600), with every cohort
-that it has contributed to: a cohort that it must not follow is refused however often the process restarts.
+that it has contributed to: a cohort that it must not follow is refused however often the process restarts. What was
+answered once is answered again, alike, if the same is asked again: a killed aggregator can repeat a round and nobody
+learns anything new.
 """
 
-from dataclasses import dataclass
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -22,6 +26,21 @@ from protocol.layout import Mask, Vector
 PENDING_FILE: Final = "pending.npz"
 
 
+@dataclass(frozen=True)
+class Given:
+    """A contribution that was sent.
+
+    Attributes:
+        attempt: To which attempt.
+        cohort: The digest of that attempt's cohort, 32 bytes.
+        nodes: The numbers of its members.
+    """
+
+    attempt: int
+    cohort: bytes
+    nodes: frozenset[int]
+
+
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A trained update that waits for its cohort to be announced.
@@ -32,8 +51,8 @@ class Pending:
         votes: The votes, bool[n], or bool[0].
         step: The grid's step of each value, float64[n].
         sealed: The sealed terms.
-        attempt: The last attempt contributed to; 0 before the first.
-        cohort: The numbers of that attempt's members.
+        metrics: The scalars that went with the attendance.
+        given: The contributions that were sent of it, by rising attempt.
     """
 
     attendance: bytes
@@ -41,13 +60,17 @@ class Pending:
     votes: Mask
     step: Reals
     sealed: bytes
-    attempt: int
-    cohort: frozenset[int]
+    metrics: Mapping[str, int | float] = field(default_factory=dict)
+    given: tuple[Given, ...] = ()
 
 
 def save_pending(folder: Path, pending: Pending) -> None:
     """Write durably: temporary file, fsync, rename."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    notes = {
+        "metrics": dict(pending.metrics),
+        "given": [[given.attempt, given.cohort.hex(), sorted(given.nodes)] for given in pending.given],
+    }
     buffer = BytesIO()
     np.savez(
         buffer,
@@ -56,8 +79,7 @@ def save_pending(folder: Path, pending: Pending) -> None:
         votes=pending.votes,
         step=pending.step,
         sealed=np.frombuffer(pending.sealed, np.uint8),
-        attempt=np.int64(pending.attempt),
-        cohort=np.array(sorted(pending.cohort), np.int64),
+        notes=np.frombuffer(json.dumps(notes).encode(), np.uint8),
     )
     replace_file(folder / PENDING_FILE, buffer.getvalue(), mode=0o600)
 
@@ -71,14 +93,15 @@ def load_pending(folder: Path) -> Pending:
     path = folder / PENDING_FILE
     try:
         with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
+            notes = json.loads(file["notes"].tobytes())
             return Pending(
                 file["attendance"].tobytes(),
                 file["values"],
                 file["votes"],
                 file["step"],
                 file["sealed"].tobytes(),
-                int(file["attempt"]),
-                frozenset(file["cohort"].tolist()),
+                dict(notes["metrics"]),
+                tuple(Given(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
             )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None

@@ -21,8 +21,8 @@ from typing import Any, Final, cast
 import onnx
 import torch
 
-from protocol.files import replace_file
 from protocol.errors import ExportError
+from protocol.files import replace_file
 
 OPSET: Final = 20
 INPUT: Final = "input"

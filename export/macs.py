@@ -72,7 +72,8 @@ def work(graph: Graph) -> Macs:
 def _terms(graph: Graph, node: onnx.NodeProto) -> tuple[int | str | None, ...]:
     """How many products one element of the node's output is the sum of."""
     left, right = (
-        graph.arrays[name].shape if name in graph.arrays else graph.shapes.get(name, (None,)) for name in node.input[:2]
+        graph.arrays[name].shape if name in graph.arrays else graph.shapes.get(name, (None, None))
+        for name in node.input[:2]
     )
     if node.op_type == "Conv":
         return right[1:]

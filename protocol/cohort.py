@@ -11,20 +11,22 @@ that hold against such an aggregator together with ``COLLUDERS`` of the clients:
 
 1. the new cohort lies within the last one that they contributed to;
 2. it leaves out at least ``COLLUDERS + 2`` members, so that no difference is one honest client's update;
-3. any two cohorts that could follow, next or after others, share at least ``COLLUDERS + 1`` members, one of them
-   honest, who accepts the second only if it may follow the first.
+3. it holds more than half of the *first* one that they contributed to in this round: (n + ``COLLUDERS`` + 1) / 2 of n,
+   rounded up.
 
-So the sums inside a completed one form a chain, each step of which leaves two honest clients out or more. Condition 3
-must look beyond the next cohort, since an aggregator may announce to each client cohorts that nobody else hears of:
-two branches, each more than half of the one before, could otherwise part and leave out a single client between them.
+So the completed sums inside a completed sum U form a chain. Let S and T be two of them. An honest member of S has
+contributed to U and S, so its first cohort was no smaller than U, and |S| >= (|U| + COLLUDERS + 1) / 2 by condition 3;
+the same holds for T. Inside U they then share COLLUDERS + 1 members, one of them honest; it accepted both, so by
+conditions 1 and 2 one lies inside the other and leaves out two honest clients or more. (To compare with the last cohort
+instead of the first is not enough: an aggregator may announce to each client cohorts that nobody else hears of, and two
+such branches can part.)
 
 Where too few survive for that, the round starts over with a new `train` message and new nonces.
 """
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from typing import Final
 
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
@@ -119,32 +121,28 @@ def decode_cohort(data: bytes, roster: Roster) -> Cohort:
     return cohort
 
 
-def successor_sizes(last: int, minimum: int) -> tuple[int, ...]:
-    """The sizes, ascending, that a cohort may have after one of ``last`` members; none where that is unsafe."""
-    return tuple(_safe_sizes(last, minimum))
+def successor_sizes(first: int, last: int, minimum: int) -> range:
+    """The sizes that a cohort may have in a round that began with ``first`` members and last had ``last``.
+
+    Empty where none is safe.
+    """
+    half = -(-(first + COLLUDERS + 1) // 2)
+    return range(max(minimum, SMALLEST, half), last - (COLLUDERS + 2) + 1)
 
 
-def _safe_sizes(last: int, minimum: int) -> Iterator[int]:
-    """A size is safe if everything that may come after it, too, shares enough members with any other branch."""
-    half = -(-(last + COLLUDERS + 1) // 2)
-    for size in range(max(minimum, SMALLEST, half), last - (COLLUDERS + 2) + 1):
-        if _smallest_after(size, minimum) >= half:
-            yield size
+def require_successor(earlier: Sequence[frozenset[int]], following: frozenset[int], minimum: int) -> None:
+    """Refuse a cohort that must not follow the ones that a client has contributed to in this round.
 
-
-@cache
-def _smallest_after(last: int, minimum: int) -> int:
-    """The smallest size at which a chain of cohorts after one of ``last`` can end; ``last`` if nothing may follow."""
-    return next(_safe_sizes(last, minimum), last)
-
-
-def require_successor(last: frozenset[int], following: frozenset[int], minimum: int) -> None:
-    """Refuse a cohort that must not follow ``last`` within one round.
+    Args:
+        earlier: Those cohorts, in their order; not empty.
+        following: The announced one.
+        minimum: The plan's smallest cohort.
 
     Raises:
         CohortRefused: One of the three conditions of succession does not hold.
     """
-    if not following <= last or len(following) not in successor_sizes(len(last), minimum):
+    first, last = earlier[0], earlier[-1]
+    if not following <= last or len(following) not in successor_sizes(len(first), len(last), minimum):
         raise CohortRefused(
             f"a cohort of {len(following)} must not follow one of {len(last)} in the same round: the difference of the "
             "two sums could expose a member. The round has to start over."

@@ -36,7 +36,7 @@ from edge_client.round import (
     quantised,
 )
 from edge_client.sparsify import GlobalState, sparsifier
-from edge_client.state import Pending
+from edge_client.state import Given, Pending
 from protocol.carry import from_record, to_record
 from protocol.cohort import Cohort
 from protocol.grid import Integers
@@ -108,7 +108,10 @@ class StubClient:
         """Mask for the announced cohort, encrypt, sign."""
         assert self.pending is not None
         cohort = admit_cohort(announced, call, self.pending, self.kit, self.plan)
-        self.pending = replace(self.pending, attempt=call.attempt, cohort=cohort.nodes)
+        self.pending = replace(
+            self.pending,
+            given=(*self.pending.given, Given(call.attempt, cohort.digest(call.attempt), cohort.nodes)),
+        )
         integers, clipped = self.integers(cohort, call.round, call.attempt)
         payload = close_update(integers, self.pending.votes, cohort, call, self.kit, self.plan, self.pending.sealed)
         return payload, {"clipped": clipped} | self.metrics

@@ -2,9 +2,11 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +24,10 @@ def pruneseal(*arguments: str | Path, timeout: float = 300) -> "subprocess.Compl
     )
 
 
-def start_pruneseal(*arguments: str | Path) -> "subprocess.Popen[str]":
-    """Start the command and leave it running, in a process group of its own."""
-    return subprocess.Popen(
+@contextmanager
+def running(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
+    """Start the command in a process group of its own; what is left of it at the end is killed."""
+    process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
@@ -32,6 +35,12 @@ def start_pruneseal(*arguments: str | Path) -> "subprocess.Popen[str]":
         text=True,
         start_new_session=True,
     )
+    try:
+        yield process
+    finally:
+        for member in group_members(process.pid):
+            os.kill(member, signal.SIGKILL)
+        process.communicate()
 
 
 def lines(path: Path) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from protocol import checkpoint
-from tests.e2e.conftest import COMMAND, FinishedRun, finished, group_members, lines, pruneseal, start_pruneseal
+from tests.e2e.conftest import COMMAND, FinishedRun, finished, group_members, lines, pruneseal, running
 
 pytestmark = pytest.mark.e2e
 SETTINGS = ("--rounds", "12", "--drop", "0.1", "--verify")
@@ -42,11 +42,11 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 def test_a_killed_run_resumes_to_the_same_result(unbroken: FinishedRun, tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start_pruneseal("run", "--out", out, *SETTINGS)
-    wait_for_round(process, out, 4)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate()
-    wait_until_gone(process.pid)
+    with running("run", "--out", out, *SETTINGS) as process:
+        wait_for_round(process, out, 4)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        wait_until_gone(process.pid)
     before = len(lines(out / "metrics.jsonl"))
     assert before < 12
 
@@ -63,14 +63,14 @@ def test_a_killed_run_resumes_to_the_same_result(unbroken: FinishedRun, tmp_path
 
 def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     out = tmp_path / "run"
-    process = start_pruneseal("run", "--out", out, "--rounds", "400")
-    wait_for_round(process, out, 2)
-    os.killpg(process.pid, signal.SIGINT)
-    printed, _ = process.communicate(timeout=60)
-    assert process.returncode == 130
+    with running("run", "--out", out, "--rounds", "400") as process:
+        wait_for_round(process, out, 2)
+        os.killpg(process.pid, signal.SIGINT)
+        printed, _ = process.communicate(timeout=60)
+        assert process.returncode == 130
+        wait_until_gone(process.pid)
     assert f"stopped; go on with: pruneseal run --out {out} --resume" in printed
     assert "Traceback" not in printed
-    wait_until_gone(process.pid)
 
 
 def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:

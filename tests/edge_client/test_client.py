@@ -13,7 +13,7 @@ from edge_client.keys import MASK_FILE, PLAN_FILE
 from edge_client.round import Call, model_digest, open_sum
 from edge_client.settings import Settings
 from edge_client.sparsify.fedavg import FedAvg
-from edge_client.state import load_pending
+from edge_client.state import Given, load_pending, save_pending
 from edge_client.train import evaluate, insert
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
@@ -210,12 +210,67 @@ def test_scoring_alone_changes_nothing_on_disk(tmp_path: Path) -> None:
 
 def test_training_repeats_bit_by_bit_and_follows_the_attempt(tmp_path: Path) -> None:
     fed = federation(PLAN)
-    client = fed.clients(tmp_path)[NODES[0]]
     trained = []
-    for attempt in (1, 1, 2):
-        client.train(Call(RUN, 1, attempt), b"")
-        trained.append(load_pending(tmp_path / "2" / "state").values.tobytes())
+    for place, attempt in enumerate((1, 1, 2)):
+        folder = tmp_path / str(place)
+        fed.clients(folder)[NODES[0]].train(Call(RUN, 1, attempt), b"")
+        trained.append(load_pending(folder / "2" / "state").values.tobytes())
     assert trained[0] == trained[1] != trained[2]
+
+
+def test_asked_again_in_the_same_attempt_a_client_answers_as_before_and_does_not_train(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client = federation(PLAN).clients(tmp_path)[NODES[0]]
+    first = client.train(FIRST, b"")
+    monkeypatch.delattr("edge_client.client.local_update")
+    again = client.train(FIRST, b"")
+    assert (again.payload, again.metrics) == (first.payload, first.metrics)
+
+
+def test_attempts_of_a_round_must_rise(tmp_path: Path) -> None:
+    client = federation(PLAN).clients(tmp_path)[NODES[0]]
+    client.train(Call(RUN, 1, 2), b"")
+    with pytest.raises(Duplicate, match="attendance in attempt 1, or a later one"):
+        client.train(FIRST, b"")
+    client.train(Call(RUN, 1, 3), b"")
+    with pytest.raises(Duplicate):
+        client.train(Call(RUN, 1, 2), b"")
+
+
+def test_a_client_trains_again_only_in_an_attempt_after_its_last_contribution(stage: Stage) -> None:
+    client = stage.clients[2]
+    client.contribute(Call(RUN, 1, 3), stage.cohort(*NODES))
+    for attempt in (2, 3):
+        with pytest.raises(Duplicate):
+            client.train(Call(RUN, 1, attempt), b"")
+    assert client.train(FIRST, b"").payload == stage.trained[2].payload
+    assert client.train(Call(RUN, 1, 4), b"").payload != stage.trained[2].payload
+    assert load_pending(stage.state(2)).given == ()
+
+
+def test_another_run_or_round_is_trained_for_whatever_waits(stage: Stage) -> None:
+    client = stage.clients[2]
+    client.train(Call(RUN, 1, 5), b"")
+    said = decode_attendance(client.train(Call(bytes(16), 1, 1), b"").payload, stage.fed.roster)
+    assert (said.run, said.attempt) == (bytes(16), 1)
+
+
+@pytest.mark.parametrize("what", ["nothing readable", "another signature", "another node's"])
+def test_what_waits_but_could_never_be_sent_does_not_stop_the_training(what: str, stage: Stage) -> None:
+    """A folder of state outlives a damaged disk and a node that was provisioned anew."""
+    if what == "nothing readable":
+        (stage.state(2) / "pending.npz").write_bytes(b"damaged")
+    else:
+        waiting = load_pending(stage.state(3 if what == "another node's" else 2))
+        flip = what == "another signature"
+        signature = bytes([waiting.attendance[-1] ^ flip])
+        save_pending(stage.state(2), replace(waiting, attendance=waiting.attendance[:-1] + signature))
+    client = stage.clients[2]
+    fresh = client.train(FIRST, b"").payload
+    assert decode_attendance(fresh, stage.fed.roster).node == 2
+    assert fresh != stage.trained[2].payload
+    assert load_pending(stage.state(2)).attendance == fresh
 
 
 def test_a_client_that_restarts_between_two_messages_sends_what_it_would_have_sent(tmp_path: Path) -> None:
@@ -245,7 +300,10 @@ def test_a_node_with_its_own_data_uses_all_of_it(tmp_path: Path) -> None:
 def test_the_aggregate_is_the_whole_state_so_a_node_that_joins_late_trains_with_the_others(
     played: tuple[Federation, Mapping[int, Client], Played], tmp_path: Path
 ) -> None:
-    fed, clients, result = played
+    fed, _, result = played
+    clients = fed.clients(tmp_path / "others")
+    for node in (NODES[1], NODES[3]):
+        clients[node].train(FIRST, b"")
     late = one_client(tmp_path, fed, PLAN)
     call = Call(RUN, 2, 1)
     said = {
@@ -318,15 +376,21 @@ def test_a_contribution_before_training_is_an_error(tmp_path: Path) -> None:
         client.contribute(FIRST, b"")
 
 
-def test_an_attempt_is_remembered_before_anything_is_sent(stage: Stage) -> None:
+def test_a_contribution_is_remembered_before_it_is_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash after the answer has left must not make the client forget it."""
-    announced = stage.cohort(*NODES)
-    assert load_pending(stage.state(2)).attempt == 0
-    answer = stage.clients[2].contribute(FIRST, announced)
+    cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
+    assert load_pending(stage.state(2)).given == ()
+    with monkeypatch.context() as patch:
+        patch.delattr("edge_client.client.close_update")
+        with pytest.raises(NameError):
+            stage.clients[2].contribute(FIRST, cohort.encode())
+    assert load_pending(stage.state(2)).given == (Given(1, cohort.digest(1), frozenset(NODES)),)
+
+
+def test_a_contribution_comes_with_its_clipped_values_and_seconds(stage: Stage) -> None:
+    answer = stage.clients[2].contribute(FIRST, stage.cohort(*NODES))
     assert answer.metrics["clipped"] == 0
     assert answer.metrics["seconds-encrypt"] > 0
-    kept = load_pending(stage.state(2))
-    assert (kept.attempt, kept.cohort) == (1, frozenset(NODES))
 
 
 def refused(
@@ -348,12 +412,28 @@ def test_a_cohort_below_the_minimum_is_refused(stage: Stage) -> None:
     refused(stage, stage.cohort(*NODES[:2]), CohortRefused, nodes=NODES[:2])
 
 
-def test_a_replayed_attempt_is_refused(stage: Stage) -> None:
-    announced = stage.cohort(*NODES)
+def test_an_attempt_that_was_answered_is_refused_for_another_cohort(stage: Stage) -> None:
     for client in stage.clients.values():
-        client.contribute(FIRST, announced)
-    refused(stage, announced, Duplicate)
-    refused(stage, stage.cohort(*NODES[:4]), Duplicate)
+        client.contribute(FIRST, stage.cohort(*NODES))
+    refused(stage, stage.cohort(*NODES[:4]), Duplicate, nodes=NODES[:4])
+    for client in stage.clients.values():
+        client.train(Call(RUN, 1, 2), b"")
+    refused(stage, stage.cohort(*NODES), CohortRefused, Call(RUN, 1, 2))
+
+
+def test_the_same_cohort_may_ask_again_and_gets_the_same_update_encrypted_anew(stage: Stage) -> None:
+    cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
+    layout = build_network(stage.fed.plan, (5,), 4).layout
+    sums: list[list[int]] = []
+    frames: list[bytes] = []
+    for _ in range(2):
+        sent = {node: client.contribute(FIRST, cohort.encode()).payload for node, client in stage.clients.items()}
+        aggregate = add_up(stage.fed.plan, stage.fed.roster, cohort, 1, sent)
+        sums.append(open_sum(aggregate, RUN, 1, stage.fed.kits[2], stage.fed.plan, layout).values.tolist())
+        frames += sent.values()
+    assert sums[0] == sums[1]
+    assert len(set(frames)) == 12
+    assert len(load_pending(stage.state(2)).given) == 1
 
 
 @pytest.mark.parametrize("left_out", [0, 1, 2, 3])

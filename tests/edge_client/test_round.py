@@ -32,7 +32,7 @@ from edge_client.round import (
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
-from edge_client.state import Pending
+from edge_client.state import Given, Pending
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
@@ -155,7 +155,7 @@ def test_an_attendance_says_what_the_client_holds_and_the_pending_update_keeps_t
         assert said.key == four.fed.roster.key_id(RUN, 1)
         assert said.model == model_digest(STATE, CALL, four.kits[node])
         assert said.support == support_digest(pending.sealed)
-        assert (pending.attempt, pending.cohort) == (0, frozenset())
+        assert (dict(pending.metrics), pending.given) == ({}, ())
     assert len({pending.sealed for pending in four.waiting.values()}) == 1
     assert len({decode_attendance(p.attendance, four.fed.roster).nonce for p in four.waiting.values()}) == 4
 
@@ -247,30 +247,47 @@ def test_a_cohort_beyond_the_headroom_is_refused(six: Scene) -> None:
         admit_cohort(six.cohort.encode(), CALL, pending, kit, replace(PLAN, max_cohort=5))
 
 
+def given_to(cohort: Cohort, attempt: int) -> tuple[Given, ...]:
+    """What a client remembers that has contributed once."""
+    return (Given(attempt, cohort.digest(attempt), cohort.nodes),)
+
+
 @pytest.mark.parametrize("attempt", [1, 2])
-def test_an_attempt_that_was_answered_is_not_answered_again(attempt: int, four: Scene) -> None:
+def test_an_attempt_that_was_answered_is_not_answered_for_another_cohort(attempt: int, six: Scene) -> None:
+    other = gather_cohort(six.cohort.encoded[:5], six.fed.roster)
     with pytest.raises(Duplicate, match=f"contribution to attempt {attempt}") as caught:
-        four.admit(NODES[0], four.cohort.encode(), Call(RUN, 1, attempt), attempt=2, cohort=four.cohort.nodes)
+        six.admit(NODES[0], other.encode(), Call(RUN, 1, attempt), given=given_to(six.cohort, 2))
     assert caught.value.node == NODES[0]
+
+
+def test_a_cohort_that_was_contributed_to_may_ask_again_and_only_in_the_same_attempt(six: Scene) -> None:
+    """A killed aggregator asks again; the masks are the same, so nobody learns anything new."""
+    five = gather_cohort(six.cohort.encoded[:5], six.fed.roster)
+    given = (*given_to(six.cohort, 1), *given_to(five, 3))
+    for cohort, attempt in ((six.cohort, 1), (five, 3)):
+        assert six.admit(NODES[0], cohort.encode(), Call(RUN, 1, attempt), given=given) == cohort
+    for cohort, attempt, error in ((six.cohort, 3, Duplicate), (five, 1, Duplicate), (five, 4, CohortRefused)):
+        with pytest.raises(error):
+            six.admit(NODES[0], cohort.encode(), Call(RUN, 1, attempt), given=given)
 
 
 @pytest.mark.parametrize("left_out", [1, 2, 4])
 def test_a_cohort_that_leaves_out_too_few_or_too_many_of_the_last_one_is_refused(left_out: int, six: Scene) -> None:
     following = gather_cohort(six.cohort.encoded[: 6 - left_out], six.fed.roster)
     with pytest.raises(CohortRefused):
-        six.admit(NODES[0], following.encode(), Call(RUN, 1, 2), attempt=1, cohort=six.cohort.nodes)
+        six.admit(NODES[0], following.encode(), Call(RUN, 1, 2), given=given_to(six.cohort, 1))
 
 
 def test_the_same_cohort_in_another_attempt_is_refused(six: Scene) -> None:
     with pytest.raises(CohortRefused, match="must not follow"):
-        six.admit(NODES[0], six.cohort.encode(), Call(RUN, 1, 2), attempt=1, cohort=six.cohort.nodes)
+        six.admit(NODES[0], six.cohort.encode(), Call(RUN, 1, 2), given=given_to(six.cohort, 1))
 
 
 def test_a_cohort_that_brings_in_a_new_member_is_refused(six: Scene) -> None:
-    last = frozenset({*NODES[:5], 34})
+    last = (Given(1, bytes(32), frozenset({*NODES[:5], 34})),)
     following = gather_cohort([*six.cohort.encoded[:2], *six.cohort.encoded[4:]], six.fed.roster)
     with pytest.raises(CohortRefused, match="must not follow"):
-        six.admit(NODES[0], following.encode(), Call(RUN, 1, 2), attempt=1, cohort=last)
+        six.admit(NODES[0], following.encode(), Call(RUN, 1, 2), given=last)
 
 
 def test_a_cohort_that_leaves_three_out_may_follow_one_of_eight() -> None:
@@ -279,8 +296,17 @@ def test_a_cohort_that_leaves_three_out_may_follow_one_of_eight() -> None:
     fed = federation(plan, nodes=6)
     waiting = {node: ready(kit, plan=plan) for node, kit in fed.kits.items()}
     announced = gather_cohort([waiting[node].attendance for node in NODES[:5]], fed.roster).encode()
-    pending = replace(waiting[NODES[0]], attempt=1, cohort=frozenset({*NODES, 34, 55}))
+    pending = replace(waiting[NODES[0]], given=(Given(1, bytes(32), frozenset({*NODES, 34, 55})),))
     assert len(admit_cohort(announced, Call(RUN, 1, 2), pending, fed.kits[NODES[0]], plan).members) == 5
+
+
+def test_the_first_cohort_of_the_round_counts_and_not_only_the_last(six: Scene) -> None:
+    """Six are more than half of nine, but not of the twelve that the round began with."""
+    twelve, nine = (Given(1, bytes(32), frozenset({*NODES, *range(100, 100 + more)})) for more in (6, 3))
+    announced, call = six.cohort.encode(), Call(RUN, 1, 3)
+    assert six.admit(NODES[0], announced, call, given=(nine,)) == six.cohort
+    with pytest.raises(CohortRefused, match="must not follow"):
+        six.admit(NODES[0], announced, call, given=(twelve, replace(nine, attempt=2)))
 
 
 @pytest.mark.parametrize(("call", "field"), [(Call(bytes(16), 1, 1), "run"), (Call(RUN, 2, 1), "round")])

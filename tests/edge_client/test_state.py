@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.state import PENDING_FILE, Pending, load_pending, save_pending
+from edge_client.state import PENDING_FILE, Given, Pending, load_pending, save_pending
 from protocol.errors import CheckpointError
 
 WAITING = Pending(
@@ -18,8 +18,8 @@ WAITING = Pending(
     votes=np.array([True, False, True, True, False]),
     step=np.linspace(0.1, 0.5, 5),
     sealed=b"sealed terms",
-    attempt=2,
-    cohort=frozenset({1, 8, 4_000_000_000}),
+    metrics={"loss": 0.25, "tested": 36},
+    given=(Given(1, bytes(32), frozenset({1, 8, 9, 4_000_000_000})), Given(2, bytes(range(32)), frozenset({1, 8}))),
 )
 
 
@@ -27,7 +27,15 @@ def content(pending: Pending) -> tuple[object, ...]:
     """Everything that can be told apart about a pending update, dtypes and signs of zero included."""
     arrays = (pending.values, pending.votes, pending.step)
     shapes = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
-    return (pending.attendance, *shapes, pending.sealed, pending.attempt, pending.cohort)
+    return (pending.attendance, *shapes, pending.sealed, pending.metrics, pending.given)
+
+
+GIVEN = st.builds(
+    Given,
+    attempt=st.integers(1, 2**32 - 1),
+    cohort=st.binary(min_size=32, max_size=32),
+    nodes=st.frozensets(st.integers(0, 2**32 - 1), max_size=8),
+)
 
 
 @given(
@@ -35,22 +43,22 @@ def content(pending: Pending) -> tuple[object, ...]:
     values=st.lists(st.floats(width=32), max_size=20),
     voting=st.booleans(),
     sealed=st.binary(max_size=50),
-    attempt=st.integers(0, 2**32 - 1),
-    cohort=st.frozensets(st.integers(0, 2**32 - 1), max_size=8),
+    metrics=st.dictionaries(st.text(max_size=9), st.integers() | st.floats(allow_nan=False), max_size=4),
+    sent=st.lists(GIVEN, max_size=3).map(tuple),
 )
 def test_what_was_saved_last_is_what_is_loaded(
     attendance: bytes,
     values: list[float],
     voting: bool,
     sealed: bytes,
-    attempt: int,
-    cohort: frozenset[int],
+    metrics: dict[str, int | float],
+    sent: tuple[Given, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "state"
     vector = np.array(values, np.float32)
     votes = np.signbit(vector) if voting else np.zeros(0, np.bool_)
-    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, attempt, cohort)
+    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, metrics, sent)
     save_pending(folder, WAITING)
     save_pending(folder, pending)
     assert content(load_pending(folder)) == content(pending)
@@ -74,7 +82,7 @@ def test_a_crash_while_saving_leaves_what_was_there(step: str, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(step, crash)
         with pytest.raises(OSError, match="the power is out"):
-            save_pending(tmp_path, replace(WAITING, attempt=3))
+            save_pending(tmp_path, replace(WAITING, given=()))
     assert content(load_pending(tmp_path)) == content(WAITING)
     assert [path.name for path in tmp_path.iterdir()] == [PENDING_FILE]
 

@@ -178,68 +178,65 @@ def test_a_cohort_is_neither_too_small_nor_too_large(size: int, minimum: int, la
 
 
 @pytest.mark.parametrize(
-    ("last", "minimum", "sizes"),
+    ("first", "last", "minimum", "sizes"),
     [
-        (3, 3, []),
-        (7, 3, []),
-        (8, 3, [5]),
-        (9, 3, [6]),
-        (10, 3, [6, 7]),
-        (10, 7, [7]),
-        (10, 8, []),
-        (11, 3, [7]),
-        (12, 3, [7]),
-        (12, 8, [8, 9]),
-        (13, 3, []),
-        (13, 6, [8]),
-        (16, 3, [13]),
-        (20, 3, [13, 14, 15, 16, 17]),
+        (3, 3, 3, []),
+        (7, 7, 3, []),
+        (8, 8, 3, [5]),
+        (9, 9, 3, [6]),
+        (10, 10, 3, [6, 7]),
+        (10, 10, 7, [7]),
+        (10, 10, 8, []),
+        (10, 7, 3, []),
+        (12, 12, 3, [7, 8, 9]),
+        (12, 12, 8, [8, 9]),
+        (13, 13, 3, [8, 9, 10]),
+        (20, 20, 3, [11, 12, 13, 14, 15, 16, 17]),
+        (20, 17, 3, [11, 12, 13, 14]),
+        (20, 14, 3, [11]),
+        (20, 13, 3, []),
     ],
 )
-def test_the_sizes_that_may_follow(last: int, minimum: int, sizes: list[int]) -> None:
-    assert list(successor_sizes(last, minimum)) == sizes
+def test_the_sizes_that_may_follow(first: int, last: int, minimum: int, sizes: list[int]) -> None:
+    assert list(successor_sizes(first, last, minimum)) == sizes
 
 
-def descendants(last: int, minimum: int) -> set[int]:
-    """The sizes of all cohorts that may come after one of ``last``, at once or after others."""
-    sizes = set(successor_sizes(last, minimum))
-    return sizes.union(*(descendants(size, minimum) for size in sizes))
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 20))
+def test_every_safe_size_keeps_an_honest_half_of_the_first_and_leaves_two_of_the_last(
+    first: int, last: int, minimum: int
+) -> None:
+    for size in successor_sizes(first, last, minimum):
+        assert 2 * size - first - COLLUDERS >= 1
+        assert last - size - COLLUDERS >= 2
+        assert size >= max(minimum, SMALLEST)
 
 
-@pytest.mark.parametrize("minimum", [0, 3, 10])
-def test_any_two_that_come_after_a_cohort_share_an_honest_member_and_leave_out_two(minimum: int) -> None:
-    after = {last: set(successor_sizes(last, minimum)) for last in range(200)}
-    for last, sizes in after.items():
-        sizes.update(*(after[size] for size in [*sizes]))
-        if sizes:
-            assert 2 * min(sizes) - last - COLLUDERS >= 1
-            assert last - max(sizes) - COLLUDERS >= 2
-            assert min(sizes) >= max(minimum, SMALLEST)
+@given(st.integers(3, 200), st.integers(3, 200))
+def test_no_size_is_refused_without_a_reason(first: int, size: int) -> None:
+    if size not in successor_sizes(first, first, SMALLEST):
+        assert 2 * size - first - COLLUDERS < 1 or first - size - COLLUDERS < 2 or size < SMALLEST
 
 
-@pytest.mark.parametrize("minimum", [3, 10])
-def test_no_size_is_refused_that_would_be_safe_with_those_below_it(minimum: int) -> None:
-    for last in range(60):
-        for size in set(range(max(minimum, SMALLEST), last - 2)) - set(successor_sizes(last, minimum)):
-            assert 2 * min({size} | descendants(size, minimum)) - last <= COLLUDERS
-
-
-def test_the_sizes_for_a_thousand_clients_are_found_at_once() -> None:
-    sizes = successor_sizes(1000, 3)
-    assert (sizes[0], sizes[-1], len(sizes)) == (509, 997, 489)
-
-
-@given(st.sets(st.integers(0, 30), max_size=24), st.sets(st.integers(0, 30), max_size=24), st.integers(3, 9))
-@example(set(range(10)), set(range(7)), 3)
-@example(set(range(10)), set(range(4, 11)), 3)
-@example(set(range(10)), set(range(10)), 3)
-def test_exactly_a_subset_of_a_safe_size_may_follow(last: set[int], following: set[int], minimum: int) -> None:
-    if following <= last and len(following) in successor_sizes(len(last), minimum):
-        require_successor(frozenset(last), frozenset(following), minimum)
+@given(
+    st.sets(st.integers(0, 30), max_size=24),
+    st.sets(st.integers(0, 30), max_size=24),
+    st.sets(st.integers(0, 30), max_size=24),
+    st.integers(3, 9),
+)
+@example(set(range(10)), set(range(10)), set(range(7)), 3)
+@example(set(range(10)), set(range(10)), set(range(4, 11)), 3)
+@example(set(range(20)), set(range(17)), set(range(12)), 3)
+@example(set(range(20)), set(range(17)), set(range(10)), 3)
+def test_exactly_a_subset_of_a_safe_size_may_follow(
+    first: set[int], last: set[int], following: set[int], minimum: int
+) -> None:
+    chain = [frozenset(first), frozenset(last)]
+    if following <= last and len(following) in successor_sizes(len(first), len(last), minimum):
+        require_successor(chain, frozenset(following), minimum)
         assert len(last - following) > len(following - last)
     else:
         with pytest.raises(CohortRefused, match="The round has to start over"):
-            require_successor(frozenset(last), frozenset(following), minimum)
+            require_successor(chain, frozenset(following), minimum)
 
 
 class Honest:
@@ -254,7 +251,7 @@ class Honest:
         try:
             require_quorum(unsigned(announced), self._minimum, 1000)
             if self.accepted:
-                require_successor(self.accepted[-1][1], announced, self._minimum)
+                require_successor([cohort for _, cohort in self.accepted], announced, self._minimum)
         except CohortRefused:
             return False
         if self.node not in announced or (self.accepted and attempt <= self.accepted[-1][0]):
@@ -315,7 +312,7 @@ def attacks(draw: st.DrawFn, largest: int) -> tuple[Announcements, set[int]]:
         announced = [frozenset(draw(st.permutations(nodes))[: draw(st.integers(SMALLEST, len(nodes)))])]
     for _ in range(draw(st.integers(0, 6))):
         last = draw(st.sampled_from([announced[-1], *announced, frozenset(nodes)]))
-        sizes = [*successor_sizes(len(last), SMALLEST)] or [len(last)]
+        sizes = [*successor_sizes(len(announced[0]), len(last), SMALLEST)] or [len(last)]
         size = draw(st.sampled_from(sizes) | st.integers(1, len(last)))
         announced.append(frozenset(draw(st.permutations(sorted(last)))[:size]))
     told = [
@@ -341,7 +338,7 @@ def test_the_cohorts_of_one_honest_client_are_nested_and_two_honest_clients_apar
 
 
 @given(
-    st.sampled_from([last for last in range(41) if successor_sizes(last, SMALLEST)]),
+    st.sampled_from([last for last in range(41) if successor_sizes(last, last, SMALLEST)]),
     st.sets(st.integers(0, 39), max_size=COLLUDERS),
     st.booleans(),
     st.data(),
@@ -350,7 +347,7 @@ def test_the_cohorts_of_one_honest_client_are_nested_and_two_honest_clients_apar
 def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow_the_other(
     last: int, colluders: set[int], apart: bool, data: st.DataObject
 ) -> None:
-    first, sizes = frozenset(range(last)), successor_sizes(last, SMALLEST)
+    first, sizes = frozenset(range(last)), successor_sizes(last, last, SMALLEST)
     successors = st.permutations(sorted(first)).flatmap(
         lambda order: st.sampled_from(sizes).map(lambda size: frozenset(order[:size]))
     )
@@ -360,7 +357,8 @@ def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow
     assert (one & other) - colluders
     _, completed = play([(members, sorted(members)) for members in (first, one, other)], colluders)
     assert {first, one} <= completed
-    assert (other in completed) == (other == one or (other < one and len(other) in successor_sizes(len(one), SMALLEST)))
+    follows = other < one and len(other) in successor_sizes(len(first), len(one), SMALLEST)
+    assert (other in completed) == (other == one or follows)
     assert not isolates_a_client(completed, colluders)
 
 

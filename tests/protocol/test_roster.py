@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import ConfigError, SignatureRefused
-from protocol.roster import KEY_ID_BYTES, Node, Roster, load_roster
+from protocol.roster import KEY_ID_BYTES, Node, Roster, load_roster, signed_digest
 from tests.factories import roster, sign_key
 
 NODES = st.builds(Node, st.text(max_size=6), st.binary(min_size=32, max_size=32), st.binary(min_size=32, max_size=32))
@@ -36,7 +36,7 @@ def test_the_file_lists_the_nodes_in_order_whatever_the_order_of_the_mapping() -
 
 
 def test_a_node_signs_for_itself_and_for_nobody_else() -> None:
-    signature = sign_key(2).sign(b"message")
+    signature = sign_key(2).sign(signed_digest(b"message"))
     ROSTER.verify(2, signature, b"message")
     for node, reason in ((1, "not valid"), (3, "not on the roster")):
         with pytest.raises(SignatureRefused, match=reason) as refusal:
@@ -47,10 +47,10 @@ def test_a_node_signs_for_itself_and_for_nobody_else() -> None:
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        (sign_key(2).sign(b"message"), b"massage"),
-        (sign_key(2).sign(b"message"), b"message "),
-        (sign_key(2).sign(b"message")[:-1], b"message"),
-        (sign_key(2).sign(b"message") + b"\0", b"message"),
+        (sign_key(2).sign(signed_digest(b"message")), b"massage"),
+        (sign_key(2).sign(signed_digest(b"message")), b"message "),
+        (sign_key(2).sign(signed_digest(b"message"))[:-1], b"message"),
+        (sign_key(2).sign(signed_digest(b"message")) + b"\0", b"message"),
         (b"", b"message"),
         (bytes(64), b"message"),
     ],
@@ -64,7 +64,7 @@ def test_a_signature_is_for_one_message(signature: bytes, message: bytes) -> Non
 def test_a_key_that_is_no_point_verifies_nothing(key: bytes) -> None:
     made = Roster(ROSTER.cohort_id, {5: Node("odd", key, bytes(32))})
     with pytest.raises(SignatureRefused):
-        made.verify(5, sign_key(2).sign(b"message"), b"message")
+        made.verify(5, sign_key(2).sign(signed_digest(b"message")), b"message")
 
 
 @given(st.binary(min_size=16, max_size=16), st.integers(0, (1 << 32) - 1))

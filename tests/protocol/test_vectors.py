@@ -153,7 +153,7 @@ def replay_cohort(case: Case) -> None:
 
 
 def replay_succession(case: Case) -> None:
-    assert list(successor_sizes(case["last"], case["minimum"])) == case["sizes"]
+    assert list(successor_sizes(case["first"], case["last"], case["minimum"])) == case["sizes"]
 
 
 def replay_contribution(case: Case) -> None:

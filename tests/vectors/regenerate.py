@@ -281,8 +281,13 @@ def cohort_vectors() -> list[Case]:
 def succession_vectors() -> list[Case]:
     """The sizes that may follow a cohort."""
     return [
-        {"last": last, "minimum": minimum, "sizes": list(successor_sizes(last, minimum))}
-        for last, minimum in [*((last, 3) for last in range(3, 33)), (20, 15)]
+        {"first": first, "last": last, "minimum": minimum, "sizes": list(successor_sizes(first, last, minimum))}
+        for first, last, minimum in [
+            *((last, last, 3) for last in range(3, 33)),
+            (20, 20, 15),
+            (20, 17, 3),
+            (20, 13, 3),
+        ]
     ]
 
 
