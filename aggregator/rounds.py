@@ -71,6 +71,7 @@ class _Tally:
     downlink: int = 0
     values: int = 0
     clipped: int = 0
+    cohorts: list[frozenset[int]] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: Counter[str] = field(default_factory=Counter)
@@ -172,20 +173,35 @@ class Run:
 
     def _contribute(self, tally: _Tally, trained: Mapping[int, _Answer]) -> Cohort | None:
         """Add up the contributions of the largest safe cohort; None where no safe one is left."""
-        alive = list(trained)
-        while True:
+        able, lost = list(trained), ""
+        while alive := self._members(tally, able):
+            if lost:
+                self._tell(tally, f"{lost}; asking {len(alive)} of {len(able)} survivors again")
+                self._next_attempt(tally)
+            tally.left_out += len(able) - len(alive)
+            tally.cohorts.append(frozenset(alive))
             cohort = gather_cohort([trained[node].frame for node in alive], self._roster)
-            answered = self._sum(tally, cohort, {trained[node].source: node for node in alive})
-            if len(answered) == len(alive):
+            able = self._sum(tally, cohort, {trained[node].source: node for node in alive})
+            if len(able) == len(alive):
                 return cohort
-            lost = f"{len(alive) - len(answered)} of {len(alive)} clients were lost{tally.reasons(tally.recent)}"
-            alive = self._survivors(tally, answered, len(trained), len(alive))
-            if not alive:
-                self._tell(tally, f"{lost}, too many for a safe sum of the others; the round starts over")
-                return None
-            tally.left_out += len(answered) - len(alive)
-            self._tell(tally, f"{lost}; asking {len(alive)} of {len(answered)} survivors again")
-            self._next_attempt(tally)
+            lost = f"{len(alive) - len(able)} of {len(alive)} clients were lost{tally.reasons(tally.recent)}"
+        missing = lost or "members of the round's last cohort are missing"
+        self._tell(tally, f"{missing}, too many for a safe sum of the others; the round starts over")
+        return None
+
+    def _members(self, tally: _Tally, able: Sequence[int]) -> list[int]:
+        """The members of the next cohort: as many of those who can answer as may follow the round's earlier cohorts."""
+        if not tally.cohorts:
+            return sorted(able)
+        first, last = tally.cohorts[0], tally.cohorts[-1]
+        left = sorted(last.intersection(able))
+        if len(left) == len(last):
+            return left
+        sizes = [size for size in successor_sizes(len(first), len(last), self._plan.min_cohort) if size <= len(left)]
+        if not sizes:
+            return []
+        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
+        return sorted(order.choice(left, max(sizes), replace=False).tolist())
 
     def _sum(self, tally: _Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
         """Ask a cohort and add what arrives; the nodes whose contributions are in the sum."""
@@ -215,14 +231,6 @@ class Run:
         tally.clipped = clipped
         tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
         return answered
-
-    def _survivors(self, tally: _Tally, answered: Sequence[int], first: int, last: int) -> list[int]:
-        """The members of the next cohort: as many of those who answered as may follow; none where that is unsafe."""
-        sizes = [size for size in successor_sizes(first, last, self._plan.min_cohort) if size <= len(answered)]
-        if not sizes:
-            return []
-        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
-        return sorted(order.choice(sorted(answered), max(sizes), replace=False).tolist())
 
     # --- after the last round ------------------------------------------------------------------
 
@@ -267,10 +275,13 @@ class Run:
     def _next_attempt(self, tally: _Tally) -> None:
         if tally.attempt == self._plan.attempts:
             reasons = tally.reasons(tally.errors) or " (no answer in time)"
+            back = " Those who were lost must come back: the others refuse a sum that would expose them."
+            advice = (
+                f"{back if tally.cohorts else ''} Look at the clients' logs, then resume the run; it goes on from the"
+            )
             raise QuorumError(
                 f"round {tally.round} failed {tally.attempt} times: too few clients for a safe sum of at least "
-                f"{self._plan.min_cohort}{reasons}. Look at the clients' logs, then resume the run; it goes on from "
-                "the last complete round."
+                f"{self._plan.min_cohort}{reasons}.{advice} last complete round."
             )
         tally.attempt += 1
 
@@ -285,7 +296,8 @@ class Run:
                 )
             time.sleep(_WAIT_SECONDS)
         count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(online))))
-        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SAMPLING])
+        # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
+        order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
 
     def _ask(

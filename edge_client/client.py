@@ -29,7 +29,7 @@ from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.state import Given, Pending, load_pending, save_pending
 from edge_client.train import evaluate, extract, insert, layout_of, local_update
 from protocol import checkpoint
-from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError
+from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.layout import Layout
 from protocol.plan import Plan
 from protocol.wire import decode_attendance
@@ -109,16 +109,19 @@ class Client:
     def train(self, call: Call, aggregate: bytes) -> Answer:
         """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
 
-        A client trains once for each attempt, and attempts rise: asked again, it answers as before. Otherwise a lying
-        aggregator could let it train twice alike, for two cohorts whose difference exposes a member.
+        A client trains once for each attempt, and attempts rise: asked again, it answers as before. What it contributed
+        to in this round is remembered through every new training.
 
         Raises:
             Duplicate: A later attempt of this round was already answered.
+            PeerMismatch: The plan has no such round.
         """
         start = perf_counter()
-        waiting = self._waiting(call)
-        if waiting is not None:
-            return Answer(waiting.attendance, dict(waiting.metrics))
+        if call.round > self._plan.rounds:
+            raise PeerMismatch("round", f"at most {self._plan.rounds}", call.round)
+        earlier = self._earlier(call)
+        if earlier is not None and decode_attendance(earlier.attendance, self._kit.roster).attempt == call.attempt:
+            return Answer(earlier.attendance, dict(earlier.metrics))
         share, network = self._data()
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
@@ -140,7 +143,8 @@ class Client:
             "seconds-open": opened - start,
             "seconds-train": perf_counter() - opened,
         }
-        save_pending(self._settings.state, replace(pending, metrics=metrics))
+        given = earlier.given if earlier is not None else ()
+        save_pending(self._settings.state, replace(pending, metrics=metrics, given=given))
         return Answer(pending.attendance, metrics)
 
     def contribute(self, call: Call, announced: bytes) -> Answer:
@@ -165,8 +169,8 @@ class Client:
         metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
         return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
 
-    def _waiting(self, call: Call) -> Pending | None:
-        """The update that already answers this call, if there is one."""
+    def _earlier(self, call: Call) -> Pending | None:
+        """What this node has answered in the same round, if anything."""
         try:
             pending = load_pending(self._settings.state)
             own = decode_attendance(pending.attendance, self._kit.roster)
@@ -174,11 +178,9 @@ class Client:
             return None  # nothing waits, or nothing that could still be sent: of other keys, for example
         if (own.run, own.round, own.node) != (call.run, call.round, self._kit.node):
             return None
-        if own.attempt == call.attempt:
-            return pending
-        if call.attempt <= max([own.attempt, *(given.attempt for given in pending.given)]):
+        if call.attempt != own.attempt and call.attempt <= max([own.attempt, *(g.attempt for g in pending.given)]):
             raise Duplicate(self._kit.node, f"attendance in attempt {call.attempt}, or a later one")
-        return None
+        return pending
 
     def _data(self) -> tuple[datasets.Share, Network]:
         plan, settings = self._plan, self._settings

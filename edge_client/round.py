@@ -108,8 +108,8 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Kit, plan: Plan, layout:
     whole = (checks == aggregate.clients).all() and not padding.any() and (votes <= aggregate.clients).all()
     if not whole or np.abs(values).max() > p.grid.reach:
         raise MalformedMessage(
-            "the aggregate does not decrypt to the sum of one whole cohort: a contribution was left out, added "
-            "twice or changed, or was made with other keys"
+            "the aggregate does not decrypt to the sum of one whole cohort: a contribution was left out or added "
+            "twice, or was made with other keys"
         )
     return Sum(terms, aggregate.clients, values, votes)
 

@@ -53,14 +53,14 @@ def read_settings(environment: Mapping[str, str], node_config: Mapping[str, obje
     if threads < 1:
         raise ConfigError(f"PRUNESEAL_THREADS must be 1 or more, not {threads}")
     if "PRUNESEAL_KIT" in environment:
-        kit = Path(environment["PRUNESEAL_KIT"])
+        kit, own = Path(environment["PRUNESEAL_KIT"]), ""
     elif "PRUNESEAL_KITS" in environment:
-        kit = Path(environment["PRUNESEAL_KITS"]) / f"node-{position}"
+        kit, own = Path(environment["PRUNESEAL_KITS"]) / f"node-{position}", f"node-{position}"
     else:
         raise ConfigError("set PRUNESEAL_KIT to the folder of this node's keys (`pruneseal provision` makes it)")
     return Settings(
         kit=kit,
-        state=Path(environment.get("PRUNESEAL_STATE", kit / "state")),
+        state=Path(environment["PRUNESEAL_STATE"]) / own if "PRUNESEAL_STATE" in environment else kit / "state",
         data=environment.get("PRUNESEAL_DATA"),
         position=position,
         nodes=nodes,

@@ -38,15 +38,7 @@ def multiply_accumulates(onnx_bytes: bytes) -> Macs:
     Raises:
         ExportError: The bytes are not a valid self-contained model, or a shape or the weights of a layer are not known.
     """
-    return work(Graph.read(parse(onnx_bytes)))
-
-
-def work(graph: Graph) -> Macs:
-    """:func:`multiply_accumulates` of a graph that is already read.
-
-    Raises:
-        ExportError: A shape or the weights of a layer are not known.
-    """
+    graph = Graph.read(parse(onnx_bytes))
     dense = remaining = 0
     made = set(graph.arrays)
     for node in graph.model.graph.node:

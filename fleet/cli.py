@@ -144,7 +144,7 @@ def _require_same(out: Path, given: dict[str, Any]) -> None:
 
 
 def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
-    verified = summary["verified"]
+    verified, work = summary["verified"], summary["multiply_accumulates_left"]
     for name, text in (
         ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
         ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
@@ -154,7 +154,12 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
             f"{summary['uplink_bytes'] / summary['dense_fedavg_uplink_bytes']:.3f} of dense float32 FedAvg; "
             f"{summary['uplink_bytes_per_value']:.2f} bytes a value",
         ),
-        ("ONNX against torch", f"at most {summary['onnx_max_abs_diff']:.2g} apart"),
+        (
+            "ONNX file",
+            f"{_size(summary['onnx_bytes'], summary['onnx_dense_bytes'])}; "
+            f"at most {summary['onnx_max_abs_diff']:.2g} from torch",
+        ),
+        ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",
             f"{verified['values']:,} integers in {verified['rounds']} rounds" if verified else "no (--verify)",
@@ -164,6 +169,10 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
         console.print(f"{name:<20}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
+def _size(coded: int, dense: int) -> str:
+    return f"{human_bytes(coded)}, {dense / coded:.1f}x smaller than dense"
+
+
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A model.safetensors that a run has written.")],
@@ -171,8 +180,13 @@ def export(
 ) -> None:
     """Turn a checkpoint into an ONNX file and prove that it computes the same."""
     with _errors():
-        parity = result.export_checkpoint(checkpoint, out)
-        typer.echo(f"{out / result.ONNX_FILE}: at most {parity.max_abs_diff:.2g} from torch on {parity.samples} inputs")
+        made = result.export_checkpoint(checkpoint, out)
+        typer.echo(
+            f"{out / result.ONNX_FILE}: {_size(len(made.model), made.dense_bytes)}, "
+            f"at most {made.parity.max_abs_diff:.2g} from torch on {made.parity.samples} inputs"
+        )
+        for reason in made.untouched:
+            typer.echo(f"left as it was: {reason}", err=True)
 
 
 @app.command()

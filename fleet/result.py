@@ -16,8 +16,9 @@ from edge_client.data import DataSet
 from edge_client.keys import load_kit
 from edge_client.sparsify import GlobalState
 from edge_client.train import evaluate, insert
-from export.convert import convert, save_onnx
-from export.parity import Parity, accuracy, check_parity
+from export.convert import save_onnx
+from export.exporter import Exported, export
+from export.parity import accuracy
 from fleet.provision import kit_name
 from fleet.report import LayerDensity, write_report
 from protocol import checkpoint
@@ -75,10 +76,9 @@ def finish(
     }
     tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
     checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
-    onnx = convert(network.model, data.input_shape, provenance)
     rows = np.random.default_rng(plan.seed).permutation(len(data.test_y))[:_PARITY_INPUTS]
-    parity = check_parity(network.model, onnx, data.test_x[rows])
-    save_onnx(out / ONNX_FILE, onnx)
+    made = export(network.model, data.input_shape, provenance, data.test_x[rows])
+    save_onnx(out / ONNX_FILE, made.model)
     summary = {
         "version": version("pruneseal"),
         "method": plan.method,
@@ -91,8 +91,11 @@ def finish(
         "kept": kept,
         "sparsity": 1 - kept / parameters,
         "accuracy": score.correct / score.tested,
-        "onnx_accuracy": accuracy(onnx, data.test_x, data.test_y),
-        "onnx_max_abs_diff": parity.max_abs_diff,
+        "onnx_accuracy": accuracy(made.model, data.test_x, data.test_y),
+        "onnx_max_abs_diff": made.parity.max_abs_diff,
+        "onnx_bytes": len(made.model),
+        "onnx_dense_bytes": made.dense_bytes,
+        "multiply_accumulates_left": _work_left(made),
         **_bytes(metrics, network.layout.size),
         **_encryption(plan),
         "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
@@ -136,7 +139,15 @@ def _encryption(plan: Plan) -> dict[str, Any]:
     }
 
 
-def export_checkpoint(path: Path, out: Path) -> Parity:
+def _work_left(made: Exported) -> float | None:
+    """The fraction of the multiply-accumulates that remain, or None where they cannot be counted."""
+    if made.work is None:
+        return None
+    before, after = made.work
+    return after.remaining / before.dense
+
+
+def export_checkpoint(path: Path, out: Path) -> Exported:
     """Turn a checkpoint into ``out/model.onnx`` and prove that it computes the same.
 
     Raises:
@@ -150,9 +161,8 @@ def export_checkpoint(path: Path, out: Path) -> Parity:
         model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in stored.tensors.items()})
     except (KeyError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path} does not fit the network that it names: {error}") from error
-    onnx = convert(model, input_shape, stored.metadata)
     rows = np.random.default_rng(0).random((_PARITY_INPUTS, *input_shape), dtype=np.float32)
-    parity = check_parity(model, onnx, rows)
+    made = export(model, input_shape, stored.metadata, rows)
     out.mkdir(parents=True, exist_ok=True)
-    save_onnx(out / ONNX_FILE, onnx)
-    return parity
+    save_onnx(out / ONNX_FILE, made.model)
+    return made

@@ -9,8 +9,9 @@ over the smaller cohort hide each of them as before. But an aggregator that *lie
 difference is the update of whoever was left out. So the clients accept a smaller cohort only under three conditions
 that hold against such an aggregator together with ``COLLUDERS`` of the clients:
 
-1. the new cohort lies within the last one that they contributed to;
-2. it leaves out at least ``COLLUDERS + 2`` members, so that no difference is one honest client's update;
+1. the new cohort lies within the last one that they contributed to, or is the same;
+2. if it is smaller, it leaves out at least ``COLLUDERS + 2`` members, so that no difference is one honest client's
+   update;
 3. it holds more than half of the *first* one that they contributed to in this round: (n + ``COLLUDERS`` + 1) / 2 of n,
    rounded up.
 
@@ -21,7 +22,9 @@ conditions 1 and 2 one lies inside the other and leaves out two honest clients o
 instead of the first is not enough: an aggregator may announce to each client cohorts that nobody else hears of, and two
 such branches can part.)
 
-Where too few survive for that, the round starts over with a new `train` message and new nonces.
+Where too few survive for that, the round starts over with a new `train` message and new nonces. The conditions hold
+across that too, for a second training from the same model differs too little from the first: until the round is done,
+those who were lost must come back, or enough of the others must be left.
 """
 
 import hashlib
@@ -142,10 +145,12 @@ def require_successor(earlier: Sequence[frozenset[int]], following: frozenset[in
         CohortRefused: One of the three conditions of succession does not hold.
     """
     first, last = earlier[0], earlier[-1]
+    if following == last:
+        return
     if not following <= last or len(following) not in successor_sizes(len(first), len(last), minimum):
         raise CohortRefused(
             f"a cohort of {len(following)} must not follow one of {len(last)} in the same round: the difference of the "
-            "two sums could expose a member. The round has to start over."
+            "two sums could expose a member. Those who were lost must come back."
         )
 
 
