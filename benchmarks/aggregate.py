@@ -158,9 +158,8 @@ class Federation:
         )
 
     def integers(self, node: int) -> Integers:
-        """Steps, dither and quantised values, i64[n]."""
-        step = steps(self.terms.clips, self.layout, self.terms.support, self.plan.parameters.grid)
-        dither = dither_of(self.plan, self.call.round, self.call.attempt, node, step.size)
+        """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""
+        dither = dither_of(self.plan, self.call.round, self.call.attempt, node, self.pending[node].values.size)
         return quantised(self.pending[node], self.cohort, node, self.plan, dither)[0]
 
 

@@ -43,6 +43,7 @@ class Seal:
         self.parameters = parameters
         self.context = _context(parameters.plain_modulus)
         self.parms_id = struct.pack("<4Q", *self.context.first_parms_id())
+        self._inflate = zstandard.ZstdDecompressor()
         self._file = os.memfd_create("pruneseal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._file}"
         seal.Plaintext("1").save(self._path)
@@ -67,7 +68,7 @@ class Seal:
         os.ftruncate(self._file, 0)
         if data[5] == 0:
             return data[_HEADER_SIZE:]
-        return zstandard.ZstdDecompressor().decompress(data[_HEADER_SIZE:], max_output_size=limit)
+        return self._inflate.decompress(data[_HEADER_SIZE:], max_output_size=limit)
 
     def plaintext(self, words: Words, parms_id: bytes = bytes(32)) -> bytes:
         """The body of a plaintext; with the context's ``parms_id`` and N words, that of a secret key."""

@@ -574,7 +574,8 @@ def test_a_round_that_keeps_failing_stops_the_run_with_its_reasons_and_what_to_d
     assert str(caught.value) == (
         "round 2 failed 3 times: too few clients for a safe sum of at least 3 "
         f"(3 x \"this node's keys are missing or exposed\", 1 x 'SignatureRefused')."
-        f"{back if kind == CONTRIBUTE else ''} Look at the clients' logs, then resume the run; it goes on from the last complete round."
+        f"{back if kind == CONTRIBUTE else ''}"
+        " Look at the clients' logs, then resume the run; it goes on from the last complete round."
     )
 
 
