@@ -22,7 +22,9 @@ from export.graph import Graph, parse
 from export.parity import RUNTIME_ERRORS
 from protocol.errors import ExportError
 
-_BLOCKS: Final = 9
+_BLOCKS: Final = (7, 40)
+"""At least and at most: short turns keep a disturbance from meeting one file alone."""
+
 _MOST_ELEMENTS: Final = 2**29
 """Of one tensor: 2 GiB in float32."""
 
@@ -60,13 +62,14 @@ def compare(
         raise ExportError(f"{len(files)} files on {threads} threads; give one of each at least")
     sessions = {name: _session(name, data, threads) for name, data in files.items()}
     feeds = {name: {session.get_inputs()[0].name: inputs} for name, session in sessions.items()}
-    runs = {}
+    once = {}
     for name, session in sessions.items():
         _run(name, session, feeds[name])  # the first run allocates
-        once = _run(name, session, feeds[name])
-        runs[name] = int(np.clip(seconds / (_BLOCKS * len(files) * once), 1, _MOST_RUNS))
+        once[name] = _run(name, session, feeds[name])
+    blocks = int(np.clip(seconds / (2 * sum(once.values())), *_BLOCKS))
+    runs = {name: int(np.clip(seconds / (blocks * len(files) * t), 1, _MOST_RUNS)) for name, t in once.items()}
     times: dict[str, list[float]] = {name: [] for name in files}
-    for _ in range(_BLOCKS):
+    for _ in range(blocks):
         for name, session in sessions.items():
             _run(name, session, feeds[name])
             times[name] += [_run(name, session, feeds[name]) for _ in range(runs[name])]

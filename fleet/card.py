@@ -178,7 +178,7 @@ def _latency(axes: Axes, rows: list[Mapping[str, Any]]) -> None:
                 text, (place, speed), (0, 3), textcoords="offset points", ha="center", rotation=90, fontsize=7
             )
     axes.axhline(1, color=_INK, linewidth=0.8)
-    axes.set_xticks(range(len(rows)), [f"batch {row['batch']}\n{row['threads']} threads" for row in rows])
+    axes.set_xticks(range(len(rows)), [f"batch {row['batch']}\nthreads {row['threads']}" for row in rows])
     axes.set_ylim(0, 1.35 * axes.get_ylim()[1])
     axes.set_ylabel("times as fast as dense")
     axes.legend(loc="upper left", fontsize=8, ncols=len(names), borderaxespad=0)
