@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from math import inf
 from pathlib import Path
 from typing import Any, Final
 
@@ -197,6 +198,8 @@ class _Facts:
             self.labels = [str(text) for text in json.loads(metadata.get("labels", "[]"))]
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise CheckpointError(f"{path} does not say what its inputs and classes are: {error}") from error
+        if self.raw_range is not None and not -inf < self.raw_range[0] < self.raw_range[1] < inf:
+            raise CheckpointError(f"{path} has the input_range {self.raw_range}, which holds no values")
         self.labels = self.labels or [str(number) for number in range(self.classes)]
         if len(self.labels) != self.classes:
             raise CheckpointError(f"{path} has {len(self.labels)} labels for {self.classes} classes")
