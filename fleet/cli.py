@@ -16,7 +16,9 @@ from edge_client import data as datasets
 from edge_client import models, partition
 from edge_client.sparsify import METHODS
 from edge_client.sparsify.fedsparsify import OneShot
-from fleet import local, result
+from fleet import local, release, result
+from fleet.bench import counts
+from fleet.bench import run as run_bench
 from fleet.inspect import describe_file
 from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
@@ -156,9 +158,17 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
         ),
         (
             "ONNX file",
-            f"{_size(summary['onnx_bytes'], summary['onnx_dense_bytes'])}; "
-            f"at most {summary['onnx_max_abs_diff']:.2g} from torch",
+            f"{_size(summary['onnx_bytes'], summary['dense_onnx_bytes'])}; "
+            f"at most {summary['onnx_max_abs_diff']:.2g} from torch; {summary['onnx_speed']:.2f}x as fast as dense",
         ),
+        (
+            "int8 file",
+            f"none: {summary['int8_refused']}"
+            if summary["int8_refused"]
+            else f"{_size(summary['int8_onnx_bytes'], summary['dense_onnx_bytes'])}; "
+            f"accuracy {summary['int8_accuracy']:.4f}; {summary['int8_speed']:.2f}x as fast as dense",
+        ),
+        ("recommended", str(out / result.EXPORT_FOLDER / summary["recommended"])),
         ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",
@@ -176,17 +186,35 @@ def _size(coded: int, dense: int) -> str:
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A model.safetensors that a run has written.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX files, export.json, the model card and its figure.")],
+    calibration: Annotated[
+        str | None,
+        typer.Option(help=f"Data that set and score the int8 file: {datasets.FORMS}. Without: no int8 file."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="The accuracy that int8 may lose, in [0, 1].")] = release.TOLERANCE,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:function, where the checkpoint names a network of your own.")
+    ] = None,
 ) -> None:
-    """Turn a checkpoint into an ONNX file and prove that it computes the same."""
+    """Turn a checkpoint into small, fast ONNX files, and prove that they compute the same."""
     with _errors():
-        made = result.export_checkpoint(checkpoint, out)
-        typer.echo(
-            f"{out / result.ONNX_FILE}: {_size(len(made.model), made.dense_bytes)}, "
-            f"at most {made.parity.max_abs_diff:.2g} from torch on {made.parity.samples} inputs"
-        )
-        for reason in made.untouched:
-            typer.echo(f"left as it was: {reason}", err=True)
+        data = None if calibration is None else datasets.load(calibration)
+        made = release.release(checkpoint, out, data, tolerance, model)
+        for line in release.told(out, made):
+            typer.echo(line)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    against: Annotated[Path | None, typer.Option(help="The file to compare with, such as the dense one.")] = None,
+    threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1,2",
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,32",
+) -> None:
+    """Time ONNX files side by side in one process: median, 10th and 90th percentile, ratio."""
+    with _errors():
+        for line in run_bench(model, against, counts("threads", threads), counts("batch", batch)):
+            typer.echo(line)
 
 
 @app.command()
