@@ -1,6 +1,8 @@
 """A whole run on this machine: provision, train, prune, aggregate encrypted, open, export, check, report."""
 
 import json
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from math import ceil
 from pathlib import Path
@@ -11,6 +13,7 @@ from rich.console import Console
 
 from aggregator.app import server_app
 from aggregator.journal import Journal, Record
+from aggregator.observer import refusal
 from aggregator.settings import Settings
 from edge_client import data as datasets
 from edge_client.client import build_network
@@ -22,7 +25,7 @@ from fleet.provision import AGGREGATOR, provision
 from fleet.result import finish
 from fleet.verify import Verifier
 from protocol.cohort import Cohort
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, PeerError
 from protocol.files import replace_file
 from protocol.plan import Plan, plan_from_config
 
@@ -118,7 +121,8 @@ def go(out: Path, console: Console) -> dict[str, Any]:
         Progress(plan.rounds, console, resumed_at=max(0, journal.last().round - 1)) as progress,
     ):
         context = Context(1, 1, {}, RecordDict(), dict(plan.to_config()))
-        server_app(lambda: settings, _Desk(progress, verifier))(grid, context)
+        desk = _Desk(progress, verifier)
+        server_app(lambda: settings, lambda *_: nullcontext(desk))(grid, context)
     return finish(out, plan, options.clients, network, data, verifier.summary() if verifier else None)
 
 
@@ -128,8 +132,17 @@ class _Desk:
     def __init__(self, progress: Progress, verifier: Verifier | None) -> None:
         self._progress, self._verifier = progress, verifier
 
+    def online(self, round_: int, nodes: Mapping[int, str]) -> None:
+        """On one machine all nodes are always there."""
+
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
         self._progress.phase(round_, name, done, total)
+
+    def refused(self, round_: int, node: int, error: PeerError) -> None:  # noqa: ARG002  # the error names the node
+        self._progress.message(refusal(round_, error))
+
+    def failed(self, round_: int, node: int, reason: str) -> None:
+        """The round's own message names the reasons."""
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
         if self._verifier is not None:

@@ -9,12 +9,14 @@
     ├── DataError              this node has no data that it could train on
     ├── TrainingError          local training diverged
     ├── CheckpointError        a checkpoint file cannot be used
+    ├── StorageError           the disk does not take what must be kept
     ├── PeerError              the *other* end's mistake; abstract
     │   ├── MalformedMessage   the bytes do not parse
     │   ├── SignatureRefused   parses, but is not signed by whom it names
     │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
     │   ├── Duplicate          this node has already answered
-    │   └── CohortRefused      the announced cohort would expose a member
+    │   ├── CohortRefused      the announced cohort would expose a member
+    │   └── BundleRefused      the Flower app bundle is not one that this node accepts
     ├── AgreementError         two nodes derived different models
     ├── QuorumError            too few clients to release a sum
     ├── VerificationError      a decrypted sum is not the clear sum; raised by `pruneseal run --verify` alone
@@ -74,6 +76,13 @@ class CheckpointError(PruneSealError):
 
     public = "this node's saved state cannot be used"
     code = 105
+
+
+class StorageError(PruneSealError):
+    """The disk does not take what must be kept: it is full, broken or read-only."""
+
+    public = "this node cannot write to its disk"
+    code = 106
 
 
 class PeerError(PruneSealError):
@@ -142,6 +151,23 @@ class CohortRefused(PeerError):
 
     public = "this node refuses the announced cohort"
     code = 115
+
+
+class BundleRefused(PeerError):
+    """A Flower app bundle that is not on this node's list.
+
+    Attributes:
+        digest: Its SHA-256 in hex.
+    """
+
+    public = "this node does not accept the app bundle"
+    code = 116
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"the app bundle {digest[:16]} is not on this node's list; if the change is intended, add its SHA-256"
+        )
+        self.digest = digest
 
 
 class AgreementError(PruneSealError):
