@@ -16,6 +16,7 @@ from edge_client import data as datasets
 from edge_client import models, partition
 from edge_client.sparsify import METHODS
 from edge_client.sparsify.fedsparsify import OneShot
+from export.serve.cli import serve
 from fleet import local, result
 from fleet.inspect import describe_file
 from fleet.provision import plan_from_toml
@@ -211,6 +212,9 @@ def provision(
         plan = plan_from_toml(config) if config else _DEFAULT
         make_kits(out, clients, plan)
         typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
+
+
+app.command()(serve)
 
 
 if __name__ == "__main__":  # pragma: no cover

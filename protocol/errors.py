@@ -20,8 +20,15 @@
     ├── AgreementError         two nodes derived different models
     ├── QuorumError            too few clients to release a sum
     ├── VerificationError      a decrypted sum is not the clear sum; raised by `pruneseal run --verify` alone
-    └── ExportError
-        └── ParityError        ONNX and torch disagree
+    ├── ExportError
+    │   └── ParityError        ONNX and torch disagree
+    ├── ModelError             an ONNX file cannot be served
+    └── RequestRefused         an inference request is not answered; abstract
+        ├── BadRequest         it does not fit the model
+        ├── UnknownModel       no such model or version is loaded
+        ├── TooLarge           it exceeds a limit of this server
+        ├── Overloaded         the queue is full
+        └── InferenceError     the model itself failed on it
 
 Our mistake and the peer's mistake are different types: a bad contribution is refused and counted, a bad plan stops
 the process. ``public`` is the one sentence about an error that may leave a node; the full text, which can name paths
@@ -217,6 +224,34 @@ class ParityError(ExportError):
             "written. An operator is exported wrongly: try another opset or simplify the model."
         )
         self.worst, self.tolerance = worst, tolerance
+
+
+class ModelError(PruneSealError):
+    """An ONNX file, or a folder of them, cannot be served."""
+
+
+class RequestRefused(PruneSealError):
+    """An inference request is not answered; the text is for the one who asked, and names no path."""
+
+
+class BadRequest(RequestRefused):
+    """The request does not parse, or does not fit the model."""
+
+
+class UnknownModel(RequestRefused):
+    """No model of this name, or no such version of it, is loaded."""
+
+
+class TooLarge(RequestRefused):
+    """The request exceeds a limit of this server, so that it would be refused again."""
+
+
+class Overloaded(RequestRefused):
+    """The queue is full now; the same request can succeed later."""
+
+
+class InferenceError(RequestRefused):
+    """The model failed on a well-formed request."""
 
 
 def _short(value: object) -> str:
