@@ -87,6 +87,9 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     ] = 0.0,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
     workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
+    grid: Annotated[
+        local.GridKind, typer.Option(help="`local`, or `flower`: SuperLink, nodes and apps as processes, with TLS.")
+    ] = local.GridKind.LOCAL,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
     """Run everything on this machine: train, prune, aggregate encrypted, export, check, report.
@@ -121,7 +124,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 momentum=momentum,
                 seed=seed,
             )
-            local.start(out, plan, local.Options(clients, drop, verify, workers))
+            local.start(out, plan, local.Options(clients, drop, verify, workers, grid))
         try:
             summary = local.go(out, console)
         except KeyboardInterrupt:
