@@ -18,13 +18,13 @@ from aggregator.observer import refusal
 from aggregator.settings import Settings
 from edge_client import data as datasets
 from edge_client.client import Network, build_network
-from edge_client.keys import ROSTER_FILE
+from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.partition import partition
 from fleet.deployment import Deployment, prepare
 from fleet.follow import follow
 from fleet.grid import LocalGrid
 from fleet.progress import Progress
-from fleet.provision import AGGREGATOR, provision
+from fleet.provision import AGGREGATOR, kit_name, provision
 from fleet.result import finish
 from fleet.verify import Verifier
 from protocol.cohort import Cohort
@@ -131,7 +131,8 @@ def go(out: Path, console: Console) -> dict[str, Any]:
             verified = None
         else:
             verified = _run_here(out, plan, options, network, progress)
-    return finish(out, plan, options.clients, network, data, verified)
+    kit = load_kit(out / "kits" / kit_name(0))
+    return finish(out, out, kit, plan, options.clients, network, data, verified)
 
 
 def _run_here(
