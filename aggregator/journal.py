@@ -64,8 +64,6 @@ class Journal:
         self._folder = folder
         try:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
-            for torn in (folder / _ROUNDS).glob(".*"):
-                shutil.rmtree(torn)  # what a killed run was about to write
             path = folder / RUN_FILE
             if not path.exists():
                 run = {"run": secrets.token_hex(16), "plan": plan.digest.hex()}
@@ -86,7 +84,7 @@ class Journal:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Lock the run to this process, for the rounds must be run by one.
+        """Lock the run to this process, for the rounds must be run by one; clear away what a killed one has left.
 
         Raises:
             ConfigError: Another process runs it.
@@ -97,6 +95,8 @@ class Journal:
                 if time.monotonic() > end:
                     raise ConfigError(f"another process runs the rounds of {self._folder}: wait for it, or stop it")
                 time.sleep(0.05)
+            for torn in (self._folder / _ROUNDS).glob(".*"):
+                shutil.rmtree(torn)  # what a killed run was about to write
             yield
 
     def last(self) -> Stored:

@@ -10,6 +10,7 @@
     ├── TrainingError          local training diverged
     ├── CheckpointError        a checkpoint file cannot be used
     ├── StorageError           the disk does not take what must be kept
+    ├── DeploymentError        a process of a deployment does not do its part
     ├── PeerError              the *other* end's mistake; abstract
     │   ├── MalformedMessage   the bytes do not parse
     │   ├── SignatureRefused   parses, but is not signed by whom it names
@@ -90,6 +91,13 @@ class StorageError(PruneSealError):
 
     public = "this node cannot write to its disk"
     code = 106
+
+
+class DeploymentError(PruneSealError):
+    """A process of a deployment does not start, or a deployed run has failed."""
+
+    public = "a process of the deployment failed"
+    code = 107
 
 
 class PeerError(PruneSealError):
