@@ -1,58 +1,50 @@
 """The Flower `ServerApp`: reads the plan, the roster and the journal, and runs the rounds."""
 
-import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
-from aggregator.journal import Journal, Record
-from aggregator.rounds import Observer, Run
+from aggregator.journal import Journal
+from aggregator.logs import json_logs
+from aggregator.observer import Observer
+from aggregator.rounds import Run
 from aggregator.settings import Settings, read_settings
-from protocol.cohort import Cohort
-from protocol.plan import plan_from_config
+from aggregator.status import StatusWriter
+from protocol.plan import Plan, plan_from_config
 from protocol.roster import load_roster
 
-_log = logging.getLogger("pruneseal.aggregator")
+Audience = Callable[[Settings, Plan, Journal], AbstractContextManager[Observer]]
+"""Makes the observer of a run; its context is open while the rounds go on, and sees how they end."""
 
 
-class LogObserver:
-    """Tells the log."""
-
-    def phase(self, round_: int, name: str, done: int, total: int) -> None:
-        """Debug: who has answered."""
-        _log.debug("round %d: %s %d of %d", round_, name, done, total)
-
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
-        """Info: a sum is complete."""
-        _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members))
-        _log.debug("the aggregate takes %d bytes", len(aggregate))
-
-    def round_done(self, record: Record) -> None:
-        """Info: a round's metrics."""
-        _log.info("round %d: %s", record["round"], record)
-
-    def message(self, text: str) -> None:
-        """Warning: what an operator wants to know."""
-        _log.warning("%s", text)
+@contextmanager
+def log_and_status(settings: Settings, plan: Plan, journal: Journal) -> Iterator[Observer]:
+    """The audience of a deployed run: a log of JSON lines, and a status file."""
+    writer = StatusWriter(settings.state, plan, journal, load_roster(settings.roster))
+    with json_logs(settings.state, journal.run.hex()), writer:
+        yield writer
 
 
-def server_app(settings: Callable[[], Settings], observer: Observer) -> ServerApp:
+def server_app(settings: Callable[[], Settings], audience: Audience) -> ServerApp:
     """The server app with its private settings and its audience.
 
     Args:
         settings: Called when a run starts.
-        observer: Who is told how the run goes.
+        audience: Called when a run starts; makes who is told how it goes.
     """
     made = ServerApp()
 
     @made.main()
     def main(grid: Grid, context: Context) -> None:
         private, plan = settings(), plan_from_config(context.run_config)
-        Run(grid, plan, load_roster(private.roster), Journal(private.state, plan), observer).run()
+        roster, journal = load_roster(private.roster), Journal(private.state, plan)
+        with journal.held(), audience(private, plan, journal) as observer:
+            Run(grid, plan, roster, journal, observer).run()
 
     return made
 
 
-app = server_app(lambda: read_settings(os.environ), LogObserver())
+app = server_app(lambda: read_settings(os.environ), log_and_status)

@@ -3,18 +3,22 @@
 ``rounds/round-000007/`` holds ``aggregate.bin``, the whole state of the run, and ``record.json``, the round's metrics
 so far. The folder is written under a temporary name, synced and renamed, so it exists complete or not at all; a killed
 aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the next message has told how its model
-does.
+does. ``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
 """
 
+import fcntl
 import json
 import os
 import secrets
 import shutil
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from protocol.errors import CheckpointError, ConfigError
+from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.files import replace_file, sync_directory
 from protocol.plan import Plan
 
@@ -22,8 +26,10 @@ AGGREGATE_FILE: Final = "aggregate.bin"
 RECORD_FILE: Final = "record.json"
 METRICS_FILE: Final = "metrics.jsonl"
 RUN_FILE: Final = "run.json"
+LOCK_FILE: Final = "lock"
 _ROUNDS = "rounds"
 _KEPT = 2
+_LOCK_SECONDS = 2.0
 
 Record = dict[str, Any]
 
@@ -58,8 +64,6 @@ class Journal:
         self._folder = folder
         try:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
-            for torn in (folder / _ROUNDS).glob(".*"):
-                shutil.rmtree(torn)  # what a killed run was about to write
             path = folder / RUN_FILE
             if not path.exists():
                 run = {"run": secrets.token_hex(16), "plan": plan.digest.hex()}
@@ -77,6 +81,23 @@ class Journal:
             )
         self.run = name
         """The run's name, 16 random bytes."""
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Lock the run to this process, for the rounds must be run by one; clear away what a killed one has left.
+
+        Raises:
+            ConfigError: Another process runs it.
+        """
+        with (self._folder / LOCK_FILE).open("w") as file:
+            end = time.monotonic() + _LOCK_SECONDS
+            while not _try_lock(file.fileno(), fcntl.LOCK_EX):  # it may be that somebody only looks whether it is held
+                if time.monotonic() > end:
+                    raise ConfigError(f"another process runs the rounds of {self._folder}: wait for it, or stop it")
+                time.sleep(0.05)
+            for torn in (self._folder / _ROUNDS).glob(".*"):
+                shutil.rmtree(torn)  # what a killed run was about to write
+            yield
 
     def last(self) -> Stored:
         """The newest complete round.
@@ -96,32 +117,85 @@ class Journal:
             ) from error
 
     def save(self, aggregate: bytes, record: Record) -> None:
-        """Write a completed round durably, and forget all but the newest few."""
+        """Write a completed round durably, and forget all but the newest few.
+
+        Raises:
+            StorageError: The disk does not take it; the rounds before are as they were.
+        """
         rounds = self._folder / _ROUNDS
         temporary = rounds / f".{secrets.token_hex(8)}"
-        temporary.mkdir()
-        try:
-            replace_file(temporary / AGGREGATE_FILE, aggregate)
-            replace_file(temporary / RECORD_FILE, json.dumps(record).encode())
-            temporary.replace(rounds / f"round-{record['round']:06d}")
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-        sync_directory(rounds)
-        for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
-            shutil.rmtree(old)
+        with self._writing(record):
+            temporary.mkdir()
+            try:
+                replace_file(temporary / AGGREGATE_FILE, aggregate)
+                replace_file(temporary / RECORD_FILE, json.dumps(record).encode())
+                temporary.replace(rounds / f"round-{record['round']:06d}")
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            sync_directory(rounds)
+            for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
+                shutil.rmtree(old)
 
     def publish(self, record: Record) -> None:
-        """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes."""
+        """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
         path = self._folder / METRICS_FILE
-        lines = path.read_text().splitlines() if path.exists() else []
-        kept = [line for line in lines if _round_of(line, record["round"]) < record["round"]]
-        if kept == lines:
-            with path.open("a") as file:
-                file.write(json.dumps(record) + "\n")
-                file.flush()
-                os.fsync(file.fileno())
-        else:
-            replace_file(path, "".join(f"{line}\n" for line in [*kept, json.dumps(record)]).encode())
+        with self._writing(record):
+            lines = path.read_text().splitlines() if path.exists() else []
+            kept = [line for line in lines if _round_of(line, record["round"]) < record["round"]]
+            if kept == lines:
+                with path.open("a") as file:
+                    file.write(json.dumps(record) + "\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+            else:
+                replace_file(path, "".join(f"{line}\n" for line in [*kept, json.dumps(record)]).encode())
+
+    @contextmanager
+    def _writing(self, record: Record) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise StorageError(
+                f"round {record['round']} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
+                "the disk, then resume the run; it goes on from the last complete round."
+            ) from error
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process runs the rounds of this folder now."""
+    try:
+        with (folder / LOCK_FILE).open() as file:
+            return not _try_lock(file.fileno(), fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The metrics of all complete rounds, without touching anything; the last may not know yet how its model does."""
+    path = folder / METRICS_FILE
+    lines = path.read_text().splitlines() if path.exists() else []
+    records = [json.loads(line) for line in lines if _round_of(line, 0)]
+    for newest in sorted((folder / _ROUNDS).glob("round-*"))[-1:]:
+        try:
+            record = json.loads((newest / RECORD_FILE).read_text())
+        except FileNotFoundError:
+            continue  # it has just been forgotten, for a newer one
+        if not records or records[-1]["round"] < record["round"]:
+            records.append(record)
+    return records
+
+
+def _try_lock(descriptor: int, kind: int) -> bool:
+    """Lock an open file until it is closed, or say that somebody else holds it."""
+    try:
+        fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _round_of(line: str, torn: int) -> int:

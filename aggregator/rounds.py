@@ -13,7 +13,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, isfinite
-from typing import Protocol
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -21,6 +20,7 @@ from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceDesk, ContributionDesk
 from aggregator.journal import Journal, Record
+from aggregator.observer import Observer
 from aggregator.replies import stream_replies
 from aggregator.summation import CohortSum
 from protocol.carry import from_record, to_record
@@ -32,22 +32,6 @@ from protocol.wire import encode_aggregate
 
 _WAIT_SECONDS = 0.5
 _SAMPLING, _SURVIVORS = 0x53414D50, 0x53555256
-
-
-class Observer(Protocol):
-    """Who is told how a run goes. All calls come from the thread of the run."""
-
-    def phase(self, round_: int, name: str, done: int, total: int) -> None:
-        """``done`` of ``total`` clients have answered in a phase of a round."""
-
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
-        """A cohort's sum is complete, and about to be written."""
-
-    def round_done(self, record: Record) -> None:
-        """A round's metrics are complete."""
-
-    def message(self, text: str) -> None:
-        """Something that an operator wants to know."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +142,7 @@ class Run:
             present: dict[int, _Answer] = {}
             start = time.monotonic()
             for answer in self._ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
-                with _Refusals(tally, self._observer):
+                with _Refusals(tally, self._observer, answer.source):
                     present[desk.admit(answer.frame).node] = answer
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
             tally.seconds["train"] += time.monotonic() - start
@@ -214,7 +198,7 @@ class Run:
             for answer in self._ask(
                 tally, "train.contribute", list(members), "cohort", cohort.encode(), "contribution"
             ):
-                with _Refusals(tally, self._observer):
+                with _Refusals(tally, self._observer, answer.source):
                     node = members[answer.source]
                     contribution = desk.admit(node, answer.frame)
                     adding = time.monotonic()
@@ -288,13 +272,15 @@ class Run:
     def _select(self, tally: _Tally) -> list[int]:
         """A random part of the nodes that are there; waits for the smallest cohort."""
         end = time.monotonic() + self._plan.deadline
-        while len(online := sorted(self._grid.get_node_ids())) < self._plan.min_cohort:
+        while len(names := {node.node_id: node.name for node in self._grid.get_nodes()}) < self._plan.min_cohort:
             if time.monotonic() > end:
                 raise QuorumError(
-                    f"{len(online)} nodes are there; the plan needs {self._plan.min_cohort}. Start more clients, then "
+                    f"{len(names)} nodes are there; the plan needs {self._plan.min_cohort}. Start more clients, then "
                     "resume the run."
                 )
             time.sleep(_WAIT_SECONDS)
+        self._observer.online(tally.round, names)
+        online = sorted(names)
         count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(online))))
         # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
@@ -313,9 +299,10 @@ class Run:
             if message.has_error():
                 reason = message.error.reason or f"Flower error {message.error.code}"
                 tally.fail(reason.split(" [ref")[0])
+                self._observer.failed(tally.round, source, reason)
                 continue
             answer = None
-            with _Refusals(tally, self._observer):
+            with _Refusals(tally, self._observer, source):
                 answer = _read(source, message, reply)
             if answer is not None:
                 tally.uplink += len(answer.frame)
@@ -325,8 +312,8 @@ class Run:
 class _Refusals:
     """Turns a peer's error into a count and a line for the operator; everything else goes through."""
 
-    def __init__(self, tally: _Tally, observer: Observer) -> None:
-        self._tally, self._observer = tally, observer
+    def __init__(self, tally: _Tally, observer: Observer, source: int) -> None:
+        self._tally, self._observer, self._source = tally, observer, source
 
     def __enter__(self) -> None:
         return None
@@ -336,7 +323,7 @@ class _Refusals:
             return False
         self._tally.refused[type(error).__name__] += 1
         self._tally.fail(type(error).__name__)
-        self._observer.message(f"round {self._tally.round}: refused a message: {type(error).__name__}: {error}")
+        self._observer.refused(self._tally.round, self._source, error)
         return True
 
 

@@ -10,8 +10,9 @@ from torch import nn
 
 from edge_client import data as datasets
 from edge_client import models
-from edge_client.keys import Kit, load_kit
+from edge_client.keys import Opener, load_kit
 from edge_client.partition import partition
+from edge_client.result import leave, to_checkpoint
 from edge_client.round import (
     Call,
     admit_cohort,
@@ -77,7 +78,7 @@ def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Net
     return Network(model, method, layout, first_state(extract(model, method, layout), layout))
 
 
-def state_after(aggregate: bytes, run: bytes, round_: int, kit: Kit, plan: Plan, network: Network) -> GlobalState:
+def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
     """Open the aggregate of a round: the state that every client derives from it."""
     total = open_sum(aggregate, run, round_, kit, plan, network.layout)
     return next_state(total, round_, plan, network.layout, network.method)
@@ -161,11 +162,17 @@ class Client:
         return Answer(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
 
     def evaluate(self, call: Call, aggregate: bytes) -> Answer:
-        """Open the sum of the last round and score its model; answer with the model's keyed digest."""
+        """Open the sum of the last round and score its model; answer with the model's keyed digest.
+
+        Where the node has an output folder, the model is left there.
+        """
         share, network = self._data()
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
+        if self._settings.out is not None:
+            whole = datasets.load(self._settings.data or self._plan.data)
+            leave(self._settings.out, to_checkpoint(network, state, call.run, self._plan, whole))
         metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
         return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
 

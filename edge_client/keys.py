@@ -13,7 +13,7 @@ import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from cryptography.exceptions import InvalidTag, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
@@ -89,6 +89,31 @@ class CohortSecret:
         return HKDF(SHA256(), length, salt=None, info=b"pruneseal/1 " + info).derive(self._secret)
 
 
+class Opener(Protocol):
+    """What opening a sum takes: the cohort secret, and the roster that names its keys."""
+
+    @property
+    def secret(self) -> CohortSecret:
+        """The cohort secret."""
+
+    @property
+    def roster(self) -> Roster:
+        """The public keys of all nodes."""
+
+
+@dataclass(frozen=True)
+class OperatorKit:
+    """What the operator of a federation holds: it opens every sum, and signs nothing.
+
+    Attributes:
+        secret: The cohort secret.
+        roster: The public keys of all nodes.
+    """
+
+    secret: CohortSecret
+    roster: Roster
+
+
 @dataclass(frozen=True)
 class Kit:
     """What one node was provisioned with.
@@ -136,6 +161,23 @@ def load_kit(folder: Path) -> Kit:
             plan = _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE)
             return Kit(number, secret, roster, plan, sign_key, mask_key)
     raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
+
+
+def load_operator_kit(folder: Path, roster: Path) -> OperatorKit:
+    """Read the operator's kit.
+
+    Args:
+        folder: Holds ``cohort.secret``.
+        roster: The roster's file.
+
+    Raises:
+        KeyFileError: The secret is absent, readable by others, not one, or not that of the roster.
+        ConfigError: The roster cannot be read.
+    """
+    kit = OperatorKit(CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE)), load_roster(roster))
+    if kit.roster.cohort_id != kit.secret.id:
+        raise KeyFileError(f"the cohort secret in {folder} is not the one of the roster {roster}")
+    return kit
 
 
 def _read(path: Path) -> bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edge_client.cipher import RoundCipher
-from edge_client.keys import Kit
+from edge_client.keys import Kit, Opener
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
@@ -67,7 +67,7 @@ class Sum:
     votes: Integers
 
 
-def open_sum(data: bytes, run: bytes, round_: int, kit: Kit, plan: Plan, layout: Layout) -> Sum:
+def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layout: Layout) -> Sum:
     """Decrypt the aggregate of a round.
 
     Args:

@@ -3,7 +3,8 @@
 From the environment: ``PRUNESEAL_KIT`` is the folder of this node's keys, or ``PRUNESEAL_KITS`` that of the kits of
 many nodes on one machine (a simulation), of which this one is ``node-<partition-id>``. ``PRUNESEAL_STATE`` is where
 the node keeps what must survive between two messages (by default ``state`` in its kit); ``PRUNESEAL_DATA`` names data
-that is this node's own, instead of a part of the plan's; ``PRUNESEAL_THREADS`` the threads of torch, 1 by default.
+that is this node's own, instead of a part of the plan's; ``PRUNESEAL_THREADS`` the threads of torch, 1 by default;
+``PRUNESEAL_OUT`` the folder that the final model is left in.
 """
 
 from collections.abc import Mapping
@@ -24,6 +25,7 @@ class Settings:
         position: Which part, from 0.
         nodes: Of how many.
         threads: The threads of torch.
+        out: The folder for the final model, or None to leave none.
     """
 
     kit: Path
@@ -32,6 +34,7 @@ class Settings:
     position: int
     nodes: int
     threads: int
+    out: Path | None = None
 
 
 def read_settings(environment: Mapping[str, str], node_config: Mapping[str, object]) -> Settings:
@@ -65,6 +68,7 @@ def read_settings(environment: Mapping[str, str], node_config: Mapping[str, obje
         position=position,
         nodes=nodes,
         threads=threads,
+        out=Path(environment["PRUNESEAL_OUT"]) / own if "PRUNESEAL_OUT" in environment else None,
     )
 
 

@@ -16,10 +16,12 @@ from edge_client import data as datasets
 from edge_client import models, partition
 from edge_client.sparsify import METHODS
 from edge_client.sparsify.fedsparsify import OneShot
-from fleet import local, release, result
+from export.serve.cli import serve
+from fleet import local, release, result, watch
 from fleet.bench import counts
 from fleet.bench import run as run_bench
 from fleet.inspect import describe_file
+from fleet.opening import open_run
 from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
 from fleet.units import human_bytes
@@ -89,6 +91,9 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     ] = 0.0,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
     workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
+    grid: Annotated[
+        local.GridKind, typer.Option(help="`local`, or `flower`: SuperLink, nodes and apps as processes, with TLS.")
+    ] = local.GridKind.LOCAL,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
 ) -> None:
     """Run everything on this machine: train, prune, aggregate encrypted, export, check, report.
@@ -123,7 +128,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 momentum=momentum,
                 seed=seed,
             )
-            local.start(out, plan, local.Options(clients, drop, verify, workers))
+            local.start(out, plan, local.Options(clients, drop, verify, workers, grid))
         try:
             summary = local.go(out, console)
         except KeyboardInterrupt:
@@ -217,6 +222,34 @@ def bench(
             typer.echo(line)
 
 
+@app.command("open")
+def open_(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The aggregator's folder of the run, or a copy.")],
+    kit: Annotated[Path, typer.Option(help="The operator's kit, which holds the cohort secret.")],
+    roster: Annotated[Path, typer.Option(help="The federation's roster.json.")],
+    config: Annotated[Path, typer.Option(help="The Flower app's pyproject.toml, which holds the plan.")],
+    out: Annotated[Path, typer.Option(help="Folder for checkpoint, ONNX file, summary and report.")],
+    data: Annotated[str | None, typer.Option(help="Data that score the result; by default the plan's.")] = None,
+) -> None:
+    """Open the newest stored aggregate of a run, without any client."""
+    with _errors():
+        _show(Console(), out, open_run(run_folder, kit, roster, config, data, out))
+
+
+@app.command()
+def status(
+    where: Annotated[str, typer.Argument(help="The run's folder, or http://host:port of the aggregator's endpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+) -> None:
+    """Show how a run is going: state, nodes, last rounds, what was refused and why."""
+    with _errors():
+        found = watch.look(where)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            watch.show(Console(), found)
+
+
 @app.command()
 def inspect(
     file: Annotated[Path, typer.Argument(help="A message, aggregate, checkpoint or ONNX file.")],
@@ -239,6 +272,9 @@ def provision(
         plan = plan_from_toml(config) if config else _DEFAULT
         make_kits(out, clients, plan)
         typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
+
+
+app.command()(serve)
 
 
 if __name__ == "__main__":  # pragma: no cover

@@ -1,7 +1,10 @@
 """A whole run on this machine: provision, train, prune, aggregate encrypted, open, export, check, report."""
 
 import json
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from math import ceil
 from pathlib import Path
 from typing import Any, Final
@@ -11,22 +14,34 @@ from rich.console import Console
 
 from aggregator.app import server_app
 from aggregator.journal import Journal, Record
+from aggregator.observer import refusal
 from aggregator.settings import Settings
 from edge_client import data as datasets
-from edge_client.client import build_network
-from edge_client.keys import ROSTER_FILE
+from edge_client.client import Network, build_network
+from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.partition import partition
+from fleet.deployment import Deployment, prepare
+from fleet.follow import follow
 from fleet.grid import LocalGrid
 from fleet.progress import Progress
-from fleet.provision import AGGREGATOR, provision
+from fleet.provision import AGGREGATOR, kit_name, provision
 from fleet.result import finish
 from fleet.verify import Verifier
 from protocol.cohort import Cohort
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, PeerError
 from protocol.files import replace_file
 from protocol.plan import Plan, plan_from_config
 
 OPTIONS_FILE: Final = "options.json"
+
+
+class GridKind(StrEnum):
+    """What carries the messages of a run on this machine."""
+
+    LOCAL = "local"
+    """A pool of worker processes."""
+    FLOWER = "flower"
+    """Flower's own services, each a process, with TLS and authenticated nodes."""
 
 
 @dataclass(frozen=True)
@@ -38,14 +53,18 @@ class Options:
         drop: The probability that a client vanishes between the two messages.
         verify: Whether every sum is also computed in the clear and compared.
         workers: Client processes; 0 for one a processor.
+        grid: What carries the messages.
     """
 
     clients: int
     drop: float
     verify: bool
     workers: int
+    grid: GridKind = GridKind.LOCAL
 
     def __post_init__(self) -> None:
+        if self.grid == GridKind.FLOWER and (self.drop or self.verify or self.workers):
+            raise ConfigError("drop, verify and workers are for the local grid; leave them out with --grid flower")
         if self.clients < 1:
             raise ConfigError(f"clients must be 1 or more, not {self.clients}")
         if not 0 <= self.drop < 1:
@@ -73,6 +92,8 @@ def start(out: Path, plan: Plan, options: Options) -> None:
     build_network(plan, data.input_shape, data.classes)
     out.mkdir(parents=True, exist_ok=True)
     provision(out / "kits", options.clients, plan)
+    if options.grid == GridKind.FLOWER:
+        prepare(out, plan, options.clients)
     stored = {"plan": plan.to_config(), "options": asdict(options)}
     replace_file(out / OPTIONS_FILE, json.dumps(stored, indent=1).encode())
 
@@ -85,7 +106,8 @@ def stored_run(out: Path) -> tuple[Plan, Options]:
     """
     try:
         stored = json.loads((out / OPTIONS_FILE).read_text())
-        return plan_from_config(stored["plan"]), Options(**stored["options"])
+        options = {**stored["options"], "grid": GridKind(stored["options"].get("grid", GridKind.LOCAL))}
+        return plan_from_config(stored["plan"]), Options(**options)
     except FileNotFoundError:
         raise ConfigError(f"{out} holds no run that could be resumed; start one without --resume") from None
     except (ValueError, KeyError, TypeError) as error:
@@ -99,27 +121,40 @@ def go(out: Path, console: Console) -> dict[str, Any]:
         PruneSealError: What the run met; it can be resumed.
     """
     plan, options = stored_run(out)
-    kits = out / "kits"
     data = datasets.load(plan.data)
     network = build_network(plan, data.input_shape, data.classes)
+    done = max(0, Journal(out, plan).last().round - 1)
+    with Progress(plan.rounds, console, resumed_at=done) as progress:
+        if options.grid == GridKind.FLOWER:
+            with Deployment(out, options.clients) as deployment:
+                follow(deployment, progress)
+            verified = None
+        else:
+            verified = _run_here(out, plan, options, network, progress)
+    kit = load_kit(out / "kits" / kit_name(0))
+    return finish(out, out, kit, plan, options.clients, network, data, verified)
+
+
+def _run_here(
+    out: Path, plan: Plan, options: Options, network: Network, progress: Progress
+) -> dict[str, object] | None:
+    """Run the rounds in this process, over a pool of client processes; what the verifier found, if there is one."""
+    kits = out / "kits"
     verifier = Verifier(out, kits, plan, network.layout) if options.verify else None
     settings = Settings(kits / AGGREGATOR / ROSTER_FILE, out)
-    journal = Journal(out, plan)
     environment = {"PRUNESEAL_KITS": str(kits.resolve())}
-    with (
-        LocalGrid(
-            options.clients,
-            plan.to_config(),
-            environment,
-            workers=options.workers or None,
-            drop=options.drop,
-            seed=plan.seed,
-        ) as grid,
-        Progress(plan.rounds, console, resumed_at=max(0, journal.last().round - 1)) as progress,
-    ):
+    with LocalGrid(
+        options.clients,
+        plan.to_config(),
+        environment,
+        workers=options.workers or None,
+        drop=options.drop,
+        seed=plan.seed,
+    ) as grid:
         context = Context(1, 1, {}, RecordDict(), dict(plan.to_config()))
-        server_app(lambda: settings, _Desk(progress, verifier))(grid, context)
-    return finish(out, plan, options.clients, network, data, verifier.summary() if verifier else None)
+        desk = _Desk(progress, verifier)
+        server_app(lambda: settings, lambda *_: nullcontext(desk))(grid, context)
+    return verifier.summary() if verifier else None
 
 
 class _Desk:
@@ -128,8 +163,17 @@ class _Desk:
     def __init__(self, progress: Progress, verifier: Verifier | None) -> None:
         self._progress, self._verifier = progress, verifier
 
+    def online(self, round_: int, nodes: Mapping[int, str]) -> None:
+        """On one machine all nodes are always there."""
+
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
         self._progress.phase(round_, name, done, total)
+
+    def refused(self, round_: int, node: int, error: PeerError) -> None:  # noqa: ARG002  # the error names the node
+        self._progress.message(refusal(round_, error))
+
+    def failed(self, round_: int, node: int, reason: str) -> None:
+        """The round's own message names the reasons."""
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
         if self._verifier is not None:

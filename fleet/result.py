@@ -8,16 +8,16 @@ from typing import Any, Final
 
 import numpy as np
 
-from aggregator.journal import METRICS_FILE, Journal
+from aggregator.journal import Journal, read_records
 from edge_client.client import Network, state_after
 from edge_client.data import DataSet
-from edge_client.keys import load_kit
+from edge_client.keys import Opener
 from edge_client.sparsify import GlobalState
 from edge_client.train import evaluate, insert
-from fleet.provision import kit_name
 from fleet.release import INT8_FILE, MODEL_FILE, release
 from fleet.report import LayerDensity, write_report
 from protocol import checkpoint
+from protocol.errors import CheckpointError
 from protocol.files import replace_file
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SECURITY_BITS
 from protocol.plan import Plan
@@ -29,13 +29,22 @@ REPORT_FILE: Final = "report.html"
 
 
 def finish(
-    out: Path, plan: Plan, clients: int, network: Network, data: DataSet, verified: Mapping[str, object] | None
+    run: Path,
+    out: Path,
+    kit: Opener,
+    plan: Plan,
+    clients: int,
+    network: Network,
+    data: DataSet,
+    verified: Mapping[str, object] | None,
 ) -> dict[str, Any]:
     """Open the last sum; write checkpoint, export folder, summary and report.
 
     Args:
-        out: The run's folder.
-        plan: Its plan.
+        run: The run's folder.
+        out: Where to write.
+        kit: Opens the sum.
+        plan: The run's plan.
         clients: How many clients it had.
         network: The plan's network.
         data: The plan's data; its test part scores the result.
@@ -45,14 +54,16 @@ def finish(
         The summary.
 
     Raises:
+        CheckpointError: No round is complete.
         ParityError: The ONNX file does not compute what the model does.
     """
-    journal = Journal(out, plan)
+    journal = Journal(run, plan)
     stored = journal.last()
-    kit = load_kit(out / "kits" / kit_name(0))
+    if not stored.round:
+        raise CheckpointError(f"{run} holds no complete round yet")
     state = state_after(stored.aggregate, journal.run, stored.round, kit, plan, network)
     insert(network.model, network.method, network.layout, state.vector)
-    metrics = [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
+    metrics = read_records(run)
     score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
     density = _density(network, state)
     parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)

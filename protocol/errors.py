@@ -9,17 +9,27 @@
     ├── DataError              this node has no data that it could train on
     ├── TrainingError          local training diverged
     ├── CheckpointError        a checkpoint file cannot be used
+    ├── StorageError           the disk does not take what must be kept
+    ├── DeploymentError        a process of a deployment does not do its part
     ├── PeerError              the *other* end's mistake; abstract
     │   ├── MalformedMessage   the bytes do not parse
     │   ├── SignatureRefused   parses, but is not signed by whom it names
     │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
     │   ├── Duplicate          this node has already answered
-    │   └── CohortRefused      the announced cohort would expose a member
+    │   ├── CohortRefused      the announced cohort would expose a member
+    │   └── BundleRefused      the Flower app bundle is not one that this node accepts
     ├── AgreementError         two nodes derived different models
     ├── QuorumError            too few clients to release a sum
     ├── VerificationError      a decrypted sum is not the clear sum; raised by `pruneseal run --verify` alone
-    └── ExportError
-        └── ParityError        ONNX and torch disagree
+    ├── ExportError
+    │   └── ParityError        ONNX and torch disagree
+    ├── ModelError             an ONNX file cannot be served
+    └── RequestRefused         an inference request is not answered; abstract
+        ├── BadRequest         it does not fit the model
+        ├── UnknownModel       no such model or version is loaded
+        ├── TooLarge           it exceeds a limit of this server
+        ├── Overloaded         the queue is full
+        └── InferenceError     the model itself failed on it
 
 Our mistake and the peer's mistake are different types: a bad contribution is refused and counted, a bad plan stops
 the process. ``public`` is the one sentence about an error that may leave a node; the full text, which can name paths
@@ -74,6 +84,20 @@ class CheckpointError(PruneSealError):
 
     public = "this node's saved state cannot be used"
     code = 105
+
+
+class StorageError(PruneSealError):
+    """The disk does not take what must be kept: it is full, broken or read-only."""
+
+    public = "this node cannot write to its disk"
+    code = 106
+
+
+class DeploymentError(PruneSealError):
+    """A process of a deployment does not start, or a deployed run has failed."""
+
+    public = "a process of the deployment failed"
+    code = 107
 
 
 class PeerError(PruneSealError):
@@ -144,6 +168,23 @@ class CohortRefused(PeerError):
     code = 115
 
 
+class BundleRefused(PeerError):
+    """A Flower app bundle that is not on this node's list.
+
+    Attributes:
+        digest: Its SHA-256 in hex.
+    """
+
+    public = "this node does not accept the app bundle"
+    code = 116
+
+    def __init__(self, digest: str) -> None:
+        super().__init__(
+            f"the app bundle {digest[:16]} is not on this node's list; if the change is intended, add its SHA-256"
+        )
+        self.digest = digest
+
+
 class AgreementError(PruneSealError):
     """Two nodes derived different models from what should be the same bytes.
 
@@ -191,6 +232,34 @@ class ParityError(ExportError):
             "written. An operator is exported wrongly: try another opset or simplify the model."
         )
         self.worst, self.tolerance = worst, tolerance
+
+
+class ModelError(PruneSealError):
+    """An ONNX file, or a folder of them, cannot be served."""
+
+
+class RequestRefused(PruneSealError):
+    """An inference request is not answered; the text is for the one who asked, and names no path."""
+
+
+class BadRequest(RequestRefused):
+    """The request does not parse, or does not fit the model."""
+
+
+class UnknownModel(RequestRefused):
+    """No model of this name, or no such version of it, is loaded."""
+
+
+class TooLarge(RequestRefused):
+    """The request exceeds a limit of this server, so that it would be refused again."""
+
+
+class Overloaded(RequestRefused):
+    """The queue is full now; the same request can succeed later."""
+
+
+class InferenceError(RequestRefused):
+    """The model failed on a well-formed request."""
 
 
 def _short(value: object) -> str:

@@ -1,8 +1,27 @@
-"""Writing a file so that whoever opens it sees the old content or the new, never a part, also after a crash."""
+"""Writing a file so that whoever opens it sees the old content or the new, never a part, also after a crash.
+
+`create_file` makes what must not exist yet, a key for example; `replace_file` puts new content in the place of old.
+"""
 
 import os
 import secrets
 from pathlib import Path
+
+
+def create_file(path: Path, data: bytes, mode: int = 0o644) -> None:
+    """Write a new file.
+
+    Args:
+        path: The file; its directory must exist.
+        data: All of its content.
+        mode: Its permissions from the first moment on, before the process's umask.
+
+    Raises:
+        FileExistsError: There is a file already; it is left as it is.
+        OSError: The file cannot be written.
+    """
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "wb") as file:
+        file.write(data)
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:

@@ -6,7 +6,7 @@ test waits for it, and none depends on how fast the machine is.
 """
 
 import secrets
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.journal import Journal, Record
+from aggregator.observer import refusal
 from aggregator.rounds import Run
 from edge_client.keys import Kit
 from edge_client.round import (
@@ -39,6 +40,7 @@ from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Given, Pending
 from protocol.carry import from_record, to_record
 from protocol.cohort import Cohort
+from protocol.errors import PeerError
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
 from protocol.plan import Plan
@@ -343,9 +345,22 @@ class Watch:
     texts: list[str] = field(default_factory=list)
     phases: list[tuple[int, str, int, int]] = field(default_factory=list)
     sums: list[tuple[int, int, Cohort, Sum]] = field(default_factory=list)
+    nodes: list[tuple[int, dict[int, str]]] = field(default_factory=list)
+    refusals: list[tuple[int, int, PeerError]] = field(default_factory=list)
+    failures: list[tuple[int, int, str]] = field(default_factory=list)
+
+    def online(self, round_: int, nodes: Mapping[int, str]) -> None:
+        self.nodes.append((round_, dict(nodes)))
 
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
         self.phases.append((round_, name, done, total))
+
+    def refused(self, round_: int, node: int, error: PeerError) -> None:
+        self.refusals.append((round_, node, error))
+        self.texts.append(refusal(round_, error))
+
+    def failed(self, round_: int, node: int, reason: str) -> None:
+        self.failures.append((round_, node, reason))
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
         clients = {client.kit.node: client for client in self.grid.clients.values()}

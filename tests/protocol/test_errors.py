@@ -60,12 +60,15 @@ def test_the_codes_never_change() -> None:
         "DataError": 103,
         "TrainingError": 104,
         "CheckpointError": 105,
+        "StorageError": 106,
+        "DeploymentError": 107,
         "PeerError": 110,
         "MalformedMessage": 111,
         "SignatureRefused": 112,
         "PeerMismatch": 113,
         "Duplicate": 114,
         "CohortRefused": 115,
+        "BundleRefused": 116,
         "AgreementError": 120,
         "QuorumError": 121,
         "VerificationError": 100,
@@ -83,6 +86,7 @@ def test_the_peers_mistake_can_be_told_from_ours() -> None:
         "PeerMismatch",
         "Duplicate",
         "CohortRefused",
+        "BundleRefused",
     }
 
 

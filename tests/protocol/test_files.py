@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protocol.files import replace_file, sync_directory
+from protocol.files import create_file, replace_file, sync_directory
 
 
 class Crash(Exception):
@@ -151,3 +151,11 @@ def test_a_directory_is_closed_even_if_it_cannot_be_synced(tmp_path: Path, monke
         sync_directory(tmp_path)
     with pytest.raises(OSError, match="Bad file descriptor"):
         os.fstat(opened[0])
+
+
+def test_a_new_file_is_made_once_with_its_mode(tmp_path: Path) -> None:
+    create_file(tmp_path / "key", b"first", 0o600)
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    with pytest.raises(FileExistsError):
+        create_file(tmp_path / "key", b"second")
+    assert content(tmp_path) == {"key": b"first"}

@@ -1,0 +1,128 @@
+"""The service's window: ``/metrics`` for Prometheus, ``/live`` and ``/ready`` for whoever restarts it, ``/status``.
+
+It is read-only, knows no secret and needs none, but tells who takes part: bind it to an address that only operators
+reach.
+"""
+
+import json
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from http import HTTPStatus
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+from aggregator.journal import is_held, read_records
+from aggregator.metrics import RunCollector
+from aggregator.settings import Settings
+from aggregator.status import FAILED, read_status
+from protocol.errors import ConfigError, PruneSealError
+from protocol.roster import load_roster
+
+_log = logging.getLogger("pruneseal.aggregator")
+_SPARE_BYTES = 64_000_000
+_LAST_ROUNDS = 20
+
+
+def hindrances(settings: Settings) -> list[str]:
+    """What keeps the aggregator from working, each with what to do; empty where it is ready."""
+    found = []
+    try:
+        load_roster(settings.roster)
+        status = read_status(settings.state)
+        if status is not None and status.state == FAILED:
+            found.append(f"the run has failed: {status.error}")
+    except PruneSealError as error:
+        found.append(str(error))
+    try:
+        settings.state.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(settings.state).free
+        if free < _SPARE_BYTES:
+            found.append(f"{free // 1_000_000} MB are free on the disk of {settings.state}: make space")
+    except OSError as error:
+        found.append(f"{settings.state} cannot be used: {error.strerror}")
+    return found
+
+
+def overview(folder: Path) -> dict[str, Any]:
+    """The status and the last rounds of a run's folder, as `pruneseal status` shows them.
+
+    Raises:
+        CheckpointError: The status file is damaged.
+    """
+    status = read_status(folder)
+    return {
+        "status": asdict(status) if status is not None else None,
+        "held": is_held(folder),
+        "rounds": read_records(folder)[-_LAST_ROUNDS:],
+    }
+
+
+@contextmanager
+def endpoint(host: str, port: int, settings: Settings, trouble: Callable[[], list[str]]) -> Iterator[int]:
+    """Serve while the context is open.
+
+    Args:
+        host: The address to listen on.
+        port: The port; 0 for a free one.
+        settings: The aggregator's settings.
+        trouble: What the service itself finds wrong; with it, it is alive but not ready.
+
+    Yields:
+        The port.
+
+    Raises:
+        ConfigError: The address cannot be used.
+    """
+    registry = CollectorRegistry()
+    registry.register(RunCollector(settings.state))
+
+    def answer(path: str) -> tuple[HTTPStatus, str, bytes]:
+        if path == "/metrics":
+            return HTTPStatus.OK, CONTENT_TYPE_LATEST, generate_latest(registry)
+        if path == "/live":
+            return HTTPStatus.OK, "text/plain", b"alive\n"
+        if path == "/ready":
+            wrong = [*hindrances(settings), *trouble()]
+            code = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
+            return code, "text/plain; charset=utf-8", ("\n".join(wrong or ["ready"]) + "\n").encode()
+        if path == "/status":
+            return HTTPStatus.OK, "application/json", json.dumps(overview(settings.state)).encode()
+        return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics, /live, /ready and /status\n"
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = 10
+
+        def do_GET(self) -> None:
+            try:
+                code, kind, body = answer(self.path.partition("?")[0])
+            except (PruneSealError, OSError) as error:
+                code, kind, body = HTTPStatus.INTERNAL_SERVER_ERROR, "text/plain; charset=utf-8", f"{error}\n".encode()
+            self.send_response(code)
+            self.send_header("Content-Type", kind)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            _log.debug(format, *args)
+
+    try:
+        server = ThreadingHTTPServer((host, port), Handler)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(f"the endpoint cannot listen on {host}:{port}: {error}") from error
+    server.daemon_threads = True
+    thread = Thread(target=server.serve_forever, name="pruneseal-endpoint", daemon=True)
+    thread.start()
+    try:
+        yield int(server.server_address[1])
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

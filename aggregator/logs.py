@@ -1,0 +1,121 @@
+"""Logs for machines: one JSON object a line, each with the run, and with the round where there is one.
+
+They go to standard error, and to ``log.jsonl`` in the run's folder, where `pruneseal status` finds them.
+"""
+
+import json
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from logging.handlers import RotatingFileHandler
+from pathlib import Path
+from typing import Any, Final
+
+from aggregator.journal import Record
+from aggregator.observer import refusal
+from protocol.cohort import Cohort
+from protocol.errors import PeerError
+
+LOG_FILE: Final = "log.jsonl"
+_ROOT: Final = "pruneseal"
+_MOST_BYTES, _OLD_FILES = 10_000_000, 2
+
+_log = logging.getLogger("pruneseal.aggregator")
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one line of JSON; what was logged with ``extra={"fields": {...}}`` are members of their own.
+
+    Args:
+        run: The name of the run, in hex.
+    """
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._run = run
+
+    def format(self, record: logging.LogRecord) -> str:
+        """One line."""
+        fields: Mapping[str, Any] = getattr(record, "fields", {})
+        entry = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "run": self._run,
+            **fields,
+            "message": record.getMessage(),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry)
+
+
+@contextmanager
+def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[None]:
+    """Log as JSON while a run goes on.
+
+    Args:
+        folder: The run's folder.
+        run: Its name, in hex.
+        level: The lowest level that is written.
+    """
+    logger = logging.getLogger(_ROOT)
+    before = logger.level
+    handlers = (
+        logging.StreamHandler(),
+        RotatingFileHandler(folder / LOG_FILE, maxBytes=_MOST_BYTES, backupCount=_OLD_FILES),
+    )
+    logger.setLevel(level)
+    for handler in handlers:
+        handler.setFormatter(JsonFormatter(run))
+        logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+        for handler in handlers:
+            logger.removeHandler(handler)
+            handler.close()
+
+
+class LogObserver:
+    """Tells the log."""
+
+    def online(self, round_: int, nodes: Mapping[int, str]) -> None:
+        """Info: who is there."""
+        _log.info(
+            "round %d: %d nodes are there",
+            round_,
+            len(nodes),
+            extra=_fields("online", round_, nodes=[name or str(node) for node, name in sorted(nodes.items())]),
+        )
+
+    def phase(self, round_: int, name: str, done: int, total: int) -> None:
+        """Debug: who has answered."""
+        _log.debug("round %d: %s %d of %d", round_, name, done, total, extra=_fields("phase", round_, phase=name))
+
+    def refused(self, round_: int, node: int, error: PeerError) -> None:
+        """Warning: a message that does not count."""
+        more = _fields("refused", round_, node=node, reason=type(error).__name__)
+        _log.warning("%s", refusal(round_, error), extra=more)
+
+    def failed(self, round_: int, node: int, reason: str) -> None:
+        """Warning: a node that answered with an error."""
+        _log.warning("round %d: %s", round_, reason, extra=_fields("failed", round_, node=node, reason=reason))
+
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+        """Info: a sum is complete."""
+        more = _fields("summed", round_, attempt=attempt, clients=len(cohort.members), bytes=len(aggregate))
+        _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members), extra=more)
+
+    def round_done(self, record: Record) -> None:
+        """Info: a round's metrics."""
+        _log.info("round %d is done", record["round"], extra=_fields("round", record["round"], metrics=record))
+
+    def message(self, text: str) -> None:
+        """Warning: what an operator wants to know."""
+        _log.warning("%s", text, extra={"fields": {"event": "message"}})
+
+
+def _fields(event: str, round_: int, **more: object) -> dict[str, object]:
+    return {"fields": {"event": event, "round": round_, **more}}

@@ -1,0 +1,102 @@
+"""What Prometheus is told: a pure function of the run's folder, so that no figure is lost with a process.
+
+Counters are sums over the rounds of the run's journal and its status; they go on where they were after any crash.
+"""
+
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from aggregator.journal import is_held, read_records
+from aggregator.status import FAILED, FINISHED, RUNNING, STOPPED, read_status
+
+
+class RunCollector(Collector):
+    """The metrics of one run's folder, read when they are asked for.
+
+    Args:
+        folder: The run's folder; where it is still empty, there are few metrics.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: what there is depends on the folder."""
+        return []
+
+    def collect(self) -> Iterable[Metric]:
+        """All metrics of the moment."""
+        yield _gauge("up", "1 while a process runs the rounds", float(is_held(self._folder)))
+        if self._folder.exists():
+            free = shutil.disk_usage(self._folder).free
+            yield _gauge("disk_free_bytes", "Free space on the disk of the run's folder", float(free))
+        yield from self._of_the_status()
+        yield from self._of_the_rounds()
+
+    def _of_the_status(self) -> Iterable[Metric]:
+        status = read_status(self._folder)
+        if status is None:
+            return
+        info = GaugeMetricFamily("pruneseal_run_info", "The run", labels=["run", "plan", "method"])
+        info.add_metric([status.run, status.plan[:16], status.method], 1)
+        yield info
+        state = GaugeMetricFamily("pruneseal_run_state", "1 for the state that the run is in", labels=["state"])
+        for name in (RUNNING, FINISHED, FAILED, STOPPED):
+            state.add_metric([name], float(status.state == name))
+        yield state
+        yield _gauge("rounds_planned", "Rounds of the plan", status.rounds)
+        yield _gauge("round", "The round under way", status.round)
+        yield _gauge("phase_asked", "Clients asked in the phase under way", status.asked)
+        yield _gauge("phase_answered", "Clients that have answered in it", status.answered)
+        online = sum(bool(node.get("online")) for node in status.nodes.values())
+        yield _gauge("nodes_online", "Nodes that were there as the last round began", online)
+        yield _gauge("status_age_seconds", "Since the status was written last", max(0.0, time.time() - status.updated))
+        yield _counter("starts", "How often the run was started or resumed", status.starts)
+        yield _counter("client_errors", "Answers of nodes that were errors", status.failed)
+        refused = CounterMetricFamily("pruneseal_refused", "Messages that did not count", labels=["reason"])
+        for reason, count in sorted(status.refused.items()):
+            refused.add_metric([reason], count)
+        yield refused
+
+    def _of_the_rounds(self) -> Iterable[Metric]:
+        records = read_records(self._folder)
+        total: Counter[str] = Counter()
+        seconds: Counter[str] = Counter()
+        for record in records:
+            total.update({name: record[name] for name in ("dropped", "left_out", "attempts")})
+            total.update({name: record[name] for name in ("uplink_bytes", "downlink_bytes", "values")})
+            seconds.update(record["seconds"])
+        yield _counter("rounds", "Complete rounds", len(records))
+        yield _counter("attempts", "Attempts at complete rounds", total["attempts"])
+        yield _counter("dropped_clients", "Clients asked that are in no sum", total["dropped"])
+        yield _counter("left_out_clients", "Survivors left out to keep a sum safe", total["left_out"])
+        yield _counter("uplink_bytes", "Bytes of frames from the clients", total["uplink_bytes"])
+        yield _counter("downlink_bytes", "Bytes of frames to the clients", total["downlink_bytes"])
+        yield _counter("values", "Values that travelled up", total["values"])
+        phases = CounterMetricFamily("pruneseal_seconds", "Time by phase", labels=["phase"])
+        for phase, spent in sorted(seconds.items()):
+            phases.add_metric([phase], spent)
+        yield phases
+        for name, text in (
+            ("cohort", "Clients in the last sum"),
+            ("loss", "Their mean training loss"),
+            ("accuracy", "Accuracy of the last model that clients have scored"),
+            ("sparsity", "Its share of zero parameters"),
+        ):
+            known = [record[name] for record in records if record.get(name) is not None]
+            if known:
+                yield _gauge(name, text, known[-1])
+
+
+def _gauge(name: str, text: str, value: float) -> GaugeMetricFamily:
+    return GaugeMetricFamily(f"pruneseal_{name}", text, value=value)
+
+
+def _counter(name: str, text: str, value: float) -> CounterMetricFamily:
+    return CounterMetricFamily(f"pruneseal_{name}", text, value=value)

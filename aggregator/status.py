@@ -1,0 +1,198 @@
+"""How a run is going, as a file that outlives its process: ``status.json`` in the run's folder.
+
+The process that runs the rounds writes it, whole and by renaming; whoever looks, on this machine or through the
+service's endpoint, only reads it. It says nothing that the log does not say, and no aggregator needs it to resume.
+"""
+
+import json
+import logging
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, Self
+
+from aggregator.journal import Journal, Record
+from aggregator.logs import LogObserver
+from protocol.cohort import Cohort
+from protocol.errors import CheckpointError, PeerError, PruneSealError
+from protocol.files import replace_file
+from protocol.plan import Plan
+from protocol.roster import Roster
+
+STATUS_FILE: Final = "status.json"
+RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
+"""Under way; at its end; ended by an error that an operator must look at; ended by a signal or a crash of the app."""
+_VERSION = 1
+_PROBLEMS = 50
+_WRITE_SECONDS = 1.0
+
+_log = logging.getLogger("pruneseal.aggregator")
+
+
+@dataclass
+class Status:
+    """How a run is going.
+
+    Attributes:
+        run: The run's name, in hex.
+        plan: The digest of its plan, in hex.
+        method: Its method.
+        rounds: How many rounds it has.
+        state: One of `RUNNING`, `FINISHED`, `FAILED` and `STOPPED`.
+        error: What ended it, and what to do; empty otherwise.
+        updated: When this was written, in seconds since 1970.
+        starts: How often it was started or resumed.
+        round: The round under way.
+        phase: Its phase.
+        answered: How many clients have answered in it.
+        asked: How many were asked.
+        nodes: By name: whether it was ``online`` as the last round began, when it was ``seen`` last, and the last
+            ``round`` whose sum holds it.
+        refused: How many messages of this run did not count, by kind.
+        failed: How many answers were errors.
+        problems: The last refusals and errors: when, in which round, from which node, which kind, and the text.
+    """
+
+    run: str
+    plan: str
+    method: str
+    rounds: int
+    state: str = RUNNING
+    error: str = ""
+    updated: float = 0.0
+    starts: int = 0
+    round: int = 0
+    phase: str = ""
+    answered: int = 0
+    asked: int = 0
+    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
+    refused: dict[str, int] = field(default_factory=dict)
+    failed: int = 0
+    problems: list[dict[str, Any]] = field(default_factory=list)
+
+
+def read_status(folder: Path) -> Status | None:
+    """What was last written, or None where nothing was.
+
+    Raises:
+        CheckpointError: The file is damaged.
+    """
+    path = folder / STATUS_FILE
+    try:
+        stored = json.loads(path.read_text())
+        version = stored.pop("version")
+        status = Status(**stored)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): remove it, nothing of the run depends on it") from error
+    if version != _VERSION:
+        raise CheckpointError(f"{path} has version {version}, not {_VERSION}: use the PruneSeal that wrote it")
+    return status
+
+
+class StatusWriter:
+    """Tells the log and keeps the status; a context manager around the rounds, which says how they ended.
+
+    Args:
+        folder: The run's folder.
+        plan: The plan.
+        journal: The run's journal.
+        roster: The names of the nodes.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, journal: Journal, roster: Roster) -> None:
+        self._path, self._roster = folder / STATUS_FILE, roster
+        self._told = LogObserver()
+        self._names: dict[int, str] = {}
+        self._written = 0.0
+        run = journal.run.hex()
+        before = read_status(folder)
+        if before is None or before.run != run:
+            before = Status(run, plan.digest.hex(), plan.method, plan.rounds)
+        self._status = before
+        self._refused = Counter(before.refused)
+
+    def __enter__(self) -> Self:
+        self._status.starts += 1
+        self._write(state=RUNNING, error="")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self._write(state=FINISHED)
+            _log.info("the run is finished", extra={"fields": {"event": "finished"}})
+        elif isinstance(error, PruneSealError):
+            self._write(state=FAILED, error=f"{type(error).__name__}: {error}")
+            _log.error("%s", error, extra={"fields": {"event": "failed", "reason": type(error).__name__}})
+        else:
+            self._write(state=STOPPED, error=f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "")
+            text = "the run is stopped and can be resumed"
+            _log.error(text, extra={"fields": {"event": "stopped"}}, exc_info=isinstance(error, Exception))
+
+    # --- what an observer is told ----------------------------------------------------------------
+
+    def online(self, round_: int, nodes: Mapping[int, str]) -> None:
+        """Note who is there."""
+        self._told.online(round_, nodes)
+        self._names = {node: name or str(node) for node, name in nodes.items()}
+        for entry in self._status.nodes.values():
+            entry["online"] = False
+        for name in self._names.values():
+            self._status.nodes.setdefault(name, {"round": 0}).update(online=True, seen=time.time())
+        self._write(round=round_, phase="train", answered=0, asked=0)
+
+    def phase(self, round_: int, name: str, done: int, total: int) -> None:
+        """Note how far it is; at most once a second, but for the last answer."""
+        self._told.phase(round_, name, done, total)
+        if done == total or time.monotonic() - self._written > _WRITE_SECONDS:
+            self._write(round=round_, phase=name, answered=done, asked=total)
+
+    def refused(self, round_: int, node: int, error: PeerError) -> None:
+        """Count it, and keep its text."""
+        self._told.refused(round_, node, error)
+        self._refused[type(error).__name__] += 1
+        self._problem(round_, node, type(error).__name__, str(error))
+
+    def failed(self, round_: int, node: int, reason: str) -> None:
+        """Count it, and keep its text."""
+        self._told.failed(round_, node, reason)
+        self._status.failed += 1
+        self._problem(round_, node, "error", reason)
+
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+        """Note whose contributions are in the sum."""
+        self._told.summed(round_, attempt, cohort, aggregate)
+        for member in cohort.members:
+            name = self._roster.nodes[member.node].name
+            self._status.nodes.setdefault(name, {"online": True}).update(round=round_, seen=time.time())
+
+    def round_done(self, record: Record) -> None:
+        """Tell the log; the figures are in ``metrics.jsonl``."""
+        self._told.round_done(record)
+        self._write()
+
+    def message(self, text: str) -> None:
+        """Tell the log."""
+        self._told.message(text)
+
+    def _problem(self, round_: int, node: int, kind: str, text: str) -> None:
+        name = self._names.get(node, str(node))
+        entry = {"time": time.time(), "round": round_, "node": name, "kind": kind, "text": text}
+        self._status.problems = [*self._status.problems, entry][-_PROBLEMS:]
+        self._write(round=round_)
+
+    def _write(self, **changes: Any) -> None:
+        for name, value in changes.items():
+            setattr(self._status, name, value)
+        self._status.refused, self._status.updated = dict(self._refused), time.time()
+        self._written = time.monotonic()
+        try:
+            replace_file(self._path, json.dumps({"version": _VERSION, **asdict(self._status)}).encode())
+        except OSError as error:  # the rounds do not depend on it; where the disk is full, they say so themselves
+            _log.warning("%s cannot be written: %s", self._path, error.strerror)

@@ -1,0 +1,18 @@
+"""``aggregator.superlink``: Flower's database waits for its lock, and nothing else of it is changed."""
+
+import pytest
+from flwr.supercore import sql_mixin
+
+from aggregator.superlink import be_patient
+
+
+def test_the_database_waits_two_minutes_for_its_lock_and_is_otherwise_flowers_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = vars(sql_mixin)["SQLITE_PRAGMAS"]
+    monkeypatch.setattr(sql_mixin, "SQLITE_PRAGMAS", before)
+    be_patient()
+    after = vars(sql_mixin)["SQLITE_PRAGMAS"]
+    assert dict(after) == {**dict(before), "busy_timeout": "120000"}
+    assert len(after) == len(before)
+    assert int(dict(before)["busy_timeout"]) < 120_000
