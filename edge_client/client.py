@@ -1,5 +1,6 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
+import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
@@ -34,6 +35,7 @@ from protocol.layout import Layout
 from protocol.plan import Plan
 from protocol.wire import decode_attendance
 
+_log = logging.getLogger("pruneseal.edge_client")
 Metrics = dict[str, int | float]
 _PERSONAL_FILE = "personal.safetensors"
 
@@ -123,6 +125,8 @@ class Client:
         if earlier is not None and decode_attendance(earlier.attendance, self._kit.roster).attempt == call.attempt:
             return Answer(earlier.attendance, dict(earlier.metrics))
         share, network = self._data()
+        for note in network.method.notes():
+            _log.warning("%s", note)
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from edge_client.data import Share
+from edge_client.shrink import shrink
 from edge_client.sparsify.interface import Sparsifier
 from protocol.errors import ConfigError, TrainingError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten, unflatten
@@ -75,9 +76,21 @@ def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, pla
     Returns:
         The mean loss of the last epoch, nats.
 
+    Where the plan removes filters, a network without the dead ones is trained in the model's place.
+
     Raises:
         TrainingError: The loss is not finite.
     """
+    if plan.granularity != "filter":
+        return _train(model, layout, mask, share, plan, seed)
+    small = shrink(model, layout, mask)
+    loss = _train(small.model, small.layout, small.mask, share, plan, seed)
+    small.restore(model)
+    return loss
+
+
+def _train(model: nn.Module, layout: Layout, mask: Mask, share: Share, plan: Plan, seed: int) -> float:
+    """The loop of :func:`local_update`."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kept = _masks(parameters, layout, mask)
     weights, gradient = _as_views(parameters)

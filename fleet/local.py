@@ -102,6 +102,8 @@ def go(out: Path, console: Console) -> dict[str, Any]:
     kits = out / "kits"
     data = datasets.load(plan.data)
     network = build_network(plan, data.input_shape, data.classes)
+    for note in network.method.notes():
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     verifier = Verifier(out, kits, plan, network.layout) if options.verify else None
     settings = Settings(kits / AGGREGATOR / ROSTER_FILE, out)
     journal = Journal(out, plan)

@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Final
 
 from protocol import VERSION
 from protocol.cohort import SMALLEST
@@ -18,6 +19,9 @@ from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
 
 Scalar = str | int | float | bool
 
+GRANULARITIES: Final = ("weight", "filter")
+"""What a method can remove: single weights, or whole filters and neurons."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,7 +29,9 @@ class Plan:
 
     Attributes:
         method: Name of the sparsifier.
-        sparsity: S, the share of trainable parameters that are zero at the end, in [0, 1).
+        sparsity: S, the share of trainable parameters (of the filters of each layer, where these are what is removed)
+            that are zero at the end, in [0, 1).
+        granularity: What is removed, ``weight`` or ``filter``.
         exponent: n of the cubic schedule (FedSparsify uses 3).
         first_prune: t0, the last round without pruning.
         frequency: F, prune every F rounds.
@@ -51,6 +57,7 @@ class Plan:
 
     method: str = "fedsparsify-global"
     sparsity: float = 0.95
+    granularity: str = "weight"
     exponent: float = 3.0
     first_prune: int = 1
     frequency: int = 1
@@ -73,6 +80,7 @@ class Plan:
     def __post_init__(self) -> None:
         for name, good, text in (
             ("sparsity", 0 <= self.sparsity < 1, "a fraction in [0, 1)"),
+            ("granularity", self.granularity in GRANULARITIES, f"one of {', '.join(GRANULARITIES)}"),
             ("exponent", self.exponent > 0, "positive"),
             ("first_prune", self.first_prune >= 0, "0 or more"),
             ("frequency", self.frequency >= 1, "1 or more"),

@@ -18,11 +18,15 @@ def sparsifier(plan: Plan) -> Sparsifier:
     """The method that a plan names.
 
     Raises:
-        ConfigError: There is none of that name, or the plan's schedule does not fit it.
+        ConfigError: There is none of that name, or the plan's granularity or schedule does not fit it.
     """
     if plan.method not in METHODS:
         raise ConfigError(f"there is no method {plan.method!r}; known are {', '.join(METHODS)}")
-    return METHODS[plan.method](plan)
+    method = METHODS[plan.method]
+    if plan.granularity not in method.granularities:
+        known = ", ".join(method.granularities)
+        raise ConfigError(f"{plan.method} cannot remove by {plan.granularity}, only by {known}: change granularity")
+    return method(plan)
 
 
 __all__ = ["METHODS", "GlobalState", "Sparsifier", "sparsifier"]

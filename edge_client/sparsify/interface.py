@@ -42,6 +42,8 @@ class Sparsifier(ABC):
     name: ClassVar[str]
     votes: ClassVar[bool] = False
     """Whether every client also sends one vote a position, encrypted like the values."""
+    granularities: ClassVar[tuple[str, ...]] = ("weight",)
+    """What the method can remove: single weights, whole filters."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -49,6 +51,10 @@ class Sparsifier(ABC):
     def wear(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: with thresholds, another parametrisation, … By default as it is."""
         return model
+
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should know about the worn model under this method; by default nothing."""
+        return ()
 
     def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         """The tensors that clients average, by name: by default every floating-point parameter and buffer."""

@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from protocol.errors import ConfigError, HeadroomError
 from protocol.grid import Grid
 from protocol.parameters import Parameters
-from protocol.plan import Plan, plan_from_config
+from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
 PLANS = st.builds(
     Plan,
     method=st.text(max_size=8),
     sparsity=st.floats(0, 1, exclude_max=True),
+    granularity=st.sampled_from(GRANULARITIES),
     exponent=st.floats(0, 9, exclude_min=True),
     first_prune=st.integers(0, 99),
     frequency=st.integers(1, 9),
@@ -48,6 +49,7 @@ def test_plan_from_config_undoes_to_config(plan: Plan) -> None:
 OTHERS: dict[str, Any] = {
     "method": "spafl",
     "sparsity": 0.5,
+    "granularity": "filter",
     "exponent": 2.0,
     "first_prune": 2,
     "frequency": 2,
@@ -129,6 +131,7 @@ def test_unknown_and_missing_keys_are_named() -> None:
     ("field", "good", "bad"),
     [
         ("sparsity", [0.0, 0.999], [1.0, -0.01, float("nan")]),
+        ("granularity", ["weight", "filter"], ["", "channel", "Filter"]),
         ("exponent", [0.1], [0.0, -1.0, float("nan")]),
         ("first_prune", [0], [-1]),
         ("frequency", [1], [0]),

@@ -51,6 +51,7 @@ ROSTER: Final = "roster"
 PLAN: Final = Plan(
     method="fedsparsify-global",
     sparsity=0.95,
+    granularity="weight",
     exponent=3.0,
     first_prune=1,
     frequency=1,
