@@ -22,7 +22,7 @@ from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
 
 
-class _Scheduled(Sparsifier):
+class Scheduled(Sparsifier):
     """A method that after round t keeps the highest scores that the schedule leaves room for."""
 
     def __init__(self, plan: Plan) -> None:
@@ -44,38 +44,42 @@ class _Scheduled(Sparsifier):
             exponent=plan.exponent,
         )
 
-    def scores(self, mean: Vector) -> Vector:
+    def scores(self, vector: Vector) -> Vector:
         """What the positions are ranked by, float32[P], not negative."""
-        return np.abs(mean)
+        return np.abs(vector)
 
-    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
-        """The top of the scores among what has survived so far; buffers always."""
-        kept = kept_at(self.sparsity(state.round), int(layout.prunable.sum()))
-        candidates = np.flatnonzero(layout.prunable & state.mask)
+    def purge(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
+        """The top of a vector's scores, among what is alive, that s_t leaves room for; buffers always."""
+        kept = kept_at(self.sparsity(round_), int(layout.prunable.sum()))
+        candidates = np.flatnonzero(layout.prunable & alive)
         if kept >= candidates.size:
-            return state.mask
+            return alive
         mask = ~layout.prunable
-        mask[candidates[top_k(self.scores(mean)[candidates], kept)]] = True
+        mask[candidates[top_k(self.scores(vector)[candidates], kept)]] = True
         return mask
 
+    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
+        """The mean, purged."""
+        return self.purge(mean, state.round, layout, state.mask)
 
-class FedSparsifyGlobal(_Scheduled):
+
+class FedSparsifyGlobal(Scheduled):
     """FedSparsify-Global: by magnitude of the mean, |w|."""
 
     name = "fedsparsify-global"
 
 
-class RandomPruning(_Scheduled):
+class RandomPruning(Scheduled):
     """The paper's ablation: the same schedule, but one fixed random order of the positions, from the plan's seed."""
 
     name = "random"
 
-    def scores(self, mean: Vector) -> Vector:
+    def scores(self, vector: Vector) -> Vector:
         """The ranks of one random permutation."""
-        return np.random.default_rng([self.plan.seed, 0x52414E44]).permutation(mean.size).astype(np.float32)
+        return np.random.default_rng([self.plan.seed, 0x52414E44]).permutation(vector.size).astype(np.float32)
 
 
-class OneShot(_Scheduled):
+class OneShot(Scheduled):
     """The paper's baseline: dense until round t0, then S at once, then tuning under that mask to the end.
 
     The paper prunes at round 90 of 100 or 190 of 200: set ``first-prune`` accordingly.
