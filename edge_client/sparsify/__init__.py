@@ -6,11 +6,12 @@ To add one, write a subclass of `Sparsifier` and list it here.
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
 from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.local import FedSparsifyLocal
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 METHODS: dict[str, type[Sparsifier]] = {
-    method.name: method for method in (FedAvg, FedSparsifyGlobal, OneShot, RandomPruning)
+    method.name: method for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning)
 }
 
 
