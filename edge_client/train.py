@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from edge_client.data import Share
+from edge_client.shrink import shrink
 from edge_client.sparsify.interface import Sparsifier
 from protocol.errors import ConfigError, TrainingError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten, unflatten
 from protocol.plan import Plan
 
 _EVALUATION_BATCH = 512
+_GRADIENT_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -75,9 +77,21 @@ def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, pla
     Returns:
         The mean loss of the last epoch, nats.
 
+    Where the plan removes filters, a network without the dead ones is trained in the model's place.
+
     Raises:
         TrainingError: The loss is not finite.
     """
+    if plan.granularity != "filter":
+        return _train(model, layout, mask, share, plan, seed)
+    small = shrink(model, layout, mask)
+    loss = _train(small.model, small.layout, small.mask, share, plan, seed)
+    small.restore(model)
+    return loss
+
+
+def _train(model: nn.Module, layout: Layout, mask: Mask, share: Share, plan: Plan, seed: int) -> float:
+    """The loop of :func:`local_update`."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kept = _masks(parameters, layout, mask)
     weights, gradient = _as_views(parameters)
@@ -104,6 +118,26 @@ def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, pla
             if not np.isfinite(loss):
                 raise TrainingError("the training loss is not finite: lower the learning rate or look at the data")
     return loss
+
+
+def gradient_at(
+    model: nn.Module, method: Sparsifier, layout: Layout, vector: Vector, share: Share, seed: int
+) -> Vector:
+    """The gradient of the mean loss on one batch of a client's rows, drawn by the seed, at a global vector: float32[P].
+
+    The model is left at that vector. Buffers have no gradient and are zero in it.
+    """
+    insert(model, method, layout, vector)
+    model.eval()
+    model.zero_grad()
+    rows = np.random.default_rng(seed).permutation(len(share.y))[:_GRADIENT_BATCH]
+    x, y = torch.from_numpy(share.x[rows]), torch.from_numpy(share.y[rows])
+    functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+    travelling = method.travelling(model)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return flatten(
+        {name: gradients.get(name, torch.zeros_like(tensor)).numpy() for name, tensor in travelling.items()}, layout
+    )
 
 
 def evaluate(model: nn.Module, x: np.ndarray, y: np.ndarray) -> Score:

@@ -26,7 +26,7 @@ from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
 from fleet.units import human_bytes
 from protocol.errors import ConfigError, PruneSealError
-from protocol.plan import Plan
+from protocol.plan import GRANULARITIES, Plan
 
 app = typer.Typer(
     help="Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX.",
@@ -72,7 +72,12 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     clients: Annotated[int, typer.Option(help="Clients that the data is divided among.")] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = _DEFAULT.rounds,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = _DEFAULT.method,
-    sparsity: Annotated[float, typer.Option(help="Final share of zero parameters, in [0, 1).")] = _DEFAULT.sparsity,
+    sparsity: Annotated[
+        float, typer.Option(help="Final share of zero parameters (of dead filters), in [0, 1).")
+    ] = _DEFAULT.sparsity,
+    granularity: Annotated[
+        str, typer.Option(help=f"What is removed, one of {', '.join(GRANULARITIES)}; filters make training faster too.")
+    ] = _DEFAULT.granularity,
     data: Annotated[str, typer.Option(help=f"One of {datasets.FORMS}.")] = _DEFAULT.data,
     partition_: Annotated[str, typer.Option("--partition", help=f"One of {partition.FORMS}.")] = _DEFAULT.partition,
     model: Annotated[
@@ -113,6 +118,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
             plan = Plan(
                 method=method,
                 sparsity=sparsity,
+                granularity=granularity,
                 first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
                 rounds=rounds,
                 fraction=fraction,

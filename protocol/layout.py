@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from protocol.errors import ConfigError
 
 Vector = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Value = TypeVar("Value", np.float32, np.bool_)
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def flatten(tensors: Mapping[str, NDArray[np.floating]], layout: Layout) -> Vect
     return np.concatenate([np.ravel(tensors[tensor.name]).astype(np.float32) for tensor in layout.tensors])
 
 
-def unflatten(vector: Vector, layout: Layout) -> dict[str, Vector]:
-    """Cut the vector, float32[P], back into its tensors.
+def unflatten(vector: NDArray[Value], layout: Layout) -> dict[str, NDArray[Value]]:
+    """Cut the vector, float32[P], or a mask of it, bool[P], back into its tensors; they share its memory.
 
     Raises:
         ValueError: The vector is not of the layout's size.

@@ -6,11 +6,12 @@ To add one, write a subclass of `Sparsifier` and list it here.
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
 from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.local import FedSparsifyLocal
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 METHODS: dict[str, type[Sparsifier]] = {
-    method.name: method for method in (FedAvg, FedSparsifyGlobal, OneShot, RandomPruning)
+    method.name: method for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning)
 }
 
 
@@ -18,11 +19,15 @@ def sparsifier(plan: Plan) -> Sparsifier:
     """The method that a plan names.
 
     Raises:
-        ConfigError: There is none of that name, or the plan's schedule does not fit it.
+        ConfigError: There is none of that name, or the plan's granularity or schedule does not fit it.
     """
     if plan.method not in METHODS:
         raise ConfigError(f"there is no method {plan.method!r}; known are {', '.join(METHODS)}")
-    return METHODS[plan.method](plan)
+    method = METHODS[plan.method]
+    if plan.granularity not in method.granularities:
+        known = ", ".join(method.granularities)
+        raise ConfigError(f"{plan.method} cannot remove by {plan.granularity}, only by {known}: change granularity")
+    return method(plan)
 
 
 __all__ = ["METHODS", "GlobalState", "Sparsifier", "sparsifier"]

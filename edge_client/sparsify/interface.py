@@ -5,16 +5,19 @@ pure functions of the plan; its only state is the `GlobalState` that clients der
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
 
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
+
+NO_VOTES: Mask = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +43,8 @@ class Sparsifier(ABC):
     """
 
     name: ClassVar[str]
-    votes: ClassVar[bool] = False
-    """Whether every client also sends one vote a position, encrypted like the values."""
+    granularities: ClassVar[tuple[str, ...]] = ("weight",)
+    """What the method can remove: single weights, whole filters."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
@@ -49,6 +52,10 @@ class Sparsifier(ABC):
     def wear(self, model: nn.Module) -> nn.Module:
         """The model as it is trained: with thresholds, another parametrisation, … By default as it is."""
         return model
+
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should know about the worn model under this method; by default nothing."""
+        return ()
 
     def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         """The tensors that clients average, by name: by default every floating-point parameter and buffer."""
@@ -70,15 +77,24 @@ class Sparsifier(ABC):
             for name, tensor in shared.items():
                 own[name].copy_(tensor)
 
-    def vote(self, trained: Vector, layout: Layout, state: GlobalState) -> Mask:
-        """The positions that this client would keep, bool[P]; asked only where ``votes`` is set.
+    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
+        """The positions that travel in round 1, bool[P], from the initial model, float32[P]; by default all."""
+        return np.ones(layout.size, np.bool_)
+
+    def submit(
+        self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
+    ) -> tuple[Vector, Mask]:
+        """What a client gives to the sum: its values, float32[P], and a vote a position, bool[P], or bool[0] for none.
+
+        Votes travel encrypted like the values. Whether there are any must follow from the plan and the round alone.
 
         Args:
             trained: The client's trained tensors, float32[P], zero off the state's mask.
             layout: Their layout.
             state: What the round began with.
+            gradient: Computes the gradient of the client's loss at the state, float32[P], on one batch of its rows.
         """
-        raise NotImplementedError(f"{self.name} does not vote")
+        return trained, NO_VOTES
 
     @abstractmethod
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
