@@ -13,7 +13,9 @@ def test_serve_is_reached_without_the_other_commands() -> None:
 
 
 def test_what_is_not_installed_is_named() -> None:
-    code = "import sys; sys.modules['torch'] = None; sys.argv = ['pruneseal', 'run']; import fleet.entry; fleet.entry.main()"
+    code = (
+        "import sys; sys.modules['torch'] = None; from fleet.entry import main; sys.argv = ['pruneseal', 'run']; main()"
+    )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
     assert ended.stderr == "error: torch is not installed; install pruneseal[fleet] for every command but `serve`\n"

@@ -13,7 +13,7 @@ import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
 
-from tests.export.serve.serving import expected, linear, rows, save, serving
+from tests.export.serve.serving import expected, linear, request, rows, save, serving
 
 Array = NDArray[Any]
 
@@ -107,21 +107,18 @@ def test_new_versions_during_the_load_lose_no_request(tmp_path: Path) -> None:
 
 def test_what_has_arrived_is_answered_before_the_server_ends(tmp_path: Path) -> None:
     model, sample = linear(), rows(1)
-    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "1500") as server:
-        with ThreadPoolExecutor(2) as pool:
-            asked = [
-                pool.submit(ask, module, address, sample, 0)
-                for module, address in ((tritonclient.http, server.http), (tritonclient.grpc, server.grpc))
-            ]
-            time.sleep(0.7)
-            server.process.terminate()
-            answers = [one.result() for one in asked]
+    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "1500") as server, ThreadPoolExecutor(2) as pool:
+        asked = [
+            pool.submit(ask, module, address, sample, 0)
+            for module, address in ((tritonclient.http, server.http), (tritonclient.grpc, server.grpc))
+        ]
+        time.sleep(0.7)
+        server.process.terminate()
+        answers = [one.result() for one in asked]
     assert all(np.allclose(answer[0][2], expected(model, sample), rtol=1e-5) for answer in answers)
 
 
 def test_a_full_queue_is_told_and_the_server_goes_on(tmp_path: Path) -> None:
-    from tests.export.serve.serving import request  # noqa: PLC0415
-
     options = ("--batch-wait", "1000", "--max-batch", "8", "--queue", "8")
     with serving(save(linear(), tmp_path / "linear.onnx"), *options) as server, ThreadPoolExecutor(6) as pool:
         statuses = [*pool.map(lambda _: server.infer(request(rows(3)))[0], range(6))]

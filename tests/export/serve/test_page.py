@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -83,7 +84,7 @@ def test_the_models_and_their_provenance_are_shown(page: webdriver.Chrome) -> No
 def test_an_image_is_scaled_to_the_input_and_its_prediction_shown(page: webdriver.Chrome, tmp_path: Path) -> None:
     grey = [[(16 * row + 4 * column) % 256 for column in range(4)] for row in range(4)]
     page.find_element(By.ID, "file").send_keys(str(png(tmp_path / "sample.png", grey)))
-    wanted = expected(labelled(), __import__("numpy").array([[grey]], "float32"))[0]
+    wanted = expected(labelled(), np.array([[grey]], np.float32))[0]
     assert text(page, "#winner") == LABELS[int(wanted.argmax())]
     assert "ms, there and back · linear version 1" in text(page, "#facts")
     bars = page.find_elements(By.CSS_SELECTOR, "#bars li")
@@ -129,4 +130,5 @@ def test_a_bad_row_is_told_what_is_wrong(page: webdriver.Chrome, row: str, told:
 
 
 def test_nothing_breaks_the_page_s_own_policy(page: webdriver.Chrome) -> None:
-    assert [line for line in page.get_log("browser") if "Content Security Policy" in line["message"]] == []
+    log: list[dict[str, str]] = page.get_log("browser")  # type: ignore[no-untyped-call]
+    assert [line for line in log if "Content Security Policy" in line["message"]] == []

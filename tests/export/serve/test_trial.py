@@ -60,7 +60,7 @@ def endless() -> onnx.ModelProto:
         "body",
         [value("i", [], TensorProto.INT64), value("going", [], TensorProto.BOOL), value("state", ["n", 2])],
         [value("on", [], TensorProto.BOOL), value("next", ["n", 2])],
-        [numpy_helper.from_array(np.float32(1), "one")],
+        [numpy_helper.from_array(np.array(1, np.float32), "one")],
     )
     truth = numpy_helper.from_array(np.array(True), "true")
     nodes = [helper.make_node("Loop", ["", "true", "input"], ["output"], body=body)]
@@ -137,7 +137,8 @@ def test_a_foreign_model_with_another_free_axis_is_served(tmp_path: Path) -> Non
 def test_the_command_refuses_a_hostile_file_in_one_line(tmp_path: Path, name: str) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(content(HOSTILE[name][0]))
-    ended = subprocess.run([SERVE, file, "--port", "0", "--grpc-port", "0"], capture_output=True, text=True, timeout=60)
+    command = [SERVE, file, "--port", "0", "--grpc-port", "0"]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: {file} cannot be served: ")
     assert "Traceback" not in ended.stderr
