@@ -33,13 +33,13 @@ def test_two_files_are_compared_at_every_setting(tmp_path: Path) -> None:
     lines = result.stdout.splitlines()
     assert lines[0].startswith("against")
     assert "onnxruntime" in lines[2]
-    assert lines[3].split() == ["threads", "batch", "file", "median", "p10", "p90", "ms", "times", "as", "fast"]
+    assert lines[3].split() == ["threads", "batch", "file", "median", "p10", "p90", "CPU", "ms", "times", "as", "fast"]
     rows = [line.split() for line in lines[4:]]
     assert [row[:3] for row in rows] == [[("1"), b, f] for b in "12" for f in ("against", "model")]
     for dense, made in zip(rows[::2], rows[1::2], strict=True):
-        assert float(dense[6]) == 1
-        assert float(made[6]) == pytest.approx(float(dense[3]) / float(made[3]), rel=0.1)
-        assert float(made[6]) > 1
+        assert float(dense[7]) == 1
+        assert float(made[7]) == pytest.approx(float(dense[6]) / float(made[6]), rel=0.1)
+        assert float(made[7]) > 1
 
 
 def test_one_file_alone_has_no_ratio(tmp_path: Path) -> None:
