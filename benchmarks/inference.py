@@ -12,6 +12,7 @@ largest, on 1,000 inputs.
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -28,10 +29,11 @@ from torch import Tensor, nn
 
 from edge_client import models
 from export.exporter import Exported, export, export_int8
-from export.latency import compare
+from export.latency import Latency, compare
 from export.scaling import Scaling
 from fleet.machine import machine, versions
 from fleet.units import human_bytes
+from protocol.files import replace_file
 
 SPARSITIES: Final = (0.8, 0.9, 0.95, 0.99)
 FILTERS: Final = 0.75
@@ -161,18 +163,30 @@ def measure(name: str, pruning: str) -> dict[str, Any]:
         "inputs": INPUTS,
         "bytes": {name: len(content) for name, content in files.items()},
         "latency": latency,
+        "load": os.getloadavg()[0],
         "recommended": _recommended(latency[0]),
     }
 
 
+def _row(work: Path, fresh: bool, name: str, pruning: str) -> dict[str, Any]:
+    """A row that was measured before, or a new one."""
+    path = work / f"{name} {pruning}.json"
+    if path.is_file() and not fresh:
+        found: dict[str, Any] = json.loads(path.read_text())
+        return found
+    work.mkdir(parents=True, exist_ok=True)
+    replace_file(path, json.dumps(row := measure(name, pruning)).encode())
+    return row
+
+
 def _recommended(first: Mapping[str, Any]) -> str:
-    return min((FLOAT, INT8), key=lambda name: first[name]["median"])
+    return min((FLOAT, INT8), key=lambda name: float(first[name]["cpu"]))
 
 
 def speed(row: Mapping[str, Any], file: str, threads: int = 1, batch: int = 1) -> float:
     """How many times as fast as dense a file is."""
     found = next(line for line in row["latency"] if (line["threads"], line["batch"]) == (threads, batch))
-    return float(found["dense"]["median"] / found[file]["median"])
+    return Latency(**found[file]).speed(Latency(**found["dense"]))
 
 
 def ratio(row: Mapping[str, Any], file: str) -> float:
@@ -209,7 +223,8 @@ def markdown(result: Mapping[str, Any]) -> str:
         "",
         "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
         "",
-        "Size: times smaller than the dense file. Speed: times as fast, float / int8, by threads (T) and batch (b).",
+        "Size: times smaller than the dense file. Speed: times as fast, float / int8, by threads (T) and batch (b);",
+        "on one thread by CPU time, on two by the wall clock, which suffers from whatever else the machine does.",
         "Weights are random; *filters* is 0.75 of the filters. *work* is the fraction of multiply-accumulates left;",
         "*16* says that channel counts are rounded up to 16 because that was faster.",
         "",
@@ -264,12 +279,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--networks", nargs="+", choices=list(NETWORKS), default=list(NETWORKS))
     parser.add_argument("--prunings", nargs="+", default=[*map(str, SPARSITIES), "filters"])
+    parser.add_argument("--work", type=Path, default=Path("runs/inference"), help="where finished rows are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the results go")
+    parser.add_argument("--fresh", action="store_true", help="measure finished rows again")
     options = parser.parse_args(arguments)
     rows = []
     for name in options.networks:
         for pruning in options.prunings:
-            rows.append(row := measure(name, pruning))
+            rows.append(row := _row(options.work, options.fresh, name, pruning))
             print(
                 f"{name}, {pruning}: {ratio(row, FLOAT):.1f}x / {ratio(row, INT8):.1f}x smaller, "
                 f"{speed(row, FLOAT):.2f}x / {speed(row, INT8):.2f}x as fast",

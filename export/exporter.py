@@ -143,4 +143,4 @@ def _speeds(dense: bytes, candidates: Mapping[str, bytes], inputs: NDArray[np.fl
     if len({*candidates.values()}) < 2:
         return {}
     found = compare({"dense": dense, **candidates}, inputs)
-    return {name: found["dense"].median / found[name].median for name in candidates}
+    return {name: found[name].speed(found["dense"]) for name in candidates}

@@ -1,8 +1,12 @@
 """How long ONNX files take, side by side.
 
 Files that are compared take turns in one process: in each of several blocks every file runs once unmeasured and then
-for an equal share of time, so that whatever else the machine does meets them all. Report the ratio of two medians of
-one call, never times of two calls.
+for an equal share of time, so that whatever else the machine does meets them all. Report the ratio of two figures of
+one call, never figures of two calls.
+
+On one thread the ratio is that of the CPU time: what a call costs, and on an idle core its latency; other load on the
+machine hardly moves it, while it stretches the wall clock of long calls more than that of short ones. On more threads
+it is that of the wall clock.
 
 ONNX Runtime gets a stated number of threads, and an idle session does not spin on the core that the next one needs.
 """
@@ -34,11 +38,25 @@ _MOST_RUNS: Final = 400
 
 @dataclass(frozen=True)
 class Latency:
-    """Seconds that one batch takes: the median, and what a tenth of the runs stay below and above."""
+    """What one batch takes.
 
+    Attributes:
+        threads: How many ran it.
+        median: Seconds by the wall clock.
+        p10: What a tenth of the runs stay below.
+        p90: What a tenth of the runs stay above.
+        cpu: Median CPU seconds, of all threads together.
+    """
+
+    threads: int
     median: float
     p10: float
     p90: float
+    cpu: float
+
+    def speed(self, other: "Latency") -> float:
+        """How many times as fast this is as ``other``, of the same call."""
+        return other.cpu / self.cpu if self.threads == 1 else other.median / self.median
 
 
 def compare(
@@ -65,15 +83,15 @@ def compare(
     once = {}
     for name, session in sessions.items():
         _run(name, session, feeds[name])  # the first run allocates
-        once[name] = _run(name, session, feeds[name])
+        once[name], _ = _run(name, session, feeds[name])
     blocks = int(np.clip(seconds / (2 * sum(once.values())), *_BLOCKS))
     runs = {name: int(np.clip(seconds / (blocks * len(files) * t), 1, _MOST_RUNS)) for name, t in once.items()}
-    times: dict[str, list[float]] = {name: [] for name in files}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in files}
     for _ in range(blocks):
         for name, session in sessions.items():
             _run(name, session, feeds[name])
             times[name] += [_run(name, session, feeds[name]) for _ in range(runs[name])]
-    return {name: _latency(samples) for name, samples in times.items()}
+    return {name: _latency(threads, samples) for name, samples in times.items()}
 
 
 def check_runnable(onnx_bytes: bytes, batch: int) -> tuple[int, ...]:
@@ -111,9 +129,10 @@ def check_runnable(onnx_bytes: bytes, batch: int) -> tuple[int, ...]:
     raise ExportError(f"the file takes batches of {first} only, not {batch}; export it with a free batch")
 
 
-def _latency(samples: list[float]) -> Latency:
-    p10, median, p90 = np.percentile(samples, [10, 50, 90])
-    return Latency(float(median), float(p10), float(p90))
+def _latency(threads: int, samples: list[tuple[float, float]]) -> Latency:
+    wall, cpu = np.array(samples).T
+    p10, median, p90 = np.percentile(wall, [10, 50, 90])
+    return Latency(threads, float(median), float(p10), float(p90), float(np.median(cpu)))
 
 
 def _session(name: str, data: bytes, threads: int) -> ort.InferenceSession:
@@ -131,10 +150,11 @@ def _session(name: str, data: bytes, threads: int) -> ort.InferenceSession:
     return session
 
 
-def _run(name: str, session: ort.InferenceSession, feed: Mapping[str, Any]) -> float:
-    start = time.perf_counter()
+def _run(name: str, session: ort.InferenceSession, feed: Mapping[str, Any]) -> tuple[float, float]:
+    """Run once; seconds by the wall clock and of the CPU."""
+    start, cpu = time.perf_counter(), time.process_time()
     try:
         session.run(None, feed)
     except RUNTIME_ERRORS as error:
         raise ExportError(f"ONNX Runtime cannot run {name}: {error}") from error
-    return time.perf_counter() - start
+    return time.perf_counter() - start, time.process_time() - cpu

@@ -235,22 +235,21 @@ def _inputs(shape: tuple[int, ...], raw_range: Sequence[float] | None, data: Dat
 def _latency(
     files: Mapping[str, bytes], shape: tuple[int, ...], raw_range: Sequence[float] | None
 ) -> list[dict[str, Any]]:
-    """The latencies of all files in seconds, by threads and batch."""
+    """The latencies of all files and their speed against the dense one, by threads and batch."""
     inputs = _inputs(shape, raw_range, None)
     rows = []
     for threads in (1, 2)[: os.cpu_count() or 1]:
         for batch in _BATCHES:
             found = compare(files, inputs[:batch], threads, seconds=0.5)
-            rows.append({"threads": threads, "batch": batch, **{name: asdict(t) for name, t in found.items()}})
+            times = {name: asdict(t) | {"speed": t.speed(found["dense"])} for name, t in found.items()}
+        rows.append({"threads": threads, "batch": batch, **times})
     return rows
 
 
 def _recommend(latency: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """The file to run: the faster at batch 1 on one thread. And what was noticed on the way."""
     first = latency[0]
-    speeds = {
-        name: first["dense"]["median"] / first[name]["median"] for name in (MODEL_FILE, INT8_FILE) if name in first
-    }
+    speeds = {name: first[name]["speed"] for name in (MODEL_FILE, INT8_FILE) if name in first}
     reasons = [f"{name} is {speed:.2f} times as fast as the dense file" for name, speed in speeds.items()]
     if speeds[MODEL_FILE] * _MARGIN < 1:
         reasons.append(f"{MODEL_FILE} is slower than the dense file; it is smaller, and nothing else")

@@ -122,8 +122,8 @@ def _exported(export: Mapping[str, Any]) -> dict[str, Any]:
         "int8_accuracy": int8 and int8["accuracy"],
         "int8_refused": export["int8_refused"],
         "recommended": export["recommended"],
-        "onnx_speed": first["dense"]["median"] / first[MODEL_FILE]["median"],
-        "int8_speed": int8 and first["dense"]["median"] / first[INT8_FILE]["median"],
+        "onnx_speed": first[MODEL_FILE]["speed"],
+        "int8_speed": int8 and first[INT8_FILE]["speed"],
         "multiply_accumulates_left": export["multiply_accumulates_left"],
     }
 

@@ -13,7 +13,7 @@ from torch import nn
 
 import export.latency as module
 from export.convert import convert
-from export.latency import check_runnable, compare
+from export.latency import Latency, check_runnable, compare
 from protocol.errors import ExportError
 
 X = np.ones((2, 6), np.float32)
@@ -48,15 +48,24 @@ def test_every_file_is_timed_in_order_of_its_percentiles() -> None:
     found = compare({"small": linear(), "large": linear(4000)}, X, seconds=0.05)
     assert list(found) == ["small", "large"]
     assert all(0 < t.p10 <= t.median <= t.p90 for t in found.values())
-    assert found["small"].median < found["large"].median
+    assert found["small"].cpu < found["large"].cpu
+    assert found["small"].speed(found["large"]) == found["large"].cpu / found["small"].cpu
+
+
+def test_speed_is_that_of_the_cpu_on_one_thread_and_of_the_clock_on_more() -> None:
+    def latency(threads: int, median: float, cpu: float) -> Latency:
+        return Latency(threads, median, median, median, cpu)
+
+    assert latency(1, median=9.0, cpu=1.0).speed(latency(1, median=9.0, cpu=4.0)) == 4
+    assert latency(2, median=1.0, cpu=9.0).speed(latency(2, median=3.0, cpu=9.0)) == 3
 
 
 def test_files_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
-    def run(name: str, session: object, feed: object) -> float:
+    def run(name: str, session: object, feed: object) -> tuple[float, float]:
         seen.append(name)
-        return 0.004
+        return 0.004, 0.004
 
     monkeypatch.setattr(module, "_run", run)
     compare({"a": linear(), "b": linear()}, X, seconds=0.16)

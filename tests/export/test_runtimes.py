@@ -82,7 +82,7 @@ def close(actual: np.ndarray, data: bytes, name: str) -> None:
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
 def test_the_reference_evaluator_computes_the_same(files: dict[str, bytes], name: str) -> None:
     (actual,) = ReferenceEvaluator(onnx.load_from_string(files[name])).run(None, {"input": RAW})
-    close(actual, files[name], name)
+    close(np.asarray(actual), files[name], name)
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])

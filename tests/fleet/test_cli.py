@@ -27,7 +27,7 @@ def test_the_version_is_one_line() -> None:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert all(command in result.stdout for command in ("run", "export", "inspect", "provision"))
+    assert all(command in result.stdout for command in ("run", "export", "bench", "inspect", "provision"))
 
 
 def test_help_of_run_names_what_can_be_chosen() -> None:
