@@ -198,7 +198,7 @@ class Deployment:
             "--superexec-auth-secret-file": kit / EXECUTOR_FILE,
             "--node-config": f"partition-id={node} num-partitions={self.nodes}",
         }
-        self._start(name, [str(_BIN / "flower-supernode"), *_options(flags)], environment)
+        self._start(name, [sys.executable, "-m", "edge_client.supernode", *_options(flags)], environment)
         flags = {"--runtime-api-address": f"{HOST}:{port}", "--superexec-auth-secret-file": kit / EXECUTOR_FILE}
         private = {"PRUNESEAL_KIT": str(kit), "PATH": f"{self._guard()}:{environment['PATH']}"}
         if self._results is not None:

@@ -38,7 +38,7 @@ PLAN = Plan(
     model="tests.e2e.tiny:build",
     data="tests.e2e.tiny:load",
     epochs=1,
-    deadline=40.0,
+    deadline=60.0,
     attempts=12,
 )
 KILLED, PAUSED, BETWEEN, CUT, CORRUPT = 3, 1, 2, 0, 2
