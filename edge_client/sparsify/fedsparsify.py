@@ -13,9 +13,10 @@ Here every client computes the purge from the same decrypted integers; the aggre
 
 import numpy as np
 
+from edge_client.sparsify.allocation import allocate
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.schedule import sparsity_after
-from edge_client.sparsify.topk import kept_at, top_k
+from edge_client.sparsify.topk import kept_at
 from protocol.errors import ConfigError
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
@@ -31,6 +32,8 @@ class Scheduled(Sparsifier):
             raise ConfigError(
                 f"rounds ({plan.rounds}) must exceed first-prune ({plan.first_prune}), or nothing is ever pruned"
             )
+        if plan.layer_floor > 1 - plan.sparsity:
+            raise ConfigError(f"layer-floor ({plan.layer_floor}) is more than sparsity {plan.sparsity} leaves")
 
     def sparsity(self, round_: int) -> float:
         """s_t, a fraction."""
@@ -50,13 +53,9 @@ class Scheduled(Sparsifier):
 
     def purge(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
         """The top of a vector's scores, among what is alive, that s_t leaves room for; buffers always."""
-        kept = kept_at(self.sparsity(round_), int(layout.prunable.sum()))
-        candidates = np.flatnonzero(layout.prunable & alive)
-        if kept >= candidates.size:
-            return alive
-        mask = ~layout.prunable
-        mask[candidates[top_k(self.scores(vector)[candidates], kept)]] = True
-        return mask
+        plan, kept = self.plan, kept_at(self.sparsity(round_), int(layout.prunable.sum()))
+        scores, candidates = self.scores(vector), layout.prunable & alive
+        return ~layout.prunable | allocate(scores, candidates, kept, layout, plan.allocation, plan.layer_floor)
 
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """The mean, purged."""

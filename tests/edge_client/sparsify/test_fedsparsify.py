@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
@@ -78,6 +78,7 @@ def test_masks_are_nested_keep_the_scheduled_number_and_end_at_the_target(name: 
     assert all(mask[BUFFERS].all() for mask in made)
 
 
+@settings(deadline=None)
 @given(sparsity=st.integers(0, 99), seed=st.integers(0, 2**32 - 1))
 def test_the_last_round_reaches_the_target_exactly(sparsity: int, seed: int) -> None:
     for name in SCHEDULED:
