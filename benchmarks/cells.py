@@ -8,7 +8,7 @@ from benchmarks.tasks import TASKS
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
-OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {}
+OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {"sparsyfed": {"powerprop": 1.25}}
 """What a method's paper adds to the settings of the task."""
 
 NO_TARGET: Final = frozenset({"fedavg", "spafl"})

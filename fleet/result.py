@@ -15,6 +15,7 @@ from edge_client.client import Network, state_after
 from edge_client.data import DataSet
 from edge_client.keys import load_kit
 from edge_client.sparsify import GlobalState
+from edge_client.sparsify.interface import plain_name
 from edge_client.train import evaluate, insert
 from export.convert import save_onnx
 from export.exporter import Exported, export
@@ -74,6 +75,7 @@ def finish(
         "sparsity": f"{1 - kept / parameters:.6f}",
         "pruneseal": version("pruneseal"),
     }
+    network.method.shed(network.model)
     tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
     checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
     rows = np.random.default_rng(plan.seed).permutation(len(data.test_y))[:_PARITY_INPUTS]
@@ -111,7 +113,7 @@ def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
     """How many positions of each trainable tensor are left."""
     cuts = np.split(state.mask, network.layout.offsets[1:-1])
     return [
-        LayerDensity(tensor.name, int(cut.sum()), tensor.size)
+        LayerDensity(plain_name(tensor.name), int(cut.sum()), tensor.size)
         for tensor, cut in zip(network.layout.tensors, cuts, strict=True)
         if tensor.trainable
     ]
