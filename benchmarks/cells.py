@@ -59,7 +59,7 @@ class Cell:
         task = TASKS[self.task]
         if (source := task.data or data) is None:
             raise ConfigError(f"{task.label} needs --data")
-        own: dict[str, Any] = {"first_prune": self.rounds - _TUNING} if self.method == "one-shot" else {}
+        own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
         return Plan(
             method=self.method,
             sparsity=self.sparsity,
