@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import NO_TARGET, Cell
+from benchmarks.cells import CLEAR_ONLY, NO_TARGET, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.machine import machine, versions
 from benchmarks.tasks import TASKS
@@ -190,7 +190,7 @@ def report(options: Options) -> dict[str, Any]:
 def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
     """The cells that the command names: headline cells first, one seed after another; then the grid."""
     task = TASKS[given.task]
-    methods = given.methods or [name for name in METHODS if name != "top-k"]
+    methods = given.methods or list(METHODS)
     chosen: list[Cell] = []
     if given.headline:
         chosen += [
@@ -202,6 +202,8 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
         given.seeds, given.sparsities, given.partitions or task.partitions, methods
     ):
         target = 0.0 if method in NO_TARGET else sparsity
+        if given.encrypted and method in CLEAR_ONLY:
+            continue
         chosen.append(Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted))
     return tuple(dict.fromkeys(chosen))
 

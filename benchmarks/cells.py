@@ -4,12 +4,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+from benchmarks.baselines import TopK
 from benchmarks.tasks import TASKS
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
-OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {}
+OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {"sparsyfed": {"powerprop": 1.25}}
 """What a method's paper adds to the settings of the task."""
+
+CLEAR_ONLY: Final = frozenset({TopK.name})
+"""Baselines that the product does not have."""
 
 NO_TARGET: Final = frozenset({"fedavg", "spafl"})
 """Methods for which the plan's sparsity means nothing."""
@@ -55,7 +59,7 @@ class Cell:
         task = TASKS[self.task]
         if (source := task.data or data) is None:
             raise ConfigError(f"{task.label} needs --data")
-        own: dict[str, Any] = {"first_prune": self.rounds - _TUNING} if self.method == "one-shot" else {}
+        own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
         return Plan(
             method=self.method,
             sparsity=self.sparsity,

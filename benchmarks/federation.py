@@ -57,7 +57,7 @@ def submission(
     model, method, layout = network.model, network.method, network.layout
     insert(model, method, layout, state.vector)
     seed = int(np.random.default_rng([plan.seed, state.round + 1, 1, node]).integers(1 << 31))
-    local_update(model, layout, state.mask, share, plan, seed)
+    local_update(model, layout, state.mask, share, plan, seed, method.penalty)
     gradient = partial(gradient_at, model, method, layout, state.vector, share, seed)
     return method.submit(extract(model, method, layout), layout, state, gradient)
 

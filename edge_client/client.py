@@ -135,7 +135,8 @@ class Client:
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
-        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed)
+        penalty = network.method.penalty
+        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed, penalty)
         trained = extract(network.model, network.method, network.layout)
         gradient = partial(gradient_at, network.model, network.method, network.layout, state.vector, share, seed)
         values, votes = network.method.submit(trained, network.layout, state, gradient)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,8 +15,9 @@ from rich.console import Console
 
 from edge_client import data as datasets
 from edge_client import models, partition
-from edge_client.sparsify import METHODS
+from edge_client.sparsify import METHODS, allocation
 from edge_client.sparsify.fedsparsify import OneShot
+from edge_client.sparsify.sparsyfed import SparsyFed
 from export.serve.cli import serve
 from fleet import local, release, result, watch
 from fleet.bench import counts
@@ -26,7 +28,7 @@ from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
 from fleet.units import human_bytes
 from protocol.errors import ConfigError, PruneSealError
-from protocol.plan import GRANULARITIES, Plan
+from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
 app = typer.Typer(
     help="Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX.",
@@ -36,6 +38,7 @@ app = typer.Typer(
 )
 _DEFAULT = Plan()
 _ONE_SHOT_TUNING = 10
+_BETA = 1.25
 
 
 @contextmanager
@@ -78,6 +81,16 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     granularity: Annotated[
         str, typer.Option(help=f"What is removed, one of {', '.join(GRANULARITIES)}; filters make training faster too.")
     ] = _DEFAULT.granularity,
+    allocation_: Annotated[
+        str, typer.Option("--allocation", help=f"How survivors are shared out: {', '.join(allocation.NAMES)}.")
+    ] = _DEFAULT.allocation,
+    layer_floor: Annotated[
+        float, typer.Option(help="Share of every tensor that always stays, in [0, 1).")
+    ] = _DEFAULT.layer_floor,
+    powerprop: Annotated[
+        float | None,
+        typer.Option(help=f"Beta of powerpropagation; 1 for none. {_BETA} for sparsyfed, else 1.", show_default=False),
+    ] = None,
     data: Annotated[str, typer.Option(help=f"One of {datasets.FORMS}.")] = _DEFAULT.data,
     partition_: Annotated[str, typer.Option("--partition", help=f"One of {partition.FORMS}.")] = _DEFAULT.partition,
     model: Annotated[
@@ -90,10 +103,15 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.learning_rate,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.momentum,
+    prox: Annotated[float, typer.Option(help="Mu of FedProx; 0 for none.")] = _DEFAULT.proximal,
     seed: Annotated[int, typer.Option(help="Of everything that is random but the keys.")] = _DEFAULT.seed,
     drop: Annotated[
         float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
     ] = 0.0,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of the plan, as KEY=VALUE in TOML, such as start-sparsity=0.5."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
     workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
     grid: Annotated[
@@ -113,13 +131,16 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     console = Console()
     with _errors():
         if resume:
-            _require_same(out, given)
+            _require_same(out, given | {key.replace("-", "_"): value for key, value in _fields(more).items()})
         else:
             plan = Plan(
                 method=method,
                 sparsity=sparsity,
                 granularity=granularity,
                 first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
+                allocation=allocation_,
+                layer_floor=layer_floor,
+                powerprop=powerprop or (_BETA if method == SparsyFed.name else _DEFAULT.powerprop),
                 rounds=rounds,
                 fraction=fraction,
                 min_cohort=min_cohort,
@@ -132,8 +153,10 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 momentum=momentum,
+                proximal=prox,
                 seed=seed,
             )
+            plan = plan_from_config({**plan.to_config(), **_fields(more)})
             local.start(out, plan, local.Options(clients, drop, verify, workers, grid))
         try:
             summary = local.go(out, console)
@@ -143,11 +166,21 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         _show(console, out, summary)
 
 
+def _fields(more: list[str] | None) -> dict[str, Any]:
+    """The fields of a plan that were set by name."""
+    try:
+        return tomllib.loads("\n".join(more or []))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"--set takes KEY=VALUE with a value in TOML, such as rounds=10 or model='lenet5', not {more}: {error}"
+        ) from error
+
+
 def _require_same(out: Path, given: dict[str, Any]) -> None:
     """Refuse options that contradict those that a run began with."""
     plan, options = local.stored_run(out)
     stored = {**{key.replace("-", "_"): value for key, value in plan.to_config().items()}, **vars(options)}
-    stored["partition_"] = stored["partition"]
+    stored |= {"partition_": stored["partition"], "allocation_": stored["allocation"], "prox": stored["proximal"]}
     for name, value in given.items():
         if name in stored and stored[name] != value:
             option = f"--{name.rstrip('_').replace('_', '-')}"

@@ -13,6 +13,7 @@ from edge_client.client import Network, state_after
 from edge_client.data import DataSet
 from edge_client.keys import Opener
 from edge_client.sparsify import GlobalState
+from edge_client.sparsify.interface import plain_name
 from edge_client.train import evaluate, insert
 from fleet.release import INT8_FILE, MODEL_FILE, release
 from fleet.report import LayerDensity, write_report
@@ -83,6 +84,7 @@ def finish(
         "sparsity": f"{1 - kept / parameters:.6f}",
         "pruneseal": version("pruneseal"),
     }
+    network.method.shed(network.model)
     tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
     checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
     exported = release(out / CHECKPOINT_FILE, out / EXPORT_FOLDER, data, model=plan.model)
@@ -132,7 +134,7 @@ def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
     """How many positions of each trainable tensor are left."""
     cuts = np.split(state.mask, network.layout.offsets[1:-1])
     return [
-        LayerDensity(tensor.name, int(cut.sum()), tensor.size)
+        LayerDensity(plain_name(tensor.name), int(cut.sum()), tensor.size)
         for tensor, cut in zip(network.layout.tensors, cuts, strict=True)
         if tensor.trainable
     ]

@@ -24,11 +24,19 @@ Value = TypeVar("Value", np.float32, np.bool_)
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of the vector: its name, its shape and whether training moves it."""
+    """One tensor of the vector.
+
+    Attributes:
+        name: Its name in the model.
+        shape: Its shape.
+        trainable: Whether training moves it.
+        work: How many times the model uses each of its values on one sample; for a weight its multiply-accumulates.
+    """
 
     name: str
     shape: tuple[int, ...]
     trainable: bool
+    work: int = 1
 
     @property
     def size(self) -> int:

@@ -73,7 +73,7 @@ class Plan:
     allocation: str = "global"
     layer_floor: float = 0.0
     strict_majority: bool = False
-    start_sparsity: float = 0.8
+    start_sparsity: float = 0.5
     dense_first: bool = False
     powerprop: float = 1.0
     threshold_penalty: float = 0.002

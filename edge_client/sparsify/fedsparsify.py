@@ -22,6 +22,7 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from edge_client.sparsify.allocation import allocate
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.schedule import sparsity_after
 from edge_client.sparsify.topk import kept_at, top_k
@@ -44,20 +45,25 @@ class Scheduled(Sparsifier):
             raise ConfigError(
                 f"rounds ({plan.rounds}) must exceed first-prune ({plan.first_prune}), or nothing is ever pruned"
             )
+        if plan.layer_floor > 1 - plan.sparsity:
+            raise ConfigError(f"layer-floor ({plan.layer_floor}) is more than sparsity {plan.sparsity} leaves")
+        if plan.granularity == "filter" and (plan.allocation, plan.layer_floor) != ("global", 0.0):
+            raise ConfigError("filters go evenly from every layer: leave allocation and layer-floor at their defaults")
 
     def wear(self, model: nn.Module) -> nn.Module:
-        """The model as it is; where filters are purged, its structure is read.
+        """As every method wears it; where filters are purged, its structure is read.
 
         Raises:
             ConfigError: It has no filters.
         """
+        worn = super().wear(model)
         if self.plan.granularity == "filter":
-            self._structure = trace(model)
+            self._structure = trace(worn)
             if not self._structure.filters:
                 raise ConfigError(
                     "the network has no plain linear or convolutional layer before its output: use granularity weight"
                 )
-        return model
+        return worn
 
     def notes(self) -> tuple[str, ...]:
         """Where dead filters cannot be taken out of the network that is trained."""
@@ -84,15 +90,12 @@ class Scheduled(Sparsifier):
 
         Where filters are purged, a dead one takes its statistics along.
         """
-        if self.plan.granularity == "filter":
+        plan = self.plan
+        if plan.granularity == "filter":
             return self._structure.closed(self._filters(vector, round_, layout, alive), layout)
         kept = kept_at(self.sparsity(round_), int(layout.prunable.sum()))
-        candidates = np.flatnonzero(layout.prunable & alive)
-        if kept >= candidates.size:
-            return alive
-        mask = ~layout.prunable
-        mask[candidates[top_k(self.scores(vector)[candidates], kept)]] = True
-        return mask
+        scores, candidates = self.scores(vector), layout.prunable & alive
+        return ~layout.prunable | allocate(scores, candidates, kept, layout, plan.allocation, plan.layer_floor)
 
     def _filters(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
         """The mask without the filters of the smallest mean scores in each layer."""

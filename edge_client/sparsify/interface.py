@@ -12,7 +12,9 @@ from typing import ClassVar
 import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
+from edge_client.sparsify.powerprop import reparametrise
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
@@ -50,12 +52,26 @@ class Sparsifier(ABC):
         self.plan = plan
 
     def wear(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: with thresholds, another parametrisation, … By default as it is."""
+        """The model, changed in place, as it is trained: by default with powerpropagation, where the plan has it."""
+        if self.plan.powerprop > 1:
+            reparametrise(model, self.plan.powerprop)
         return model
 
     def notes(self) -> tuple[str, ...]:
         """What the operator should know about the worn model under this method; by default nothing."""
         return ()
+
+    def shed(self, model: nn.Module) -> nn.Module:
+        """The inverse of :meth:`wear`, in place: a plain model that computes what the worn one does."""
+        for module in model.modules():
+            if parametrize.is_parametrized(module):
+                for name in sorted(module.parametrizations):  # type: ignore[arg-type]
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        return model
+
+    def penalty(self, model: nn.Module) -> torch.Tensor | None:
+        """What is added to the loss of every step, a scalar; by default nothing."""
+        return None
 
     def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         """The tensors that clients average, by name: by default every floating-point parameter and buffer."""
@@ -107,3 +123,8 @@ class Sparsifier(ABC):
             layout: The layout of the vector.
             state: The round just completed and the mask that it travelled under; its vector is the mean.
         """
+
+
+def plain_name(name: str) -> str:
+    """The name that a worn model's tensor has in the plain one."""
+    return name.replace(".parametrizations.", ".").removesuffix(".original")

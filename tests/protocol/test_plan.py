@@ -65,7 +65,7 @@ OTHERS: dict[str, Any] = {
     "allocation": "erk",
     "layer_floor": 0.01,
     "strict_majority": True,
-    "start_sparsity": 0.5,
+    "start_sparsity": 0.4,
     "dense_first": True,
     "powerprop": 1.25,
     "threshold_penalty": 0.1,
