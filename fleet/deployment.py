@@ -90,8 +90,9 @@ class Deployment:
     Args:
         out: The folder that :func:`prepare` has made.
         nodes: How many nodes.
-        port: The SuperLink's port; by default a free one.
-        front: The port by which the nodes reach the SuperLink, where something stands between; by default the same.
+        run: The aggregator's folder of the run; by default ``out``.
+        results: Where each node leaves its final model, in a folder of its name; by default none does.
+        fronts: By node, the port by which it reaches the SuperLink where something stands between.
         environment: Added to that of every process.
     """
 
@@ -99,14 +100,15 @@ class Deployment:
         self,
         out: Path,
         nodes: int,
-        port: int | None = None,
-        front: int | None = None,
+        run: Path | None = None,
+        results: Path | None = None,
+        fronts: Mapping[int, int] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.out, self.nodes = out.resolve(), nodes
-        self.port = port or free_port()
-        self.metrics_port = free_port()
-        self._front = front or self.port
+        self.run = (run or out).resolve()
+        self.port, self.metrics_port = free_port(), free_port()
+        self._results, self._fronts = results, dict(fronts or {})
         self._given = dict(environment or {})
         self._node_ports: dict[int, int] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -167,7 +169,7 @@ class Deployment:
         """Start the aggregator: the process that runs its app, and the one that keeps it going."""
         environment = self._environment("aggregator") | {
             "PRUNESEAL_ROSTER": str(self.out / "kits" / AGGREGATOR / "roster.json"),
-            "PRUNESEAL_RUN": str(self.out),
+            "PRUNESEAL_RUN": str(self.run),
             "PRUNESEAL_METRICS": f"{HOST}:{self.metrics_port}",
             "PRUNESEAL_APP": str(self.out / APP_FOLDER),
             "PRUNESEAL_SUPERLINK": CONNECTION,
@@ -187,7 +189,7 @@ class Deployment:
         environment = self._environment(name)
         Path(environment["FLWR_HOME"]).mkdir(exist_ok=True)
         flags = {
-            "--superlink": f"localhost:{self._front}",
+            "--superlink": f"localhost:{self._fronts.get(node, self.port)}",
             "--root-certificates": self.out / "tls" / CA_FILE,
             "--auth-supernode-private-key": kit / NODE_KEY_FILE,
             "--host": HOST,
@@ -196,15 +198,13 @@ class Deployment:
             "--superexec-auth-secret-file": kit / EXECUTOR_FILE,
             "--node-config": f"partition-id={node} num-partitions={self.nodes}",
         }
-        self._start(name, [str(_BIN / "flower-supernode"), *_options(flags)], environment)
+        self._start(name, [sys.executable, "-m", "edge_client.supernode", *_options(flags)], environment)
         flags = {"--runtime-api-address": f"{HOST}:{port}", "--superexec-auth-secret-file": kit / EXECUTOR_FILE}
-        self._start(
-            f"{name}-executor",
-            [str(_BIN / "flower-superexec"), "--insecure", *_options(flags)],
-            environment
-            | {"PRUNESEAL_KIT": str(kit), "PATH": f"{self._guard()}:{environment['PATH']}"}
-            | {"PRUNESEAL_OUT": str(self.out / "clients" / name)},
-        )
+        private = {"PRUNESEAL_KIT": str(kit), "PATH": f"{self._guard()}:{environment['PATH']}"}
+        if self._results is not None:
+            private["PRUNESEAL_OUT"] = str(self._results / name)
+        command = [str(_BIN / "flower-superexec"), "--insecure", *_options(flags)]
+        self._start(f"{name}-executor", command, environment | private)
 
     # --- stopping --------------------------------------------------------------------------------
 

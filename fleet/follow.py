@@ -22,7 +22,7 @@ def follow(deployment: Deployment, progress: Progress) -> None:
     Raises:
         DeploymentError: The run has failed; it can be resumed.
     """
-    out = deployment.out
+    out = deployment.run
     rounds, log = _Tail(out / METRICS_FILE), _Tail(out / LOG_FILE)
     before = read_status(out)
     starts = before.starts if before is not None else 0
@@ -38,7 +38,7 @@ def follow(deployment: Deployment, progress: Progress) -> None:
             if status.state == FINISHED and not is_held(out):
                 return
             if status.state == FAILED and not is_held(out):
-                raise DeploymentError(f"{status.error} (The logs are in {out / LOG_FOLDER}.)")
+                raise DeploymentError(f"{status.error} (The logs are in {deployment.out / LOG_FOLDER}.)")
             if status.asked:
                 progress.phase(status.round, status.phase, status.answered, status.asked)
         time.sleep(_LOOK_SECONDS)

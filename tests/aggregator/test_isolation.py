@@ -142,6 +142,14 @@ def test_it_has_imported_nothing_that_trains_or_decrypts(observed: Observed) -> 
     assert {name.split(".")[0] for name in observed.modules} & FORBIDDEN == set()
 
 
+def test_the_service_and_the_superlink_import_nothing_of_it_either() -> None:
+    code = "import sys, aggregator.service, aggregator.superlink; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    modules = done.stdout.split()
+    assert "aggregator.endpoint" in modules
+    assert {name.split(".")[0] for name in modules} & FORBIDDEN == set()
+
+
 def test_what_is_public_is_found_in_its_memory(observed: Observed) -> None:
     assert {"the cohort id", "the run"} <= observed.found["before the last contribution of round 1"]
     assert {"the cohort id", "the run"} <= observed.found["at the end"]

@@ -1,0 +1,29 @@
+"""Flower's SuperNode that ends when it fails: ``python -m edge_client.supernode``, with the flags of Flower's own.
+
+When its connection breaks in the middle of a TLS handshake, Flower's SuperNode gives up; its main thread ends with an
+error, but other threads keep the process alive, connected to nothing, and whoever would start it again never learns.
+Here the process ends with exit code 1.
+"""
+
+import logging
+import os
+import sys
+
+from flwr.supernode.cli import flower_supernode
+
+_log = logging.getLogger("pruneseal.supernode")
+
+
+def main() -> None:
+    """Run SuperNode."""
+    sys.argv[0] = "flower-supernode"
+    try:
+        flower_supernode()
+    except Exception:
+        _log.exception("the SuperNode has failed; start it again")
+        logging.shutdown()
+        os._exit(1)  # not sys.exit, which would wait for the other threads
+
+
+if __name__ == "__main__":
+    main()

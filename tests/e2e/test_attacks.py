@@ -1,0 +1,216 @@
+"""Attacks on a real deployment, with real processes and TLS. Each is refused, and named in a log.
+
+Here is what needs processes. What a node or an aggregator can do with the messages alone is attacked one level below,
+where every variant is cheap: replayed, foreign, forged and plaintext contributions in
+``tests/aggregator/test_rounds.py``; cohorts and sums offered to a client in ``tests/edge_client/test_round.py`` and
+``test_client.py``; two models in one round in both.
+"""
+
+import json
+import os
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest
+from flwr.supercore.runtime import RuntimeHttpClient
+
+from aggregator.logs import LOG_FILE
+from aggregator.status import FAILED, Status, read_status
+from fleet.certificates import CA_FILE, NODE_KEY_FILE, write_node_key
+from fleet.deployment import CONNECTION, Deployment, free_port, prepare
+from fleet.provision import kit_name, provision
+from protocol.plan import Plan
+from tests.e2e.conftest import ROOT, lines
+
+pytestmark = pytest.mark.e2e
+NODES = 3
+PLAN = Plan(
+    sparsity=0.5,
+    rounds=2,
+    max_cohort=NODES,
+    model="tests.e2e.tiny:build",
+    data="tests.e2e.tiny:load",
+    epochs=1,
+    deadline=120.0,
+    attempts=2,
+)
+PATIENCE = 300.0
+
+
+@dataclass
+class Siege:
+    """A deployment whose aggregator is malicious, and what was seen."""
+
+    deployment: Deployment
+    seen: dict[str, Any] = field(default_factory=dict)
+
+    def log(self, name: str) -> str:
+        return (self.deployment.out / "logs" / f"{name}.log").read_text()
+
+    def until(self, what: str, reached: Callable[[], object]) -> None:
+        end = time.monotonic() + PATIENCE
+        while not reached():
+            assert time.monotonic() < end, f"{what} does not happen; {read_status(self.deployment.out)}"
+            time.sleep(0.2)
+
+    def failed_run(self, starts: int) -> Status:
+        """Wait until a run has failed; its status."""
+
+        def failed() -> bool:
+            status = read_status(self.deployment.out)
+            return status is not None and status.starts == starts and status.state == FAILED
+
+        self.until(f"the failure of start {starts}", failed)
+        status = read_status(self.deployment.out)
+        assert status is not None
+        return status
+
+    def supernode(self, *options: str, program: str = "") -> tuple[int, str]:
+        """Start another SuperNode, and end it where it is accepted; the exit code, and what it printed."""
+        start = (
+            [sys.executable, "-c", program] if program else [str(Path(sys.executable).with_name("flower-supernode"))]
+        )
+        server = ["--superlink", f"localhost:{self.deployment.port}", "--max-retries", "2"]
+        certificate = ["--root-certificates", str(self.deployment.out / "tls" / CA_FILE)]
+        node = subprocess.Popen(
+            [*start, *server, *certificate, "--port", str(free_port()), "--isolation", "process", *options],
+            env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(self.deployment.out / "intruder")},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        printed = ""
+        assert node.stdout is not None
+        for line in node.stdout:
+            printed += line
+            if "SuperNode ID" in line:
+                node.terminate()
+        return node.wait(timeout=60), printed
+
+
+@pytest.fixture(scope="module")
+def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
+    out = tmp_path_factory.mktemp("siege")
+    provision(out / "kits", NODES, PLAN)
+    prepare(out, PLAN, NODES)
+    evil = {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests' / 'e2e' / 'evil'}"}
+    with Deployment(out, NODES, environment=evil) as deployment:
+        made = Siege(deployment)
+        made.seen["two"] = made.failed_run(1)
+        project = out / "app" / "pyproject.toml"
+        project.write_text(project.read_text() + "\n# one comment more\n" + '[tool.other]\nkey = "value"\n')
+        deployment.end("service", signal.SIGTERM)
+        deployment.start_service()
+        made.seen["bundle"] = made.failed_run(2)
+        yield made
+
+
+def test_a_cohort_below_the_minimum_is_refused_by_every_member(siege: Siege) -> None:
+    status: Status = siege.seen["two"]
+    refusals = [p for p in status.problems if p["text"].startswith("this node refuses the announced cohort")]
+    assert len({problem["node"] for problem in refusals}) == 2
+    assert "this node refuses the announced cohort" in status.error
+    assert lines(siege.deployment.out / "metrics.jsonl") == []
+    logs = [siege.log(f"{kit_name(node)}-executor") for node in range(NODES)]
+    assert sum("CohortRefused: the announced cohort has 2 members" in log for log in logs) == 2, logs
+
+
+def test_a_changed_bundle_is_refused_before_anything_of_it_is_used(siege: Siege) -> None:
+    status: Status = siege.seen["bundle"]
+    assert "this node does not accept the app bundle" in status.error
+    for node in range(NODES):
+        assert "BundleRefused: the app bundle " in siege.log(f"{kit_name(node)}-executor")
+        installed = list((siege.deployment.out / "flower" / kit_name(node) / "apps").glob("*"))
+        assert len(installed) == 1, "the bundle of the first run, and no other"
+
+
+def test_every_refusal_is_in_the_log_of_the_aggregator_with_round_and_node(siege: Siege) -> None:
+    entries = [
+        entry for entry in lines(siege.deployment.out / LOG_FILE) if entry["event"] == "failed" and "node" in entry
+    ]
+    reasons = {entry["reason"].split(" [ref")[0].rpartition("<'")[2].rstrip("'>") for entry in entries}
+    assert {"this node refuses the announced cohort", "this node does not accept the app bundle"} <= reasons
+    assert {entry["round"] for entry in entries} == {1}
+
+
+def test_a_node_without_a_key_is_refused(siege: Siege) -> None:
+    code, printed = siege.supernode()
+    assert code != 0, printed
+    assert "auth" in printed.lower(), printed
+
+
+def test_a_node_with_a_key_that_nobody_registered_is_refused(siege: Siege, tmp_path: Path) -> None:
+    write_node_key(tmp_path)
+    code, printed = siege.supernode("--auth-supernode-private-key", str(tmp_path / NODE_KEY_FILE))
+    assert code != 0, printed
+    assert "Exit Code: 305" in printed
+
+
+def test_a_revoked_node_is_refused_from_then_on(siege: Siege) -> None:
+    deployment = siege.deployment
+    listed = deployment.flwr("supernode", "list", CONNECTION, "--format", "json")
+    nodes = json.loads(listed[listed.index("{") :])["nodes"]
+    (revoked,) = [node["node-id"] for node in nodes if node.get("name") == kit_name(2)]
+    deployment.flwr("supernode", "unregister", str(revoked), CONNECTION)
+    siege.until("the SuperNode ends", lambda: deployment.processes[kit_name(2)].poll() is not None)
+    key = deployment.out / "kits" / kit_name(2) / NODE_KEY_FILE
+    code, printed = siege.supernode("--auth-supernode-private-key", str(key))
+    assert code != 0, printed
+    assert "Exit Code: 305" in printed
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(-200, True), (60, False), (-400, False)])
+def test_a_node_whose_clock_is_wrong_is_refused_and_one_that_is_late_by_minutes_is_not(
+    siege: Siege, tmp_path: Path, seconds: int, accepted: bool
+) -> None:
+    write_node_key(tmp_path)
+    siege.deployment.flwr("supernode", "register", str(tmp_path / f"{NODE_KEY_FILE}.pub"), CONNECTION)
+    shifted = (
+        "import datetime as d, flwr.supernode.node_auth_http_interceptor as i\n"
+        f"i.now = lambda: d.datetime.now(d.UTC) + d.timedelta(seconds={seconds})\n"
+        "from flwr.supernode.cli import flower_supernode\nflower_supernode()"
+    )
+    code, printed = siege.supernode("--auth-supernode-private-key", str(tmp_path / NODE_KEY_FILE), program=shifted)
+    assert ("SuperNode ID" in printed) == accepted, printed
+    assert (code == 0) == accepted, printed
+
+
+def test_nobody_gets_the_aggregators_task_without_the_executors_secret(siege: Siege) -> None:
+    client = RuntimeHttpClient.from_server_address(
+        server_address=f"localhost:{siege.deployment.port}",
+        insecure=False,
+        root_certificates=(siege.deployment.out / "tls" / CA_FILE).read_bytes(),
+        interceptors=[],
+    )
+    try:
+        with pytest.raises(Exception, match="401"):
+            client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+    finally:
+        client.close()
+
+
+def test_the_superlink_speaks_tls_alone_and_on_the_loopback_address_alone(siege: Siege) -> None:
+    port = siege.deployment.port
+    with pytest.raises((urllib.error.URLError, ConnectionError)):
+        urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/control/list-runs", timeout=5)
+    with pytest.raises(urllib.error.URLError) as refused:
+        urllib.request.urlopen(f"https://127.0.0.1:{port}/health", timeout=5, context=ssl.create_default_context())
+    assert isinstance(refused.value.reason, ssl.SSLCertVerificationError)
+    own = {info[4][0] for info in socket.getaddrinfo(socket.gethostname(), port, socket.AF_INET)} - {"127.0.0.1"}
+    if not own:
+        pytest.skip("this machine has no other address than the loopback")
+    for address in own:
+        with socket.socket() as caller:
+            caller.settimeout(5)
+            assert caller.connect_ex((str(address), port)) != 0

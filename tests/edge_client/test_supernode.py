@@ -1,0 +1,33 @@
+"""``edge_client.supernode``: a SuperNode that has failed does not live on."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FAILING = """
+import threading, time
+from edge_client import supernode
+
+def fail():
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    raise {error}
+
+supernode.flower_supernode = fail
+supernode.main()
+"""
+
+
+@pytest.mark.parametrize(("error", "code"), [("OSError('handshake')", 1), ("__import__('ssl').SSLError(1, 'EOF')", 1)])
+def test_it_ends_with_an_exit_code_although_other_threads_live(error: str, code: int) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", FAILING.format(error=error)],
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == code
+    assert "the SuperNode has failed; start it again" in done.stderr

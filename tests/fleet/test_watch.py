@@ -1,0 +1,139 @@
+"""``fleet.watch`` and ``fleet.follow``: what an operator sees of a run that goes on elsewhere."""
+
+import json
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from aggregator.endpoint import endpoint
+from aggregator.journal import Journal
+from aggregator.settings import Settings
+from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
+from fleet.cli import app
+from fleet.follow import _Tail
+from fleet.watch import look, show
+from protocol.errors import ConfigError
+from protocol.plan import Plan
+
+PLAN = Plan(rounds=3)
+STATUS = Status(
+    run="ab" * 16,
+    plan="cd" * 32,
+    method="fedavg",
+    rounds=3,
+    updated=1_700_000_000.0,
+    starts=2,
+    round=2,
+    phase="train",
+    answered=4,
+    asked=5,
+    nodes={"north": {"online": True, "seen": 1_700_000_000.0, "round": 1}, "south": {"round": 0, "online": False}},
+    refused={"SignatureRefused": 2},
+    failed=1,
+    problems=[
+        {"time": 1_700_000_000.0, "round": 2, "node": "south", "kind": "SignatureRefused", "text": "[bold]not signed"}
+    ],
+)
+RECORD = {
+    **{"round": 1, "cohort": 5, "dropped": 1, "left_out": 0, "attempts": 1, "refused": 2, "values": 10},
+    **{"accuracy": None, "sparsity": 0.5, "uplink_bytes": 2048, "downlink_bytes": 1, "seconds": {"train": 1.5}},
+}
+
+
+def write(folder: Path, **changes: Any) -> Path:
+    folder.mkdir(exist_ok=True)
+    status = replace(STATUS, **changes)
+    (folder / STATUS_FILE).write_text(json.dumps({"version": 1, **asdict(status)}))
+    (folder / "metrics.jsonl").write_text(json.dumps(RECORD) + "\n")
+    return folder
+
+
+def shown(found: dict[str, Any]) -> str:
+    text = StringIO()
+    show(Console(file=text, width=120), found)
+    return text.getvalue()
+
+
+def test_a_run_under_way_is_shown_with_its_nodes_rounds_and_refusals(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run")
+    with Journal(folder, PLAN).held():
+        text = shown(look(str(folder)))
+    for line in (
+        "state           running",
+        "rounds          1 of 3 complete",
+        "now             round 2, train: 4 of 5 answers",
+        "refused         2 x SignatureRefused",
+        "north  yes    2023-11-14 22:13:20  1",
+        "south  no     never                none",
+        "1      5       1     2        not yet   0.500     2.0 kB  1.5",
+        "2023-11-14 22:13:20  round 2  south  SignatureRefused: [bold]not signed",
+    ):
+        assert line in text
+
+
+def test_a_run_that_nobody_runs_any_more_is_not_called_running(tmp_path: Path) -> None:
+    assert "state           interrupted: no process runs it" in shown(look(str(write(tmp_path / "run"))))
+
+
+@pytest.mark.parametrize(
+    ("state", "error"), [(FAILED, "QuorumError: start more clients"), (STOPPED, ""), (FINISHED, "")]
+)
+def test_how_a_run_ended_is_shown_with_what_to_do(tmp_path: Path, state: str, error: str) -> None:
+    text = shown(look(str(write(tmp_path / "run", state=state, error=error))))
+    assert f"state           {state}" in text
+    assert (f"error           {error}" in text) == bool(error)
+
+
+def test_the_endpoint_shows_what_the_folder_shows(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", state=FINISHED)
+    with endpoint("127.0.0.1", 0, Settings(tmp_path / "roster.json", folder), list) as port:
+        assert look(f"http://127.0.0.1:{port}/") == look(str(folder))
+
+
+def test_the_command_prints_for_people_and_for_machines(tmp_path: Path) -> None:
+    folder = write(tmp_path / "run", state=FINISHED)
+    people, machine = (CliRunner().invoke(app, ["status", str(folder), *more]) for more in ([], ["--json"]))
+    assert (people.exit_code, machine.exit_code) == (0, 0)
+    assert "state           finished" in people.stdout
+    assert json.loads(machine.stdout) == look(str(folder))
+
+
+@pytest.mark.parametrize("where", ["http://127.0.0.1:9", "nowhere"])
+def test_where_nothing_is_known_the_command_says_so(tmp_path: Path, where: str) -> None:
+    result = CliRunner().invoke(app, ["status", where if ":" in where else str(tmp_path / where)])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: ")
+
+
+def test_a_server_that_answers_something_else_is_refused(tmp_path: Path) -> None:
+    with ExitStack() as stack:
+        port = stack.enter_context(endpoint("127.0.0.1", 0, Settings(tmp_path, tmp_path), list))
+        with pytest.raises(ConfigError, match="cannot be read: HTTP Error 404"):
+            look(f"http://127.0.0.1:{port}/elsewhere")
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text('{"old": 1}\n')
+    tail, absent = _Tail(path), _Tail(tmp_path / "none")
+    assert (tail.new(), absent.new()) == ([], [])
+    with path.open("a") as file:
+        file.write('{"a": 1}\n{"b": ')
+        file.flush()
+        assert tail.new() == [{"a": 1}]
+        file.write("2}\n")
+    assert (tail.new(), tail.new()) == ([{"b": 2}], [])
+    path.write_text("")
+    assert tail.new() == []
+    path.write_text('{"c": 3}\n')
+    assert tail.new() == [{"c": 3}]
+
+
+def test_running_is_the_first_state_of_a_status() -> None:
+    assert Status("", "", "", 1).state == RUNNING
