@@ -1,9 +1,9 @@
 """Keeps the SuperLink's list of nodes equal to a folder: ``python -m aggregator.nodes``.
 
-``PRUNESEAL_NODES`` is a folder with one public key a node, ``<name>.pub``. A key that appears there is registered, and a
-node whose file is gone is unregistered, within seconds and without a restart. So admitting and revoking are a matter of
-copying a file, and a SuperLink that has lost its database gets its nodes back. ``PRUNESEAL_SUPERLINK`` is the
-connection's name in ``$FLWR_HOME/config.toml`` (``aggregator``). SIGTERM and SIGINT end it.
+``PRUNESEAL_NODES`` is a folder with one public key a node, ``<name>.pub``. A key that appears there is registered, and
+a node whose file is gone is unregistered, within seconds and without a restart. So admitting and revoking are a matter
+of copying a file. ``PRUNESEAL_SUPERLINK`` is the connection's name in ``$FLWR_HOME/config.toml`` (``aggregator``).
+SIGTERM and SIGINT end it.
 """
 
 import logging
@@ -16,6 +16,7 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, Protocol
 
+import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
@@ -92,7 +93,7 @@ def keep(folder: Path, connection: str, stop: threading.Event) -> None:
         except PruneSealError as error:
             _log.error("%s", error)
             stop.wait(_TICK_SECONDS)
-        except Exception as error:  # Flower's client lets out what its HTTP library raises
+        except httpx.HTTPError as error:
             _log.warning("the SuperLink cannot be told, trying again: %s: %s", type(error).__name__, error)
             stop.wait(_TICK_SECONDS)
 

@@ -1,8 +1,8 @@
 """The proof that kits are what they should be, and that the aggregator's opens nothing.
 
-Nothing is believed of how the kits were made: every file, and every file in the archive beside it, is searched for every
-secret of every other party, in each form in which it could lie there: raw, in hex or base64, and as the file that holds
-it.
+Nothing is believed of how the kits were made: every file, and every file in the archive beside it, is searched for
+every secret of every other party, in each form in which it could lie there: raw, in hex or base64, and as the file
+that holds it.
 """
 
 import base64

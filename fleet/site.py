@@ -267,6 +267,11 @@ def _archive(kit: Path) -> None:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
+    """What the operator keeps of a federation: plan, hosts, port, and the number of every client there ever was.
+
+    Raises:
+        ConfigError: The folder holds no federation.
+    """
     path = folder / OPERATOR / FEDERATION_FILE
     try:
         record: dict[str, Any] = json.loads(path.read_text())
