@@ -11,19 +11,28 @@ From the environment, besides the aggregator's own settings: ``PRUNESEAL_METRICS
 it; the run goes on.
 """
 
-import json
+import hashlib
 import logging
 import os
 import signal
-import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Final, Protocol
+
+import httpx
+from flwr.cli.build import build_fab_from_disk
+from flwr.cli.flower_config import read_superlink_connection
+from flwr.cli.utils import init_http_client_from_connection
+from flwr.common.serde import fab_to_proto
+from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
 
 from aggregator.endpoint import endpoint
 from aggregator.journal import is_held, read_records
@@ -37,7 +46,6 @@ _TICK_SECONDS: Final = 0.5
 _START_SECONDS: Final = 120.0
 _MOST_STARTS: Final = 5
 _AWAY_SECONDS: Final = 5.0
-_CLI_SECONDS: Final = 60
 
 
 class Flower(Protocol):
@@ -55,8 +63,10 @@ class Flower(Protocol):
 
 
 @dataclass(frozen=True)
-class FlowerCommand:
-    """The `flwr` command.
+class FlowerControl:
+    """The SuperLink's Control API.
+
+    Not the `flwr` command: it wants to find the code of both components, and no code of the clients is here.
 
     Attributes:
         app: The folder of the Flower app.
@@ -68,30 +78,33 @@ class FlowerCommand:
 
     def submit(self) -> str:
         """Start the app; the name of Flower's run."""
-        printed = self._call("run", str(self.app), self.connection, "--format", "json")
-        try:
-            return str(json.loads(printed[printed.index("{") :])["run-id"])
-        except (ValueError, KeyError, TypeError):
-            raise OSError(f"flwr run: {printed.strip()}") from None
+        bundle = build_fab_from_disk(self.app)
+        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
+        with _control(self.connection) as control:
+            answer = control.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
+        if not answer.HasField("run_id"):
+            raise OSError(f"the SuperLink has not started the run: {answer.note or 'it says no more'}")
+        return str(answer.run_id)
 
     def stop(self, run: str) -> None:
         """Let a run end."""
         try:
-            self._call("stop", run, self.connection)
+            with _control(self.connection) as control:
+                control.StopRun(StopRunRequest(run_id=int(run)))
         except OSError as error:
             _log.info("the run of Flower is not stopped: %s", error)  # it has ended, or Flower finds out by itself
 
-    def _call(self, *arguments: str) -> str:
-        command = [str(Path(sys.executable).with_name("flwr")), *arguments]
-        try:
-            done = subprocess.run(  # noqa: S603  # our own arguments
-                command, capture_output=True, text=True, timeout=_CLI_SECONDS, check=False
-            )
-        except subprocess.TimeoutExpired:
-            raise OSError(f"flwr {arguments[0]} takes more than {_CLI_SECONDS} s: is the SuperLink there?") from None
-        if done.returncode:
-            raise OSError(f"flwr {arguments[0]}: {(done.stderr or done.stdout).strip()}")
-        return done.stdout
+
+@contextmanager
+def _control(connection: str) -> Iterator[ControlHttpClient]:
+    """A client of the Control API, whose errors are ``OSError``."""
+    client = init_http_client_from_connection(read_superlink_connection(connection))
+    try:
+        yield client
+    except httpx.HTTPError as error:
+        raise OSError(f"the SuperLink does not do it: {type(error).__name__}: {error}") from error
+    finally:
+        client.close()
 
 
 class Supervisor:
@@ -168,7 +181,7 @@ def address(environment: Mapping[str, str]) -> tuple[str, int]:
     return host, int(port)
 
 
-def flower_command(environment: Mapping[str, str]) -> FlowerCommand | None:
+def flower_command(environment: Mapping[str, str]) -> FlowerControl | None:
     """What to submit and where, or None where this process only watches.
 
     Raises:
@@ -179,7 +192,7 @@ def flower_command(environment: Mapping[str, str]) -> FlowerCommand | None:
     app = Path(environment["PRUNESEAL_APP"])
     if not (app / "pyproject.toml").is_file():
         raise ConfigError(f"PRUNESEAL_APP must name the folder of the Flower app; {app} holds no pyproject.toml")
-    return FlowerCommand(app, environment.get("PRUNESEAL_SUPERLINK", "aggregator"))
+    return FlowerControl(app, environment.get("PRUNESEAL_SUPERLINK", "aggregator"))
 
 
 def serve(settings: Settings, flower: Flower | None, host: str, port: int, stop: threading.Event) -> None:

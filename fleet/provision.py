@@ -5,7 +5,6 @@
 Nothing is ever overwritten.
 """
 
-import os
 import secrets
 import tomllib
 from pathlib import Path
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, ROSTER_FILE, SECRET_BYTES, SIGN_FILE, CohortSecret
 from protocol.errors import ConfigError
+from protocol.files import create_file
 from protocol.plan import Plan, plan_from_config
 from protocol.roster import Node, Roster
 
@@ -45,22 +45,33 @@ def provision(folder: Path, nodes: int, plan: Plan) -> Roster:
     secret = secrets.token_bytes(SECRET_BYTES)
     pairs = [(Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for _ in range(nodes)]
     roster = Roster(
-        CohortSecret(secret).id,
-        {
-            number: Node(kit_name(number), sign.public_key().public_bytes_raw(), mask.public_key().public_bytes_raw())
-            for number, (sign, mask) in enumerate(pairs)
-        },
+        CohortSecret(secret).id, {number: node_of(kit_name(number), *pair) for number, pair in enumerate(pairs)}
     )
-    for number, (sign, mask) in enumerate(pairs):
-        kit = _folder(folder / kit_name(number))
-        _write_secret(kit / COHORT_FILE, secret.hex().encode())
-        _write_secret(kit / SIGN_FILE, _pem(sign))
-        _write_secret(kit / MASK_FILE, _pem(mask))
-        (kit / PLAN_FILE).write_text(plan.digest.hex())
-        (kit / ROSTER_FILE).write_text(roster.to_json())
-    (_folder(folder / AGGREGATOR) / ROSTER_FILE).write_text(roster.to_json())
-    _write_secret(_folder(folder / OPERATOR) / COHORT_FILE, secret.hex().encode())
+    for number, pair in enumerate(pairs):
+        write_client_keys(new_folder(folder / kit_name(number)), secret, *pair, plan, roster)
+    (new_folder(folder / AGGREGATOR) / ROSTER_FILE).write_text(roster.to_json())
+    create_file(new_folder(folder / OPERATOR) / COHORT_FILE, secret.hex().encode(), 0o600)
     return roster
+
+
+def node_of(name: str, sign: Ed25519PrivateKey, mask: X25519PrivateKey) -> Node:
+    """The roster's entry of the node that holds these keys."""
+    return Node(name, sign.public_key().public_bytes_raw(), mask.public_key().public_bytes_raw())
+
+
+def write_client_keys(
+    kit: Path, secret: bytes, sign: Ed25519PrivateKey, mask: X25519PrivateKey, plan: Plan, roster: Roster
+) -> None:
+    """Write what one client needs to take part in the protocol into its folder.
+
+    Raises:
+        FileExistsError: A key is there already.
+    """
+    create_file(kit / COHORT_FILE, secret.hex().encode(), 0o600)
+    create_file(kit / SIGN_FILE, _pem(sign), 0o600)
+    create_file(kit / MASK_FILE, _pem(mask), 0o600)
+    create_file(kit / PLAN_FILE, plan.digest.hex().encode())
+    create_file(kit / ROSTER_FILE, roster.to_json().encode())
 
 
 def plan_from_toml(path: Path) -> Plan:
@@ -78,14 +89,10 @@ def plan_from_toml(path: Path) -> Plan:
     return plan_from_config(config)
 
 
-def _folder(path: Path) -> Path:
+def new_folder(path: Path) -> Path:
+    """Make a folder, with mode 0700, that must not be there yet."""
     path.mkdir(parents=True, mode=0o700)
     return path
-
-
-def _write_secret(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data + b"\n")
 
 
 def _pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from aggregator.journal import Journal
-from aggregator.service import FlowerCommand, Supervisor, address, flower_command, main
+from aggregator.service import FlowerControl, Supervisor, address, flower_command, main
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
 from protocol.errors import ConfigError
 from tests.aggregator.stub_grid import make_kits, small_plan
@@ -161,7 +161,7 @@ def test_without_an_app_it_only_watches_and_a_folder_without_one_is_refused(tmp_
     with pytest.raises(ConfigError, match=r"holds no pyproject\.toml"):
         flower_command({"PRUNESEAL_APP": str(tmp_path)})
     (tmp_path / "pyproject.toml").write_text("")
-    assert flower_command({"PRUNESEAL_APP": str(tmp_path)}) == FlowerCommand(tmp_path, "aggregator")
+    assert flower_command({"PRUNESEAL_APP": str(tmp_path)}) == FlowerControl(tmp_path, "aggregator")
 
 
 def test_a_service_without_settings_says_which_are_missing(caplog: pytest.LogCaptureFixture) -> None:
