@@ -25,6 +25,7 @@ from fleet.bench import run as run_bench
 from fleet.inspect import describe_file
 from fleet.kits import check_kits
 from fleet.opening import open_run
+from fleet.own import CLIENTS
 from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
 from fleet.site import provision_site, read_site
@@ -193,6 +194,7 @@ def _require_same(out: Path, given: dict[str, Any]) -> None:
 
 def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
     verified, work = summary["verified"], summary["multiply_accumulates_left"]
+    own = f"{CLIENTS}/node-*" if "own_models" in summary else ""
     for name, text in (
         ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
         ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
@@ -214,7 +216,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
             else f"{_size(summary['int8_onnx_bytes'], summary['dense_onnx_bytes'])}; "
             f"accuracy {summary['int8_accuracy']:.4f}; {summary['int8_speed']:.2f}x as fast as dense",
         ),
-        ("recommended", str(out / result.EXPORT_FOLDER / summary["recommended"])),
+        ("recommended", str(out / own / summary["recommended"])),
         ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",

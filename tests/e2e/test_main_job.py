@@ -62,7 +62,7 @@ def test_checkpoint_and_onnx_hold_the_same_sparse_model(main_job: FinishedRun) -
     stored = checkpoint.load(main_job.out / "model.safetensors")
     assert sum(int(np.count_nonzero(array)) for array in stored.tensors.values()) <= main_job.summary["kept"]
     digits = data.load("digits")
-    session = onnxruntime.InferenceSession(main_job.out / "export" / "model.onnx", providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(main_job.out / "model.onnx", providers=["CPUExecutionProvider"])
     logits = session.run(None, {"input": digits.raw(digits.test_x)})[0]
     assert (logits.argmax(axis=1) == digits.test_y).mean() == pytest.approx(main_job.summary["accuracy"])
 
@@ -105,11 +105,11 @@ def test_export_turns_the_checkpoint_into_the_same_onnx_file(main_job: FinishedR
     done = pruneseal("export", main_job.out / "model.safetensors", "--out", tmp_path, "--calibration", "digits")
     assert done.returncode == 0, done.stderr
     for name in ("model.onnx", "model.int8.onnx"):
-        assert (tmp_path / name).read_bytes() == (main_job.out / "export" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (main_job.out / name).read_bytes()
 
 
 def test_the_run_ends_with_an_export_folder_whose_figures_are_in_the_summary(main_job: FinishedRun) -> None:
-    folder, summary = main_job.out / "export", main_job.summary
+    folder, summary = main_job.out, main_job.summary
     names = ["export.json", "figure.svg", "model.int8.onnx", "model.onnx", "model_card.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     assert summary["onnx_bytes"] == (folder / "model.onnx").stat().st_size
