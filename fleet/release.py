@@ -260,7 +260,7 @@ def _latency(
         for batch in _BATCHES:
             found = compare(files, inputs[:batch], threads, seconds=0.5)
             times = {name: asdict(t) | {"speed": t.speed(found["dense"])} for name, t in found.items()}
-        rows.append({"threads": threads, "batch": batch, **times})
+            rows.append({"threads": threads, "batch": batch, **times})
     return rows
 
 
