@@ -2,22 +2,24 @@
 
 Two servers of the same file with the same options but `--max-batch` (32 and 1) take turns under the same load: clients
 that each keep one request of one row in flight, in bytes, on a connection of their own. Only one server is loaded at a
-time. The ratio is the median over the turns of the ratio within a turn.
+time. The ratio is the median over the turns of the ratio within a turn. The processor time that the server spends on a
+request is measured as well: other work on the machine hardly touches it.
 """
 
 import argparse
 import asyncio
 import json
+import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -52,7 +54,7 @@ def main() -> int:
                 rows += compared(file, wait, arguments)
     table = markdown(rows)
     print(table)
-    best = max(row["ratio"] for row in rows if row["clients"] == 16)
+    best = max((row["ratio"] for row in rows if row["clients"] == 16), default=0.0)
     result = {
         "command": " ".join(["python -m benchmarks.serving", *sys.argv[1:]]),
         "machine": machine(),
@@ -89,20 +91,23 @@ def compared(file: Path, wait: float, arguments: argparse.Namespace) -> list[dic
     with served(file, "--max-batch", "1", *options) as alone, served(file, "--max-batch", "32", *options) as merged:
         rows = []
         for clients in arguments.clients:
-            turns: list[dict[str, float]] = []
+            turns: list[dict[str, Load]] = []
             for turn in range(arguments.turns + 1):
                 order = (("alone", alone), ("merged", merged))[:: 1 if turn % 2 else -1]
-                measured = {name: load(port, file.stem, clients, arguments.requests) for name, port in order}
+                measured = {name: load(server, file.stem, clients, arguments.requests) for name, server in order}
                 turns += [measured] if turn else []  # the first one warms up
             rows.append(
                 {
                     "network": file.stem,
                     "batch_wait_ms": wait,
                     "clients": clients,
-                    "alone_rps": median(turn["alone"] for turn in turns),
-                    "merged_rps": median(turn["merged"] for turn in turns),
-                    "ratio": median(turn["merged"] / turn["alone"] for turn in turns),
-                    "turns": turns,
+                    "alone_rps": median(turn["alone"].rps for turn in turns),
+                    "merged_rps": median(turn["merged"].rps for turn in turns),
+                    "ratio": median(turn["merged"].rps / turn["alone"].rps for turn in turns),
+                    "alone_cpu_ms": median(turn["alone"].cpu_ms for turn in turns),
+                    "merged_cpu_ms": median(turn["merged"].cpu_ms for turn in turns),
+                    "cpu_ratio": median(turn["alone"].cpu_ms / turn["merged"].cpu_ms for turn in turns),
+                    "turns": [{name: load._asdict() for name, load in turn.items()} for turn in turns],
                 }
             )
             print(f"{file.stem} wait {wait:g} ms, {clients} clients: {rows[-1]['ratio']:.2f}", file=sys.stderr)
@@ -110,15 +115,16 @@ def compared(file: Path, wait: float, arguments: argparse.Namespace) -> list[dic
 
 
 @contextmanager
-def served(file: Path, *options: str) -> Iterator[int]:
-    """The port of a server of the file."""
-    command = [Path(sys.executable).with_name("pruneseal-serve"), file, "--port", "0", "--grpc-port", "0", *options]
+def served(file: Path, *options: str) -> Iterator[tuple[int, int]]:
+    """The port and the process of a server of the file."""
+    program = Path(sys.executable).with_name("pruneseal-serve")
+    command = [str(program), str(file), "--port", "0", "--grpc-port", "0", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     try:
         for line in process.stderr:
             if found := re.search(r'"event": "ready".*"port": (\d+)', line):
-                yield int(found[1])
+                yield int(found[1]), process.pid
                 break
         else:
             raise RuntimeError("the server does not start")
@@ -128,8 +134,22 @@ def served(file: Path, *options: str) -> Iterator[int]:
         process.stderr.close()
 
 
-def load(port: int, model: str, clients: int, requests: int) -> float:
-    """Requests a second that so many clients get answered."""
+class Load(NamedTuple):
+    """Requests a second, and the processor time of the server for one of them."""
+
+    rps: float
+    cpu_ms: float
+
+
+def cpu_seconds(process: int) -> float:
+    """Processor time that a process has taken."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def load(server: tuple[int, int], model: str, clients: int, requests: int) -> Load:
+    """What so many clients get answered."""
+    port, process = server
     sample = np.random.default_rng(0).random((1, *SHAPE), dtype=np.float32)
     one = {
         "name": "input",
@@ -157,23 +177,26 @@ def load(port: int, model: str, clients: int, requests: int) -> float:
             await reader.readexactly(int(length[1]))
         writer.close()
 
-    async def together() -> float:
-        started = time.perf_counter()
+    async def together() -> Load:
+        started, cpu, answered = time.perf_counter(), cpu_seconds(process), requests // clients * clients
         await asyncio.gather(*(client() for _ in range(clients)))
-        return requests // clients * clients / (time.perf_counter() - started)
+        seconds = time.perf_counter() - started
+        return Load(answered / seconds, 1000 * (cpu_seconds(process) - cpu) / answered)
 
     return uvloop.run(together())
 
 
-def markdown(rows: list[Mapping[str, Any]]) -> str:
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
     """The result as a table."""
     lines = [
-        "| network | `--batch-wait` | clients | alone, requests/s | merged, requests/s | ratio |",
-        "|---|---|---|---|---|---|",
+        "| network | `--batch-wait` | clients | alone, requests/s | merged, requests/s | ratio "
+        "| alone, CPU ms | merged, CPU ms | ratio |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['network']} | {row['batch_wait_ms']:g} ms | {row['clients']} | {row['alone_rps']:.0f} | "
-        f"{row['merged_rps']:.0f} | {row['ratio']:.2f} |"
+        f"{row['merged_rps']:.0f} | {row['ratio']:.2f} | {row['alone_cpu_ms']:.2f} | {row['merged_cpu_ms']:.2f} | "
+        f"{row['cpu_ratio']:.2f} |"
         for row in rows
     ]
     return "\n".join(lines)

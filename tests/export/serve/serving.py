@@ -130,7 +130,7 @@ class Server:
 @contextmanager
 def serving(root: Path, *options: str) -> Iterator[Server]:
     """Serve a file or folder on free ports; end by SIGTERM, and without a failure."""
-    command = [SERVE, root, "--port", "0", "--grpc-port", "0", "--poll", "0.2", *options]
+    command = [str(SERVE), str(root), "--port", "0", "--grpc-port", "0", "--poll", "0.2", *options]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     assert process.stderr is not None
     server = Server(process)

@@ -137,7 +137,7 @@ def test_a_foreign_model_with_another_free_axis_is_served(tmp_path: Path) -> Non
 def test_the_command_refuses_a_hostile_file_in_one_line(tmp_path: Path, name: str) -> None:
     file = tmp_path / "model.onnx"
     file.write_bytes(content(HOSTILE[name][0]))
-    command = [SERVE, file, "--port", "0", "--grpc-port", "0"]
+    command = [str(SERVE), str(file), "--port", "0", "--grpc-port", "0"]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 1
     assert ended.stderr.startswith(f"error: {file} cannot be served: ")
