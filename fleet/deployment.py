@@ -117,11 +117,9 @@ class Deployment:
         self._flower = self.out / "flower"
 
     def __enter__(self) -> Self:
-        for folder in (self._flower, self.out / LOG_FOLDER):
-            folder.mkdir(exist_ok=True, mode=0o700)
         try:
             self.start_superlink()
-            self._register()
+            self.register()
             self.start_service()
             for node in range(self.nodes):
                 self.start_node(node)
@@ -143,7 +141,8 @@ class Deployment:
         Raises:
             DeploymentError: It does not start.
         """
-        self._flower.mkdir(exist_ok=True)
+        for folder in (self._flower, self.out / LOG_FOLDER):
+            folder.mkdir(exist_ok=True, mode=0o700)
         tls = self.out / "tls"
         config = (
             f'[superlink]\ndefault = "{CONNECTION}"\n'
@@ -253,7 +252,7 @@ class Deployment:
                 command, env=dict(environment), stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def _register(self) -> None:
+    def register(self) -> None:
         """Make the nodes' keys known to the SuperLink, once."""
         done = self._flower / "registered"
         if done.exists():

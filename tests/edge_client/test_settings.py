@@ -18,9 +18,10 @@ def test_everything_can_be_named() -> None:
         "PRUNESEAL_STATE": "elsewhere",
         "PRUNESEAL_DATA": "npz:mine.npz",
         "PRUNESEAL_THREADS": "4",
+        "PRUNESEAL_OUT": "results",
     }
     settings = read_settings(environment, {"partition-id": 2, "num-partitions": "3"})
-    assert settings == Settings(Path("kit"), Path("elsewhere"), "npz:mine.npz", 2, 3, 4)
+    assert settings == Settings(Path("kit"), Path("elsewhere"), "npz:mine.npz", 2, 3, 4, Path("results"))
 
 
 def test_a_simulated_node_finds_its_kit_by_its_position() -> None:

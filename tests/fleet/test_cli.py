@@ -27,7 +27,7 @@ def test_the_version_is_one_line() -> None:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert all(command in result.stdout for command in ("run", "export", "inspect", "provision"))
+    assert all(command in result.stdout for command in ("run", "export", "inspect", "provision", "open", "status"))
 
 
 def test_help_of_run_names_what_can_be_chosen() -> None:
@@ -41,6 +41,7 @@ def test_help_of_run_names_what_can_be_chosen() -> None:
         "--resume",
         "--drop",
         "--bits",
+        "--grid",
     ):
         assert text in shown
 
