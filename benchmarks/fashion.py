@@ -3,8 +3,8 @@
 Ten clients train the paper's 784-128-128-10 network with SGD 0.02, batches of 32 and four local epochs a round, on
 equal random shares (IID) and on two classes each (``shards:2``), as in Stripelis et al., arXiv:2204.12430.
 
-* *encrypted* is the product itself, ``pruneseal run --verify``: FedSparsify-Global to S = 0.95, every sum encrypted and
-  compared with the clear integers. One more IID run, on a coarser grid, shows what fewer bits cost.
+* *encrypted* is the product itself, as ``pruneseal run --verify`` runs it: FedSparsify-Global to S = 0.95, every sum
+  encrypted and compared with the clear integers. One more IID run, on a coarser grid, shows what fewer bits cost.
 * *plain* is a loop of this file over the product's own local training and the sample-weighted mean of floats: no
   quantisation, no encryption. Initial weights, shares and the order of the rows are the same, seed by seed. *Dense* is
   plain FedAvg, what there is to lose to; plain FedSparsify-Global shows which part of the loss is the method's.
@@ -16,8 +16,6 @@ part is kept in ``--work`` and not run again; an interrupted encrypted run goes 
 import argparse
 import json
 import multiprocessing
-import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -31,15 +29,13 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from aggregator.journal import METRICS_FILE
+from benchmarks.federation import encrypted_run, submission, weighted_mean
 from benchmarks.machine import machine, versions
 from edge_client import data as datasets
 from edge_client.client import Network, build_network
 from edge_client.partition import partition
 from edge_client.sparsify import GlobalState
-from edge_client.train import evaluate, extract, insert, local_update
-from fleet.local import OPTIONS_FILE, stored_run
-from fleet.result import SUMMARY_FILE
+from edge_client.train import evaluate, insert
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.layout import Vector
@@ -125,18 +121,10 @@ def encrypted(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
 
     Raises:
         ConfigError: The folder holds a run of another plan.
-        subprocess.CalledProcessError: The run failed.
+        PruneSealError: The run failed.
     """
-    if options.fresh and folder.exists():
-        shutil.rmtree(folder)
-    if (folder / OPTIONS_FILE).exists() and stored_run(folder)[0] != plan:
-        raise ConfigError(f"{folder} holds a run of another plan; use --fresh or another --work")
-    if not (folder / SUMMARY_FILE).exists():
-        command = [sys.executable, "-m", "fleet.cli", "run", "--out", str(folder)]
-        command += ["--resume"] if (folder / OPTIONS_FILE).exists() else _arguments(plan, options.workers)
-        subprocess.run(command, check=True)
-    summary = json.loads((folder / SUMMARY_FILE).read_text())
-    lines = [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+    run = encrypted_run(plan, folder, options.workers, fresh=options.fresh)
+    summary, lines = run["summary"], run["lines"]
     kept = ("parameters", "kept", "uplink_bytes", "downlink_bytes", "dense_fedavg_uplink_bytes", "verified")
     return {
         "bits": plan.bits,
@@ -146,17 +134,6 @@ def encrypted(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
         "uplink_bytes_per_value": summary["uplink_bytes_per_value"],
         "uplink_ratio": summary["uplink_bytes"] / summary["dense_fedavg_uplink_bytes"],
     }
-
-
-def _arguments(plan: Plan, workers: int) -> list[str]:
-    """A new run's options."""
-    names = (
-        "rounds", "method", "sparsity", "data", "partition", "model", "bits", "epochs", "batch-size", "learning-rate",
-        "seed",
-    )  # fmt: skip
-    config = plan.to_config()
-    pairs = [word for name in names for word in (f"--{name}", str(config[name]))]
-    return [*pairs, "--clients", str(CLIENTS), "--workers", str(workers), "--verify"]
 
 
 def plain(plan: Plan, file: Path, options: Options) -> dict[str, Any]:
@@ -178,7 +155,7 @@ def plain(plan: Plan, file: Path, options: Options) -> dict[str, Any]:
     merged, accuracy = [], []
     with ProcessPoolExecutor(options.workers or None, multiprocessing.get_context("spawn")) as pool:
         for round_ in range(1, plan.rounds + 1):
-            mean = _mean(list(pool.map(_tune, [(plan, state, node) for node in range(CLIENTS)])))
+            mean = weighted_mean(list(pool.map(_tune, [(plan, state, node) for node in range(CLIENTS)])))
             kept = network.method.survivors(mean, votes, CLIENTS, layout, GlobalState(round_, mean, state.mask))
             state = GlobalState(round_, np.where(kept, mean, np.float32(0)), kept)
             merged.append(_accuracy(network, mean, data))
@@ -198,11 +175,8 @@ def _tune(task: tuple[Plan, GlobalState, int]) -> tuple[Vector, int]:
     rows = partition(plan.partition, data.train_y, data.groups, CLIENTS, plan.seed)[node]
     share = datasets.part(data, rows, node, CLIENTS)
     network = build_network(plan, data.input_shape, data.classes)
-    insert(network.model, network.method, network.layout, state.vector)
-    # The seed of the product's clients, at the first attempt of the round.
-    seed = int(np.random.default_rng([plan.seed, state.round + 1, 1, node]).integers(1 << 31))
-    local_update(network.model, network.layout, state.mask, share, plan, seed)
-    return extract(network.model, network.method, network.layout), len(share.y)
+    values, _ = submission(plan, network, share, state, node)
+    return values, len(share.y)
 
 
 def _accuracy(network: Network, vector: Vector, data: datasets.DataSet) -> float:
@@ -210,13 +184,6 @@ def _accuracy(network: Network, vector: Vector, data: datasets.DataSet) -> float
     insert(network.model, network.method, network.layout, vector)
     score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
     return score.correct / score.tested
-
-
-def _mean(tuned: Sequence[tuple[Vector, int]]) -> Vector:
-    """The sample-weighted mean, float32[P]."""
-    total = sum(samples for _, samples in tuned)
-    mean = np.sum([vector.astype(np.float64) * (samples / total) for vector, samples in tuned], axis=0)
-    return np.asarray(mean, np.float32)
 
 
 # --- results -----------------------------------------------------------------------------------------
@@ -385,7 +352,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _options(arguments)
     try:
         result = measure(options)
-    except (PruneSealError, subprocess.CalledProcessError) as error:
+    except PruneSealError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -1,24 +1,5 @@
-"""Where a benchmark ran: the machine and the versions that stand in every results file."""
+"""Where a benchmark ran: see `fleet/machine.py`."""
 
-import os
-import platform
-from importlib.metadata import version
-from pathlib import Path
+from fleet.machine import machine, versions
 
-
-def machine() -> dict[str, str | int]:
-    """The processor, how many of its cores were there, and the system."""
-    return {"cpu": _cpu(), "cores": os.cpu_count() or 1, "system": f"{platform.system()} {platform.machine()}"}
-
-
-def versions(*packages: str) -> dict[str, str]:
-    """The versions of Python and of these packages."""
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
-
-
-def _cpu() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown"
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "unknown")
+__all__ = ["machine", "versions"]

@@ -51,14 +51,12 @@ class RoundCipher:
     def encrypt(self, slots: Slots) -> tuple[Words, tuple[bytes, ...]]:
         """u64[slots] below t -> the truncated first halves of the used coefficients, u64[slots], and the seeds."""
         encryptor = seal.Encryptor(self._seal.context, self._key)
-        first, seeds = [], []
-        for row in blocks(slots):
+        first, seeds = blocks(slots), []
+        for row in first:  # each row of the plaintext gives way to its ciphertext's first half
             plain = self._seal.load(seal.Plaintext(), self._seal.plaintext(row))
-            half, seed = self._seal.seeded(encryptor.encrypt_symmetric(plain))
-            first.append(half)
+            row[:], seed = self._seal.seeded(encryptor.encrypt_symmetric(plain))
             seeds.append(seed)
-        used = np.concatenate(first)[: slots.size]
-        return truncate(used, self._parameters.drop_up), tuple(seeds)
+        return truncate(first.reshape(-1)[: slots.size], self._parameters.drop_up), tuple(seeds)
 
     def decrypt(self, aggregate: Aggregate) -> Slots:
         """The slots of a sum, u64[slots] below t.

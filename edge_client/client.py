@@ -1,6 +1,8 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
+import logging
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -28,13 +30,14 @@ from edge_client.round import (
 from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.state import Given, Pending, load_pending, save_pending
-from edge_client.train import evaluate, extract, insert, layout_of, local_update
+from edge_client.train import evaluate, extract, gradient_at, insert, layout_of, local_update
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.layout import Layout
 from protocol.plan import Plan
 from protocol.wire import decode_attendance
 
+_log = logging.getLogger("pruneseal.edge_client")
 Metrics = dict[str, int | float]
 _PERSONAL_FILE = "personal.safetensors"
 
@@ -75,7 +78,8 @@ def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Net
         torch.manual_seed(plan.seed)
         model = method.wear(models.build(plan.model, input_shape, classes))
     layout = layout_of(model, method)
-    return Network(model, method, layout, first_state(extract(model, method, layout), layout))
+    vector = extract(model, method, layout)
+    return Network(model, method, layout, first_state(vector, layout, method.first_mask(vector, layout)))
 
 
 def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
@@ -124,17 +128,20 @@ class Client:
         if earlier is not None and decode_attendance(earlier.attendance, self._kit.roster).attempt == call.attempt:
             return Answer(earlier.attendance, dict(earlier.metrics))
         share, network = self._data()
+        for note in network.method.notes():
+            _log.warning("%s", note)
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
-        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed)
+        penalty = network.method.penalty
+        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed, penalty)
         trained = extract(network.model, network.method, network.layout)
-        method = network.method
-        votes = method.vote(trained, network.layout, state) if method.votes else np.zeros(0, np.bool_)
+        gradient = partial(gradient_at, network.model, network.method, network.layout, state.vector, share, seed)
+        values, votes = network.method.submit(trained, network.layout, state, gradient)
         self._keep_personal(network, call)
-        pending = attend(call, self._kit, self._plan, network.layout, state, trained, votes, len(share.y))
+        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, len(share.y))
         metrics: Metrics = {
             "loss": loss,
             "correct": score.correct,

@@ -12,10 +12,10 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
-from math import prod
+from math import isfinite, prod
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +29,15 @@ Labels = NDArray[np.int64]
 Indices = NDArray[np.int64]
 
 FORMS = (
-    "digits; idx:DIR (the four MNIST-style files); npz:FILE (arrays x, y and optionally x_test, y_test, groups); "
-    "package.module:function (returning a DataSet or train_x, train_y, test_x, test_y)"
+    "digits; idx:DIR (the four MNIST-style files); npz:FILE (arrays x, y and optionally x_test, y_test, groups, "
+    "labels); package.module:function (returning a DataSet or train_x, train_y, test_x, test_y)"
 )
 """The data specs that :func:`load` knows, for error texts and help."""
 
 _SPLIT_SEED = 20_220_427
 """Seed of the 80/20 split of data that comes without a test set: part of the format, never to be changed."""
+
+_NPZ_ARRAYS = ("x", "y", "x_test", "y_test", "groups", "labels")
 
 _CHANNELS = (1, 3, 4)
 """Grey, RGB, RGBA: the lengths of an axis that is taken for the channels of a uint8 image."""
@@ -53,9 +55,14 @@ class DataSet:
         test_y: i64[m], in [0, classes).
         classes: The number of classes, at least 2.
         groups: i64[n], which natural group (user, device, site) each training row belongs to; None where unknown.
+        labels: What each class is called, in order; empty where they are only numbers.
+        scale: Inputs are (raw - shift) / scale, where raw is what a sensor or an image file gives.
+        shift: See ``scale``.
+        raw_range: The smallest and the largest raw value that can occur; None where unknown.
 
     Raises:
-        DataError: An array is empty, not finite, of another type, shape or length, or has a label out of range.
+        DataError: An array is empty, not finite, of another type, shape or length, or has a label out of range; or the
+            labels or the raw values' description cannot be meant.
     """
 
     name: str
@@ -65,10 +72,20 @@ class DataSet:
     test_y: Labels
     classes: int
     groups: Labels | None = None
+    labels: tuple[str, ...] = ()
+    scale: float = 1.0
+    shift: float = 0.0
+    raw_range: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         if self.classes < 2:
             raise DataError(f"{self.name}: a classification task needs at least 2 classes, not {self.classes}")
+        if self.labels and len(self.labels) != self.classes:
+            raise DataError(f"{self.name}: {len(self.labels)} labels for {self.classes} classes; give one to each")
+        if not (isfinite(self.scale) and self.scale > 0 and isfinite(self.shift)):
+            raise DataError(f"{self.name}: scale {self.scale} must be positive, shift {self.shift} finite")
+        if self.raw_range is not None and not self.raw_range[0] < self.raw_range[1]:
+            raise DataError(f"{self.name}: the range of raw values {self.raw_range} is empty; give (lowest, highest)")
         for part_name, x, y in (("training", self.train_x, self.train_y), ("test", self.test_x, self.test_y)):
             where, found = f"{self.name}, {part_name} set", f"{x.dtype}{x.shape} and {y.dtype}{y.shape}"
             if x.dtype != np.float32 or x.ndim < 2 or y.dtype != np.int64 or y.ndim != 1:
@@ -88,6 +105,15 @@ class DataSet:
     def input_shape(self) -> tuple[int, ...]:
         """The shape of one input, without the batch axis."""
         return self.train_x.shape[1:]
+
+    @property
+    def label_names(self) -> tuple[str, ...]:
+        """What to call each class: its label, or its number."""
+        return self.labels or tuple(map(str, range(self.classes)))
+
+    def raw(self, x: Inputs) -> Inputs:
+        """The raw values of inputs, f32 of the same shape, up to float rounding."""
+        return x * np.float32(self.scale) + np.float32(self.shift)
 
 
 @dataclass(frozen=True, eq=False)
@@ -191,7 +217,8 @@ def _digits() -> DataSet:
     from sklearn.datasets import load_digits  # noqa: PLC0415  # half a second that only this data set pays for
 
     x, y = load_digits(return_X_y=True)
-    return _assemble("digits", {"x": x.reshape(-1, 1, 8, 8) / 16, "y": y})
+    data = _assemble("digits", {"x": x.reshape(-1, 1, 8, 8) / 16, "y": y})
+    return replace(data, scale=16.0, raw_range=(0.0, 16.0))
 
 
 def _idx(spec: str, folder: Path) -> DataSet:
@@ -229,7 +256,7 @@ def _npz(spec: str, file: Path) -> DataSet:
     try:
         zipfile.ZipFile(file).close()  # or numpy would take the file for another of its formats
         with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in ("x", "y", "x_test", "y_test", "groups") if key in archive.files}
+            arrays = {key: archive[key] for key in _NPZ_ARRAYS if key in archive.files}
             found = ", ".join(archive.files)
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         remedy = "write plain number arrays with numpy.savez (object arrays are refused: reading one can run code)"
@@ -260,7 +287,11 @@ def _assemble(name: str, values: Mapping[str, object]) -> DataSet:
     for array in (x, y, test_x, test_y, groups):
         if array is not None:
             array.flags.writeable = False
-    return DataSet(name, x, y, test_x, test_y, int(max(y.max(initial=0), test_y.max(initial=0))) + 1, groups)
+    labels = _names(name, arrays["labels"]) if "labels" in arrays else ()
+    classes = len(labels) or int(max(y.max(initial=0), test_y.max(initial=0))) + 1
+    data = DataSet(name, x, y, test_x, test_y, classes, groups, labels)
+    pixels = all(arrays[key].dtype == np.uint8 for key in ("x", "x_test") if key in arrays)
+    return replace(data, scale=255.0, raw_range=(0.0, 255.0)) if pixels else data
 
 
 def _inputs(name: str, x: NDArray[Any]) -> Inputs:
@@ -286,6 +317,12 @@ def _labels(name: str, y: NDArray[Any]) -> Labels:
     if y.dtype.kind not in "iu" or y.ndim != 1:
         raise DataError(f"{name}: labels must be one integer a row, not {y.dtype} of shape {y.shape}")
     return y.astype(np.int64)
+
+
+def _names(name: str, labels: NDArray[Any]) -> tuple[str, ...]:
+    if labels.dtype.kind != "U" or labels.ndim != 1:
+        raise DataError(f"{name}: labels must be one text a class, not {labels.dtype} of shape {labels.shape}")
+    return tuple(map(str, labels))
 
 
 def _split(labels: Labels) -> tuple[Indices, Indices]:

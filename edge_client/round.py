@@ -114,9 +114,10 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     return Sum(terms, aggregate.clients, values, votes)
 
 
-def first_state(vector: Vector, layout: Layout) -> GlobalState:
-    """The state before round 1: the initial model, nothing pruned."""
-    return GlobalState(0, vector, np.ones(layout.size, np.bool_))
+def first_state(vector: Vector, layout: Layout, kept: Mask | None = None) -> GlobalState:
+    """The state before round 1: the initial model, float32[P], on the positions that are kept, by default all."""
+    kept = np.ones(layout.size, np.bool_) if kept is None else kept
+    return GlobalState(0, np.where(kept, vector, np.float32(0)), kept)
 
 
 def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:

@@ -4,7 +4,7 @@ Every trainable tensor of the model is made a view of one vector, so one step of
 enforces the mask: after every step, not after every epoch, exactly the surviving positions are non-zero.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,12 +13,14 @@ from torch import nn
 from torch.nn import functional
 
 from edge_client.data import Share
+from edge_client.shrink import shrink
 from edge_client.sparsify.interface import Sparsifier
 from protocol.errors import ConfigError, TrainingError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten, unflatten
 from protocol.plan import Plan
 
 _EVALUATION_BATCH = 512
+_GRADIENT_BATCH = 128
 
 
 @dataclass(frozen=True)
@@ -61,27 +63,60 @@ def insert(model: nn.Module, method: Sparsifier, layout: Layout, vector: Vector)
     method.absorb(model, {name: torch.from_numpy(cut.copy()) for name, cut in unflatten(vector, layout).items()})
 
 
-def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, plan: Plan, seed: int) -> float:
+def local_update(
+    model: nn.Module,
+    layout: Layout,
+    mask: Mask,
+    share: Share,
+    plan: Plan,
+    seed: int,
+    penalty: Callable[[nn.Module], torch.Tensor | None] = lambda _: None,
+) -> float:
     """Train the model in place: ``plan.epochs`` of SGD under the mask, bool[P].
+
+    FedProx (Li et al., MLSys 2020, arXiv:1812.06127) adds mu / 2 * |w - w_t|^2 to the loss: here the vector
+    mu * (w - w_t) to the gradient, w_t being the weights at the round's begin.
 
     Args:
         model: What the method wears, at the global state.
         layout: The layout of the tensors that the mask speaks of.
         mask: The surviving positions.
         share: The client's rows.
-        plan: Epochs, batch size, learning rate, momentum.
+        plan: Epochs, batch size, learning rate, momentum, mu.
         seed: Of the order of rows and of dropout.
+        penalty: The method's own addition to the loss of a step.
 
     Returns:
-        The mean loss of the last epoch, nats.
+        The mean cross-entropy of the last epoch, nats.
+
+    Where the plan removes filters, a network without the dead ones is trained in the model's place.
 
     Raises:
         TrainingError: The loss is not finite.
     """
+    if plan.granularity != "filter":
+        return _train(model, layout, mask, share, plan, seed, penalty)
+    small = shrink(model, layout, mask)
+    loss = _train(small.model, small.layout, small.mask, share, plan, seed, penalty)
+    small.restore(model)
+    return loss
+
+
+def _train(
+    model: nn.Module,
+    layout: Layout,
+    mask: Mask,
+    share: Share,
+    plan: Plan,
+    seed: int,
+    penalty: Callable[[nn.Module], torch.Tensor | None],
+) -> float:
+    """The loop of :func:`local_update`."""
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kept = _masks(parameters, layout, mask)
     weights, gradient = _as_views(parameters)
     weights.mul_(kept)
+    start = weights.clone()
     optimiser = torch.optim.SGD([weights], lr=plan.learning_rate, momentum=plan.momentum)
     weights.grad = gradient
     x, y = torch.from_numpy(share.x), torch.from_numpy(share.y)
@@ -96,7 +131,11 @@ def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, pla
             for batch in _batches(rows, plan.batch_size):
                 gradient.zero_()
                 step_loss = functional.cross_entropy(model(x[batch]), y[batch])
-                step_loss.backward()  # type: ignore[no-untyped-call]
+                addition = penalty(model)
+                whole = step_loss if addition is None else step_loss + addition
+                whole.backward()  # type: ignore[no-untyped-call]
+                if plan.proximal:
+                    gradient.add_(weights - start, alpha=plan.proximal)
                 optimiser.step()
                 weights.mul_(kept)
                 total += step_loss.detach() * len(batch)
@@ -104,6 +143,26 @@ def local_update(model: nn.Module, layout: Layout, mask: Mask, share: Share, pla
             if not np.isfinite(loss):
                 raise TrainingError("the training loss is not finite: lower the learning rate or look at the data")
     return loss
+
+
+def gradient_at(
+    model: nn.Module, method: Sparsifier, layout: Layout, vector: Vector, share: Share, seed: int
+) -> Vector:
+    """The gradient of the mean loss on one batch of a client's rows, drawn by the seed, at a global vector: float32[P].
+
+    The model is left at that vector. Buffers have no gradient and are zero in it.
+    """
+    insert(model, method, layout, vector)
+    model.eval()
+    model.zero_grad()
+    rows = np.random.default_rng(seed).permutation(len(share.y))[:_GRADIENT_BATCH]
+    x, y = torch.from_numpy(share.x[rows]), torch.from_numpy(share.y[rows])
+    functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
+    travelling = method.travelling(model)
+    gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return flatten(
+        {name: gradients.get(name, torch.zeros_like(tensor)).numpy() for name, tensor in travelling.items()}, layout
+    )
 
 
 def evaluate(model: nn.Module, x: np.ndarray, y: np.ndarray) -> Score:

@@ -21,6 +21,7 @@ from typing import Any, Final, cast
 import onnx
 import torch
 
+from export.describe import PROTOBUF_LIMIT
 from protocol.errors import ExportError
 from protocol.files import replace_file
 
@@ -28,9 +29,6 @@ OPSET: Final = 20
 INPUT: Final = "input"
 OUTPUT: Final = "logits"
 BATCH: Final = "batch"
-
-_PROTOBUF_LIMIT: Final = 2**31 - 1
-"""The most bytes that one protobuf message, and so one self-contained ONNX file, can hold."""
 
 _EXAMPLES: Final = 2
 """Rows of the traced batch. Not 1: a trace may take a dimension of 1 for a constant."""
@@ -60,8 +58,8 @@ def convert(model: torch.nn.Module, input_shape: Sequence[int], metadata: Mappin
         raise ExportError(f"input shape {tuple(input_shape)} is not a sample's shape; give positive sizes, no batch")
     weights = model.state_dict().values()
     size = sum(tensor.numel() * tensor.element_size() for tensor in weights)
-    if size > _PROTOBUF_LIMIT:
-        raise ExportError(f"the model holds {size} bytes, and one ONNX file at most {_PROTOBUF_LIMIT}; shrink it first")
+    if size > PROTOBUF_LIMIT:
+        raise ExportError(f"the model holds {size} bytes, and one ONNX file at most {PROTOBUF_LIMIT}; shrink it first")
     with evaluating(model), torch.no_grad():
         example = torch.zeros(_EXAMPLES, *input_shape, device=device_of(model))
         _check_logits(model, example)

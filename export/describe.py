@@ -5,15 +5,21 @@ The description is plain data that JSON can write: names, numbers, lists. ``prun
 
 import hashlib
 import math
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from export.graph import keeps_weights_elsewhere
 from protocol.errors import ExportError
+
+PROTOBUF_LIMIT: Final = 2**31 - 1
+"""The most bytes that one protobuf message, and so one self-contained ONNX file, can hold."""
 
 
 def describe(onnx_path: Path) -> dict[str, object]:
@@ -32,22 +38,22 @@ def describe(onnx_path: Path) -> dict[str, object]:
     Raises:
         ExportError: The file is missing, cannot be read, is not valid ONNX or keeps its weights in another file.
     """
-    try:
-        data = onnx_path.read_bytes()
-    except OSError as error:
-        raise ExportError(f"cannot read {onnx_path}: {error.strerror}. Give the path of an ONNX file.") from error
+    data = read_file(onnx_path)
     try:
         onnx.checker.check_model(data)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ExportError(f"{onnx_path} is not a valid ONNX file: {error}. Export the checkpoint again.") from error
     model = onnx.load_model_from_string(data)
     graph = model.graph
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in graph.initializer):
+    if keeps_weights_elsewhere(model):
         raise ExportError(f"{onnx_path} keeps its weights in another file; save it as one file first")
-    initializers = [
-        *(_Tensor.dense(tensor) for tensor in graph.initializer),
-        *(_Tensor.sparse(tensor) for tensor in graph.sparse_initializer),
-    ]
+    try:
+        initializers = [
+            *(_Tensor.dense(tensor) for tensor in graph.initializer),
+            *(_Tensor.sparse(tensor) for tensor in graph.sparse_initializer),
+        ]
+    except (ValueError, TypeError) as error:
+        raise ExportError(f"a constant of {onnx_path} cannot be read: {error}. Export it again.") from error
     elements = sum(tensor.elements for tensor in initializers)
     zeros = sum(tensor.zeros for tensor in initializers)
     return {
@@ -66,6 +72,22 @@ def describe(onnx_path: Path) -> dict[str, object]:
         "zero_fraction": zeros / max(1, elements),
         "metadata": {entry.key: entry.value for entry in model.metadata_props},
     }
+
+
+def read_file(onnx_path: Path) -> bytes:
+    """The content of what may be an ONNX file.
+
+    Raises:
+        ExportError: It is missing, not an ordinary file, larger than an ONNX file can be, or cannot be read.
+    """
+    try:
+        if not stat.S_ISREG(onnx_path.stat().st_mode):
+            raise ExportError(f"{onnx_path} is not an ordinary file. Give the path of an ONNX file.")
+        if onnx_path.stat().st_size > PROTOBUF_LIMIT:
+            raise ExportError(f"{onnx_path} is larger than the 2 GiB that an ONNX file can hold")
+        return onnx_path.read_bytes()
+    except OSError as error:
+        raise ExportError(f"cannot read {onnx_path}: {error.strerror}. Give the path of an ONNX file.") from error
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.helper import make_empty_tensor_value_info, make_graph, make_model, make_node
 
+from export.graph import keeps_weights_elsewhere
 from protocol.errors import ExportError
 
 MINIMUM_OPSET: Final = 18
@@ -319,7 +320,7 @@ def _load(onnx_bytes: bytes) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(f"not a valid ONNX file: {error}. Export the checkpoint again.") from error
     model = onnx.load_model_from_string(onnx_bytes)
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if keeps_weights_elsewhere(model):
         raise ExportError("the file keeps its weights in another file; save it as one file first")
     opset = max((entry.version for entry in model.opset_import if entry.domain in _ONNX), default=0)
     if opset < MINIMUM_OPSET:

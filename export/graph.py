@@ -337,9 +337,21 @@ def parse(onnx_bytes: bytes) -> onnx.ModelProto:
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(f"not a valid ONNX file: {error}. Export the checkpoint again.") from error
     model = onnx.load_model_from_string(onnx_bytes)
-    if any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in model.graph.initializer):
+    if keeps_weights_elsewhere(model):
         raise ExportError("the ONNX file keeps its weights in another file; save it as one file first")
     return model
+
+
+def keeps_weights_elsewhere(message: Any) -> bool:
+    """Whether a tensor anywhere in an ONNX message names another file for its data."""
+    if isinstance(message, onnx.TensorProto):
+        return bool(message.data_location == onnx.TensorProto.EXTERNAL)
+    return any(
+        keeps_weights_elsewhere(child)
+        for field, value in message.ListFields()
+        if field.message_type is not None
+        for child in ([value] if hasattr(value, "ListFields") else value)
+    )
 
 
 def _padded(options: Mapping[str, Any]) -> bool:

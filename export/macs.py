@@ -14,16 +14,43 @@ from protocol.errors import ExportError
 
 
 @dataclass(frozen=True)
+class LayerWork:
+    """One layer's part.
+
+    Attributes:
+        name: Its weights' name without ``.weight``, or the name of its output.
+        weights: How many weights it has; 0 where both operands are computed.
+        kept: How many of them are not zero.
+        dense: Multiply-accumulates with every weight.
+        remaining: Multiply-accumulates with the weights that are not zero.
+    """
+
+    name: str
+    weights: int
+    kept: int
+    dense: int
+    remaining: int
+
+
+@dataclass(frozen=True)
 class Macs:
     """The multiply-accumulates of one sample in Conv, Gemm and MatMul; bias, batch norm and pooling do not count.
 
     Attributes:
-        dense: With every weight.
-        remaining: With the weights that are not zero.
+        layers: Layer by layer, in the graph's order.
     """
 
-    dense: int
-    remaining: int
+    layers: tuple[LayerWork, ...]
+
+    @property
+    def dense(self) -> int:
+        """With every weight."""
+        return sum(layer.dense for layer in self.layers)
+
+    @property
+    def remaining(self) -> int:
+        """With the weights that are not zero."""
+        return sum(layer.remaining for layer in self.layers)
 
 
 def multiply_accumulates(onnx_bytes: bytes) -> Macs:
@@ -39,7 +66,8 @@ def multiply_accumulates(onnx_bytes: bytes) -> Macs:
         ExportError: The bytes are not a valid self-contained model, or a shape or the weights of a layer are not known.
     """
     graph = Graph.read(parse(onnx_bytes))
-    dense = remaining = 0
+    layers: list[LayerWork] = []
+    names = graph.names()
     made = set(graph.arrays)
     for node in graph.model.graph.node:
         if made.issuperset(filter(None, node.input)):
@@ -51,14 +79,15 @@ def multiply_accumulates(onnx_bytes: bytes) -> Macs:
             raise ExportError(
                 f"the weights of {node.output[0]} are computed in the graph; count before coding or quantising them"
             )
-        *_, weight = [np.ones(1), *(graph.arrays[name] for name in (left, right) if name in graph.arrays)]
+        *_, weight = [np.ones(0), *(graph.arrays[name] for name in (left, right) if name in graph.arrays)]
         sizes = (*graph.shapes.get(node.output[0], (None, None))[1:], *_terms(graph, node))
         if not all(isinstance(size, int) for size in sizes):
             raise ExportError(f"the shape of {node.output[0]} is not known before it runs; fix all but the batch")
         work = prod(size for size in sizes if isinstance(size, int))
-        dense += work
-        remaining += work * int(np.count_nonzero(weight)) // weight.size
-    return Macs(dense, remaining)
+        kept = int(np.count_nonzero(weight))
+        remaining = work * kept // weight.size if weight.size else work
+        layers.append(LayerWork(names[node.output[0]], weight.size, kept, work, remaining))
+    return Macs(tuple(layers))
 
 
 def _terms(graph: Graph, node: onnx.NodeProto) -> tuple[int | str | None, ...]:

@@ -29,7 +29,7 @@ from protocol.errors import ExportError, ParityError
 _ROWS: Final = 256
 """Samples in one run of ``accuracy``."""
 
-_RUNTIME_ERRORS: Final = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
+RUNTIME_ERRORS: Final = (Fail, InvalidArgument, InvalidGraph, InvalidProtobuf, NotImplemented, RuntimeException)
 """What ONNX Runtime raises about a file or its inputs; these share no base class below ``Exception``."""
 
 
@@ -144,7 +144,7 @@ def open_session(onnx_bytes: bytes) -> ort.InferenceSession:
     options.inter_op_num_threads = 1
     try:
         session = ort.InferenceSession(onnx_bytes, options, providers=["CPUExecutionProvider"])
-    except _RUNTIME_ERRORS as error:
+    except RUNTIME_ERRORS as error:
         raise ExportError(f"ONNX Runtime cannot load the file: {error}. Export the checkpoint again.") from error
     names = [value.name for value in (*session.get_inputs(), *session.get_outputs())]
     if names != [INPUT, OUTPUT]:
@@ -167,7 +167,7 @@ def infer(session: ort.InferenceSession, batch: np.ndarray) -> np.ndarray:
     """
     try:
         (logits,) = session.run([OUTPUT], {INPUT: batch})
-    except _RUNTIME_ERRORS as error:
+    except RUNTIME_ERRORS as error:
         raise ExportError(
             f"ONNX Runtime cannot run a batch {batch.dtype}{list(batch.shape)}: {error}. Give the shape that the file "
             "was exported with."

@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -14,10 +15,13 @@ from rich.console import Console
 
 from edge_client import data as datasets
 from edge_client import models, partition
-from edge_client.sparsify import METHODS
+from edge_client.sparsify import METHODS, allocation
 from edge_client.sparsify.fedsparsify import OneShot
+from edge_client.sparsify.sparsyfed import SparsyFed
 from export.serve.cli import serve
-from fleet import local, result, watch
+from fleet import local, release, result, watch
+from fleet.bench import counts
+from fleet.bench import run as run_bench
 from fleet.inspect import describe_file
 from fleet.kits import check_kits
 from fleet.opening import open_run
@@ -26,7 +30,7 @@ from fleet.provision import provision as make_kits
 from fleet.site import provision_site, read_site
 from fleet.units import human_bytes
 from protocol.errors import ConfigError, PruneSealError
-from protocol.plan import Plan
+from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
 app = typer.Typer(
     help="Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX.",
@@ -36,6 +40,7 @@ app = typer.Typer(
 )
 _DEFAULT = Plan()
 _ONE_SHOT_TUNING = 10
+_BETA = 1.25
 
 
 @contextmanager
@@ -72,7 +77,22 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     clients: Annotated[int, typer.Option(help="Clients that the data is divided among.")] = 10,
     rounds: Annotated[int, typer.Option(help="Rounds.")] = _DEFAULT.rounds,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = _DEFAULT.method,
-    sparsity: Annotated[float, typer.Option(help="Final share of zero parameters, in [0, 1).")] = _DEFAULT.sparsity,
+    sparsity: Annotated[
+        float, typer.Option(help="Final share of zero parameters (of dead filters), in [0, 1).")
+    ] = _DEFAULT.sparsity,
+    granularity: Annotated[
+        str, typer.Option(help=f"What is removed, one of {', '.join(GRANULARITIES)}; filters make training faster too.")
+    ] = _DEFAULT.granularity,
+    allocation_: Annotated[
+        str, typer.Option("--allocation", help=f"How survivors are shared out: {', '.join(allocation.NAMES)}.")
+    ] = _DEFAULT.allocation,
+    layer_floor: Annotated[
+        float, typer.Option(help="Share of every tensor that always stays, in [0, 1).")
+    ] = _DEFAULT.layer_floor,
+    powerprop: Annotated[
+        float | None,
+        typer.Option(help=f"Beta of powerpropagation; 1 for none. {_BETA} for sparsyfed, else 1.", show_default=False),
+    ] = None,
     data: Annotated[str, typer.Option(help=f"One of {datasets.FORMS}.")] = _DEFAULT.data,
     partition_: Annotated[str, typer.Option("--partition", help=f"One of {partition.FORMS}.")] = _DEFAULT.partition,
     model: Annotated[
@@ -85,10 +105,15 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.learning_rate,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.momentum,
+    prox: Annotated[float, typer.Option(help="Mu of FedProx; 0 for none.")] = _DEFAULT.proximal,
     seed: Annotated[int, typer.Option(help="Of everything that is random but the keys.")] = _DEFAULT.seed,
     drop: Annotated[
         float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
     ] = 0.0,
+    more: Annotated[
+        list[str] | None,
+        typer.Option("--set", help="Any field of the plan, as KEY=VALUE in TOML, such as start-sparsity=0.5."),
+    ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
     workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
     grid: Annotated[
@@ -108,12 +133,16 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     console = Console()
     with _errors():
         if resume:
-            _require_same(out, given)
+            _require_same(out, given | {key.replace("-", "_"): value for key, value in _fields(more).items()})
         else:
             plan = Plan(
                 method=method,
                 sparsity=sparsity,
+                granularity=granularity,
                 first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
+                allocation=allocation_,
+                layer_floor=layer_floor,
+                powerprop=powerprop or (_BETA if method == SparsyFed.name else _DEFAULT.powerprop),
                 rounds=rounds,
                 fraction=fraction,
                 min_cohort=min_cohort,
@@ -126,8 +155,10 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 batch_size=batch_size,
                 learning_rate=learning_rate,
                 momentum=momentum,
+                proximal=prox,
                 seed=seed,
             )
+            plan = plan_from_config({**plan.to_config(), **_fields(more)})
             local.start(out, plan, local.Options(clients, drop, verify, workers, grid))
         try:
             summary = local.go(out, console)
@@ -137,11 +168,21 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         _show(console, out, summary)
 
 
+def _fields(more: list[str] | None) -> dict[str, Any]:
+    """The fields of a plan that were set by name."""
+    try:
+        return tomllib.loads("\n".join(more or []))
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(
+            f"--set takes KEY=VALUE with a value in TOML, such as rounds=10 or model='lenet5', not {more}: {error}"
+        ) from error
+
+
 def _require_same(out: Path, given: dict[str, Any]) -> None:
     """Refuse options that contradict those that a run began with."""
     plan, options = local.stored_run(out)
     stored = {**{key.replace("-", "_"): value for key, value in plan.to_config().items()}, **vars(options)}
-    stored["partition_"] = stored["partition"]
+    stored |= {"partition_": stored["partition"], "allocation_": stored["allocation"], "prox": stored["proximal"]}
     for name, value in given.items():
         if name in stored and stored[name] != value:
             option = f"--{name.rstrip('_').replace('_', '-')}"
@@ -163,9 +204,17 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
         ),
         (
             "ONNX file",
-            f"{_size(summary['onnx_bytes'], summary['onnx_dense_bytes'])}; "
-            f"at most {summary['onnx_max_abs_diff']:.2g} from torch",
+            f"{_size(summary['onnx_bytes'], summary['dense_onnx_bytes'])}; "
+            f"at most {summary['onnx_max_abs_diff']:.2g} from torch; {summary['onnx_speed']:.2f}x as fast as dense",
         ),
+        (
+            "int8 file",
+            f"none: {summary['int8_refused']}"
+            if summary["int8_refused"]
+            else f"{_size(summary['int8_onnx_bytes'], summary['dense_onnx_bytes'])}; "
+            f"accuracy {summary['int8_accuracy']:.4f}; {summary['int8_speed']:.2f}x as fast as dense",
+        ),
+        ("recommended", str(out / result.EXPORT_FOLDER / summary["recommended"])),
         ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",
@@ -183,17 +232,35 @@ def _size(coded: int, dense: int) -> str:
 @app.command()
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="A model.safetensors that a run has written.")],
-    out: Annotated[Path, typer.Option(help="Folder for model.onnx.")],
+    out: Annotated[Path, typer.Option(help="Folder for the ONNX files, export.json, the model card and its figure.")],
+    calibration: Annotated[
+        str | None,
+        typer.Option(help=f"Data that set and score the int8 file: {datasets.FORMS}. Without: no int8 file."),
+    ] = None,
+    tolerance: Annotated[float, typer.Option(help="The accuracy that int8 may lose, in [0, 1].")] = release.TOLERANCE,
+    model: Annotated[
+        str | None, typer.Option(help="package.module:function, where the checkpoint names a network of your own.")
+    ] = None,
 ) -> None:
-    """Turn a checkpoint into an ONNX file and prove that it computes the same."""
+    """Turn a checkpoint into small, fast ONNX files, and prove that they compute the same."""
     with _errors():
-        made = result.export_checkpoint(checkpoint, out)
-        typer.echo(
-            f"{out / result.ONNX_FILE}: {_size(len(made.model), made.dense_bytes)}, "
-            f"at most {made.parity.max_abs_diff:.2g} from torch on {made.parity.samples} inputs"
-        )
-        for reason in made.untouched:
-            typer.echo(f"left as it was: {reason}", err=True)
+        data = None if calibration is None else datasets.load(calibration)
+        made = release.release(checkpoint, out, data, tolerance, model)
+        for line in release.told(out, made):
+            typer.echo(line)
+
+
+@app.command()
+def bench(
+    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
+    against: Annotated[Path | None, typer.Option(help="The file to compare with, such as the dense one.")] = None,
+    threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1,2",
+    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,32",
+) -> None:
+    """Time ONNX files side by side in one process: median, 10th and 90th percentile, ratio."""
+    with _errors():
+        for line in run_bench(model, against, counts("threads", threads), counts("batch", batch)):
+            typer.echo(line)
 
 
 @app.command("open")

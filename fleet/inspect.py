@@ -18,6 +18,8 @@ def describe_file(path: Path) -> dict[str, Any]:
         ConfigError: The file cannot be read, or is none of these.
         MalformedMessage, CheckpointError, ExportError: It is one of them, but damaged.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not an ordinary file")
     try:
         with path.open("rb") as file:
             head = file.read(len(MAGIC))

@@ -123,6 +123,8 @@ def go(out: Path, console: Console) -> dict[str, Any]:
     plan, options = stored_run(out)
     data = datasets.load(plan.data)
     network = build_network(plan, data.input_shape, data.classes)
+    for note in network.method.notes():
+        console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     done = max(0, Journal(out, plan).last().round - 1)
     with Progress(plan.rounds, console, resumed_at=done) as progress:
         if options.grid == GridKind.FLOWER:

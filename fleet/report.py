@@ -127,7 +127,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
     tiles = (
         _tile("Accuracy", _number(s["accuracy"]), "averaged model, last round"),
         _tile("ONNX accuracy", _number(s["onnx_accuracy"]), f"outputs within {_number(s['onnx_max_abs_diff'], '.1e')}"),
-        _tile("Sparsity", f"{s['sparsity']:.3f}", f"{s['kept']:,} of {s['parameters']:,} kept"),
+        _tile("Sparsity", f"{s['sparsity']:.3f}", f"{s['kept']:,} of {s['parameters']:,} kept; {_work(s)}"),
         _tile("Uplink", human_bytes(sent), f"{factor} than dense FedAvg"),
         _tile("Downlink", human_bytes(s["downlink_bytes"]), "to all clients together"),
         _tile("Bytes per value", f"{s['uplink_bytes_per_value']:.2f}", "float32 takes 4"),
@@ -159,6 +159,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
 <section class="grid tiles">{"".join(tiles)}</section><section class="grid">{"".join(figures)}
 <section class="card"><h2>Settings</h2>{_pairs(s["plan"])}</section>
 <section class="card"><h2>Cryptography</h2>{_pairs(cryptography)}
+<h2>Export</h2>{_pairs(_export(s))}
 <h2>Who learnt what</h2><p class="muted">{_WHAT_WAS_LEARNT}</p></section>
 <section class="card wide rounds"><h2>Rounds</h2>{_round_table(metrics)}</section>
 </section></main></body></html>
@@ -168,6 +169,22 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
 
 def _number(value: float | None, form: str = ".3f") -> str:
     return "n/a" if value is None else format(value, form)
+
+
+def _work(summary: Mapping[str, Any]) -> str:
+    left = summary["multiply_accumulates_left"]
+    return "work left cannot be counted" if left is None else f"{left:.3f} of the multiply-accumulates left"
+
+
+def _export(s: Mapping[str, Any]) -> dict[str, str]:
+    """What became of the model: each file's size and speed, and which to take."""
+    exact = f"{human_bytes(s['onnx_bytes'])}, {s['dense_onnx_bytes'] / s['onnx_bytes']:.1f}× smaller than dense, "
+    pairs = {"recommended": s["recommended"], "model.onnx": f"{exact}{s['onnx_speed']:.2f}× as fast"}
+    if s["int8_onnx_bytes"] is None:
+        return pairs | {"model.int8.onnx": f"none: {s['int8_refused']}"}
+    small = f"{human_bytes(s['int8_onnx_bytes'])}, {s['dense_onnx_bytes'] / s['int8_onnx_bytes']:.1f}× smaller, "
+    small += f"{s['int8_speed']:.2f}× as fast, accuracy {_number(s['int8_accuracy'])}"
+    return pairs | {"model.int8.onnx": small, "speed measured": "batch 1, one thread, against the dense file"}
 
 
 def _tile(*texts: str) -> str:

@@ -1,4 +1,4 @@
-"""What a run leaves behind: the opened model as checkpoint and ONNX, the summary and the report."""
+"""What a run leaves behind: the opened model as checkpoint and export folder, the summary and the report."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,18 +7,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
-import torch
 
 from aggregator.journal import Journal, read_records
-from edge_client import models
 from edge_client.client import Network, state_after
 from edge_client.data import DataSet
 from edge_client.keys import Opener
 from edge_client.sparsify import GlobalState
+from edge_client.sparsify.interface import plain_name
 from edge_client.train import evaluate, insert
-from export.convert import save_onnx
-from export.exporter import Exported, export
-from export.parity import accuracy
+from fleet.release import INT8_FILE, MODEL_FILE, release
 from fleet.report import LayerDensity, write_report
 from protocol import checkpoint
 from protocol.errors import CheckpointError
@@ -27,10 +24,9 @@ from protocol.parameters import COEFFICIENT_BITS, DEGREE, SECURITY_BITS
 from protocol.plan import Plan
 
 CHECKPOINT_FILE: Final = "model.safetensors"
-ONNX_FILE: Final = "model.onnx"
+EXPORT_FOLDER: Final = "export"
 SUMMARY_FILE: Final = "summary.json"
 REPORT_FILE: Final = "report.html"
-_PARITY_INPUTS = 1000
 
 
 def finish(
@@ -43,7 +39,7 @@ def finish(
     data: DataSet,
     verified: Mapping[str, object] | None,
 ) -> dict[str, Any]:
-    """Open the last sum; write checkpoint, ONNX, summary and report.
+    """Open the last sum; write checkpoint, export folder, summary and report.
 
     Args:
         run: The run's folder.
@@ -81,14 +77,17 @@ def finish(
         "data": plan.data,
         "input_shape": json.dumps(list(data.input_shape)),
         "classes": str(data.classes),
+        "labels": json.dumps(data.label_names),
+        "input_scale": repr(data.scale),
+        "input_shift": repr(data.shift),
+        **({} if data.raw_range is None else {"input_range": json.dumps(data.raw_range)}),
         "sparsity": f"{1 - kept / parameters:.6f}",
         "pruneseal": version("pruneseal"),
     }
+    network.method.shed(network.model)
     tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
     checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
-    rows = np.random.default_rng(plan.seed).permutation(len(data.test_y))[:_PARITY_INPUTS]
-    made = export(network.model, data.input_shape, provenance, data.test_x[rows])
-    save_onnx(out / ONNX_FILE, made.model)
+    exported = release(out / CHECKPOINT_FILE, out / EXPORT_FOLDER, data, model=plan.model)
     summary = {
         "version": version("pruneseal"),
         "method": plan.method,
@@ -101,11 +100,7 @@ def finish(
         "kept": kept,
         "sparsity": 1 - kept / parameters,
         "accuracy": score.correct / score.tested,
-        "onnx_accuracy": accuracy(made.model, data.test_x, data.test_y),
-        "onnx_max_abs_diff": made.parity.max_abs_diff,
-        "onnx_bytes": len(made.model),
-        "onnx_dense_bytes": made.dense_bytes,
-        "multiply_accumulates_left": _work_left(made),
+        **_exported(exported),
         **_bytes(metrics, network.layout.size),
         **_encryption(plan),
         "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
@@ -117,11 +112,29 @@ def finish(
     return summary
 
 
+def _exported(export: Mapping[str, Any]) -> dict[str, Any]:
+    """The figures of the export folder."""
+    exact, int8, first = export["files"][MODEL_FILE], export["files"].get(INT8_FILE), export["latency"][0]
+    return {
+        "onnx_accuracy": exact["accuracy"],
+        "onnx_max_abs_diff": exact["max_abs_diff"],
+        "onnx_bytes": exact["bytes"],
+        "dense_onnx_bytes": export["dense_bytes"],
+        "int8_onnx_bytes": int8 and int8["bytes"],
+        "int8_accuracy": int8 and int8["accuracy"],
+        "int8_refused": export["int8_refused"],
+        "recommended": export["recommended"],
+        "onnx_speed": first[MODEL_FILE]["speed"],
+        "int8_speed": int8 and first[INT8_FILE]["speed"],
+        "multiply_accumulates_left": export["multiply_accumulates_left"],
+    }
+
+
 def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
     """How many positions of each trainable tensor are left."""
     cuts = np.split(state.mask, network.layout.offsets[1:-1])
     return [
-        LayerDensity(tensor.name, int(cut.sum()), tensor.size)
+        LayerDensity(plain_name(tensor.name), int(cut.sum()), tensor.size)
         for tensor, cut in zip(network.layout.tensors, cuts, strict=True)
         if tensor.trainable
     ]
@@ -147,32 +160,3 @@ def _encryption(plan: Plan) -> dict[str, Any]:
         "plain_modulus_bits": p.plain_modulus.bit_length(),
         "security_level": SECURITY_BITS,
     }
-
-
-def _work_left(made: Exported) -> float | None:
-    """The fraction of the multiply-accumulates that remain, or None where they cannot be counted."""
-    if made.work is None:
-        return None
-    before, after = made.work
-    return after.remaining / before.dense
-
-
-def export_checkpoint(path: Path, out: Path) -> Exported:
-    """Turn a checkpoint into ``out/model.onnx`` and prove that it computes the same.
-
-    Raises:
-        CheckpointError: The file is not a checkpoint of a network that can be built here.
-        ParityError: ONNX Runtime and torch disagree.
-    """
-    stored = checkpoint.load(path)
-    try:
-        input_shape = tuple(int(side) for side in json.loads(stored.metadata["input_shape"]))
-        model = models.build(stored.metadata["model"], input_shape, int(stored.metadata["classes"]))
-        model.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in stored.tensors.items()})
-    except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} does not fit the network that it names: {error}") from error
-    rows = np.random.default_rng(0).random((_PARITY_INPUTS, *input_shape), dtype=np.float32)
-    made = export(model, input_shape, stored.metadata, rows)
-    out.mkdir(parents=True, exist_ok=True)
-    save_onnx(out / ONNX_FILE, made.model)
-    return made

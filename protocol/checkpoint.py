@@ -116,6 +116,8 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: The file is missing, cannot be read, is no checkpoint, is of another version or is damaged.
     """
+    if path.exists() and not path.is_file():
+        raise CheckpointError(f"{path} is not an ordinary file. Give the path of a file that a finished round wrote.")
     try:
         opened: Any = safe_open(path, framework="numpy")
         with opened as file:

@@ -109,7 +109,7 @@ class Seal:
         """The first half, u64[N], and the seed of a ciphertext that SEAL has just encrypted symmetrically."""
         body = self.save(item, _CIPHER_DATA + 8 * DEGREE + _SEED_SIZE)
         first = np.frombuffer(body, "<u8", DEGREE, _CIPHER_DATA)
-        return first.astype(np.uint64), body[_CIPHER_DATA + 8 * DEGREE + _SEED_SIZE - SEED_BYTES :]
+        return first, body[_CIPHER_DATA + 8 * DEGREE + _SEED_SIZE - SEED_BYTES :]
 
     def _put(self, data: bytes) -> str:
         os.ftruncate(self._file, len(data))

@@ -104,13 +104,17 @@ def quantise(values: Vector, step: Reals, share: Share, grid: Grid, dither: Real
     """
     if not np.isfinite(values).all():
         raise TrainingError("the trained model holds values that are not finite: lower the learning rate")
-    steps_from_zero = values.astype(np.float64) / step
-    clipped = int((np.abs(steps_from_zero) > grid.levels).sum())
-    scaled = np.clip(steps_from_zero, -grid.levels, grid.levels) * (share.samples / share.total)
+    scaled = values.astype(np.float64)
+    scaled /= step
+    clipped = int(np.count_nonzero(scaled > grid.levels) + np.count_nonzero(scaled < -grid.levels))
+    np.clip(scaled, -grid.levels, grid.levels, out=scaled)
+    scaled *= share.samples / share.total
+    scaled += dither
+    np.floor(scaled, out=scaled)
     # The cap is computed in integers: float rounding can never lift the sum out of its lane.
     cap = -(-grid.levels * share.samples // share.total)
-    codes = np.clip(np.floor(scaled + dither), -cap, cap)
-    return codes.astype(np.int64), clipped
+    np.clip(scaled, -cap, cap, out=scaled)
+    return scaled.astype(np.int64), clipped
 
 
 def dequantise(total: Integers, step: Reals) -> Vector:

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from math import prod
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +19,24 @@ from protocol.errors import ConfigError
 
 Vector = NDArray[np.float32]
 Mask = NDArray[np.bool_]
+Value = TypeVar("Value", np.float32, np.bool_)
 
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """One tensor of the vector: its name, its shape and whether training moves it."""
+    """One tensor of the vector.
+
+    Attributes:
+        name: Its name in the model.
+        shape: Its shape.
+        trainable: Whether training moves it.
+        work: How many times the model uses each of its values on one sample; for a weight its multiply-accumulates.
+    """
 
     name: str
     shape: tuple[int, ...]
     trainable: bool
+    work: int = 1
 
     @property
     def size(self) -> int:
@@ -89,8 +99,8 @@ def flatten(tensors: Mapping[str, NDArray[np.floating]], layout: Layout) -> Vect
     return np.concatenate([np.ravel(tensors[tensor.name]).astype(np.float32) for tensor in layout.tensors])
 
 
-def unflatten(vector: Vector, layout: Layout) -> dict[str, Vector]:
-    """Cut the vector, float32[P], back into its tensors.
+def unflatten(vector: NDArray[Value], layout: Layout) -> dict[str, NDArray[Value]]:
+    """Cut the vector, float32[P], or a mask of it, bool[P], back into its tensors; they share its memory.
 
     Raises:
         ValueError: The vector is not of the layout's size.

@@ -42,12 +42,17 @@ def keystream(key: bytes, count: int, modulus: int) -> Slots:
     """
     encryptor = Cipher(algorithms.ChaCha20(key, bytes(16)), mode=None).encryptor()
     limit = np.uint64((1 << 64) // modulus * modulus - 1)
-    accepted = np.empty(0, np.uint64)
+    accepted = _below(encryptor.update(bytes(8 * (count + _SPARE))), limit)
     while accepted.size < count:
-        words = np.frombuffer(encryptor.update(bytes(8 * (count - accepted.size + _SPARE))), "<u8")
-        over = np.flatnonzero(words > limit)
-        accepted = np.concatenate([accepted, np.delete(words, over) if over.size else words])
+        more = _below(encryptor.update(bytes(8 * (count - accepted.size + _SPARE))), limit)
+        accepted = np.concatenate([accepted, more])
     return accepted[:count] % np.uint64(modulus)
+
+
+def _below(stream: bytes, limit: np.uint64) -> Slots:
+    """The words of a stream that are at most ``limit``, u64[<= len(stream) / 8]."""
+    words = np.frombuffer(stream, "<u8")
+    return words if words.max() <= limit else words[words <= limit]
 
 
 def mask(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Slots:
@@ -63,7 +68,10 @@ def mask(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Sl
     hidden = slots.copy()
     for number, (peer, key) in enumerate(keys.items(), start=1):
         stream = keystream(key, slots.size, modulus)
-        hidden += stream if node < peer else t - stream
+        if node > peer:
+            np.subtract(t, stream, out=stream)
+        hidden += stream
         if number % _BEFORE_REDUCTION == 0:
             hidden %= t
-    return hidden % t
+    hidden %= t
+    return hidden

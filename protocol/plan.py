@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Final
 
 from protocol import VERSION
 from protocol.cohort import SMALLEST
@@ -18,6 +19,9 @@ from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
 
 Scalar = str | int | float | bool
 
+GRANULARITIES: Final = ("weight", "filter")
+"""What a method can remove: single weights, or whole filters and neurons."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -25,10 +29,20 @@ class Plan:
 
     Attributes:
         method: Name of the sparsifier.
-        sparsity: S, the share of trainable parameters that are zero at the end, in [0, 1).
+        sparsity: S, the share of trainable parameters (of the filters of each layer, where these are what is removed)
+            that are zero at the end, in [0, 1).
+        granularity: What is removed, ``weight`` or ``filter``.
         exponent: n of the cubic schedule (FedSparsify uses 3).
         first_prune: t0, the last round without pruning.
         frequency: F, prune every F rounds.
+        allocation: How the survivors are shared out over the tensors: global, uniform, erk or macs.
+        layer_floor: The share of every tensor that always stays, in [0, 1).
+        strict_majority: fedsparsify-local keeps what more than half of the clients keep, not what half of them do.
+        start_sparsity: The sparsity that sparsyfed begins with, or its target where that is lower, in [0, 1).
+        dense_first: sparsyfed does not prune the first layer.
+        powerprop: beta of powerpropagation, 1 or more; 1 trains the weights as they are.
+        threshold_penalty: The weight of spafl's regulariser.
+        threshold_estimator: The gradient of spafl's step function: identity or clipped.
         rounds: T.
         fraction: The part of the nodes asked each round, in (0, 1].
         min_cohort: The smallest cohort; clients enforce it.
@@ -41,6 +55,7 @@ class Plan:
         batch_size: Samples in one step.
         learning_rate: Of SGD.
         momentum: Of SGD.
+        proximal: mu of FedProx's proximal term, 0 or more.
         seed: Of the initial model, the partition, the sampling and the training.
         deadline: Seconds that each message of a round may take.
         attempts: How many messages of a kind a round may take before it is given up.
@@ -51,9 +66,18 @@ class Plan:
 
     method: str = "fedsparsify-global"
     sparsity: float = 0.95
+    granularity: str = "weight"
     exponent: float = 3.0
     first_prune: int = 1
     frequency: int = 1
+    allocation: str = "global"
+    layer_floor: float = 0.0
+    strict_majority: bool = False
+    start_sparsity: float = 0.5
+    dense_first: bool = False
+    powerprop: float = 1.0
+    threshold_penalty: float = 0.002
+    threshold_estimator: str = "identity"
     rounds: int = 40
     fraction: float = 1.0
     min_cohort: int = 3
@@ -66,6 +90,7 @@ class Plan:
     batch_size: int = 16
     learning_rate: float = 0.1
     momentum: float = 0.0
+    proximal: float = 0.0
     seed: int = 1990
     deadline: float = 600.0
     attempts: int = 10
@@ -73,9 +98,14 @@ class Plan:
     def __post_init__(self) -> None:
         for name, good, text in (
             ("sparsity", 0 <= self.sparsity < 1, "a fraction in [0, 1)"),
+            ("granularity", self.granularity in GRANULARITIES, f"one of {', '.join(GRANULARITIES)}"),
             ("exponent", self.exponent > 0, "positive"),
             ("first_prune", self.first_prune >= 0, "0 or more"),
             ("frequency", self.frequency >= 1, "1 or more"),
+            ("layer_floor", 0 <= self.layer_floor < 1, "a fraction in [0, 1)"),
+            ("start_sparsity", 0 <= self.start_sparsity < 1, "a fraction in [0, 1)"),
+            ("powerprop", self.powerprop >= 1, "1 or more"),
+            ("threshold_penalty", self.threshold_penalty >= 0, "0 or more"),
             ("rounds", self.rounds >= 1, "1 or more"),
             ("fraction", 0 < self.fraction <= 1, "a fraction in (0, 1]"),
             ("min_cohort", self.min_cohort >= SMALLEST, f"{SMALLEST} or more: a smaller sum exposes its members"),
@@ -84,6 +114,7 @@ class Plan:
             ("batch_size", self.batch_size >= 1, "1 or more"),
             ("learning_rate", self.learning_rate > 0, "positive"),
             ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("proximal", self.proximal >= 0, "0 or more"),
             ("seed", 0 <= self.seed < 1 << 32, "in [0, 2^32)"),
             ("deadline", self.deadline > 0, "positive"),
             ("attempts", self.attempts >= 1, "1 or more"),

@@ -9,28 +9,65 @@ normalisation always stay. A purged position never returns, so masks are nested.
 purged but not tuned again.
 
 Here every client computes the purge from the same decrypted integers; the aggregator never learns which positions stay.
+
+With granularity *filter* whole filters and neurons are purged by the same schedule: in each layer but the heads those
+of the smallest mean magnitude, until the share s_t of the layer's filters is dead. A layer is ranked for itself: mean
+magnitudes of two layers differ by their fan-in before training has said anything. So work and memory fall in every
+layer, to about (1 - s_t)^2, and one filter of each always stays. With a dead filter go the weights that read it and its
+channel of batch norm, statistics included; so about s_t of the parameters or more are zero as well.
 """
 
-import numpy as np
+from typing import ClassVar
 
+import numpy as np
+from torch import nn
+
+from edge_client.sparsify.allocation import allocate
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.schedule import sparsity_after
 from edge_client.sparsify.topk import kept_at, top_k
+from edge_client.structure import Structure, trace
 from protocol.errors import ConfigError
 from protocol.grid import Integers
-from protocol.layout import Layout, Mask, Vector
+from protocol.layout import Layout, Mask, Vector, unflatten
 from protocol.plan import Plan
 
 
-class _Scheduled(Sparsifier):
+class Scheduled(Sparsifier):
     """A method that after round t keeps the highest scores that the schedule leaves room for."""
+
+    granularities: ClassVar[tuple[str, ...]] = ("weight", "filter")
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
+        self._structure = Structure()
         if plan.rounds <= plan.first_prune:
             raise ConfigError(
                 f"rounds ({plan.rounds}) must exceed first-prune ({plan.first_prune}), or nothing is ever pruned"
             )
+        if plan.layer_floor > 1 - plan.sparsity:
+            raise ConfigError(f"layer-floor ({plan.layer_floor}) is more than sparsity {plan.sparsity} leaves")
+        if plan.granularity == "filter" and (plan.allocation, plan.layer_floor) != ("global", 0.0):
+            raise ConfigError("filters go evenly from every layer: leave allocation and layer-floor at their defaults")
+
+    def wear(self, model: nn.Module) -> nn.Module:
+        """As every method wears it; where filters are purged, its structure is read.
+
+        Raises:
+            ConfigError: It has no filters.
+        """
+        worn = super().wear(model)
+        if self.plan.granularity == "filter":
+            self._structure = trace(worn)
+            if not self._structure.filters:
+                raise ConfigError(
+                    "the network has no plain linear or convolutional layer before its output: use granularity weight"
+                )
+        return worn
+
+    def notes(self) -> tuple[str, ...]:
+        """Where dead filters cannot be taken out of the network that is trained."""
+        return tuple(f"filters are masked, not removed, at {reason}" for reason in self._structure.unproved)
 
     def sparsity(self, round_: int) -> float:
         """s_t, a fraction."""
@@ -44,38 +81,65 @@ class _Scheduled(Sparsifier):
             exponent=plan.exponent,
         )
 
-    def scores(self, mean: Vector) -> Vector:
+    def scores(self, vector: Vector) -> Vector:
         """What the positions are ranked by, float32[P], not negative."""
-        return np.abs(mean)
+        return np.abs(vector)
 
-    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
-        """The top of the scores among what has survived so far; buffers always."""
-        kept = kept_at(self.sparsity(state.round), int(layout.prunable.sum()))
-        candidates = np.flatnonzero(layout.prunable & state.mask)
-        if kept >= candidates.size:
-            return state.mask
-        mask = ~layout.prunable
-        mask[candidates[top_k(self.scores(mean)[candidates], kept)]] = True
+    def purge(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
+        """The top of a vector's scores, among what is alive, that s_t leaves room for; buffers always.
+
+        Where filters are purged, a dead one takes its statistics along.
+        """
+        plan = self.plan
+        if plan.granularity == "filter":
+            return self._structure.closed(self._filters(vector, round_, layout, alive), layout)
+        kept = kept_at(self.sparsity(round_), int(layout.prunable.sum()))
+        scores, candidates = self.scores(vector), layout.prunable & alive
+        return ~layout.prunable | allocate(scores, candidates, kept, layout, plan.allocation, plan.layer_floor)
+
+    def _filters(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
+        """The mask without the filters of the smallest mean scores in each layer."""
+        mask = alive.copy()
+        kept, scores = unflatten(mask, layout), unflatten(self.scores(vector), layout)
+        trainable = {spec.name for spec in layout.tensors if spec.trainable}
+        for name in self._structure.filters:
+            weight, bias = f"{name}.weight", f"{name}.bias"
+            if weight not in trainable:
+                continue  # frozen, or kept at home
+            rows = len(kept[weight])
+            living = np.flatnonzero(kept[weight].reshape(rows, -1).any(axis=1))
+            count = kept_at(self.sparsity(round_), rows)
+            if count >= living.size:
+                continue
+            ranks = scores[weight].reshape(rows, -1).mean(axis=1, dtype=np.float64)
+            dead = living[~top_k(ranks[living], count)]
+            kept[weight][dead] = False
+            if bias in trainable:
+                kept[bias][dead] = False
         return mask
 
+    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
+        """The mean, purged."""
+        return self.purge(mean, state.round, layout, state.mask)
 
-class FedSparsifyGlobal(_Scheduled):
+
+class FedSparsifyGlobal(Scheduled):
     """FedSparsify-Global: by magnitude of the mean, |w|."""
 
     name = "fedsparsify-global"
 
 
-class RandomPruning(_Scheduled):
+class RandomPruning(Scheduled):
     """The paper's ablation: the same schedule, but one fixed random order of the positions, from the plan's seed."""
 
     name = "random"
 
-    def scores(self, mean: Vector) -> Vector:
+    def scores(self, vector: Vector) -> Vector:
         """The ranks of one random permutation."""
-        return np.random.default_rng([self.plan.seed, 0x52414E44]).permutation(mean.size).astype(np.float32)
+        return np.random.default_rng([self.plan.seed, 0x52414E44]).permutation(vector.size).astype(np.float32)
 
 
-class OneShot(_Scheduled):
+class OneShot(Scheduled):
     """The paper's baseline: dense until round t0, then S at once, then tuning under that mask to the end.
 
     The paper prunes at round 90 of 100 or 190 of 200: set ``first-prune`` accordingly.

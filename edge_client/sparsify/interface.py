@@ -5,16 +5,21 @@ pure functions of the plan; its only state is the `GlobalState` that clients der
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
+from edge_client.sparsify.powerprop import reparametrise
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
+
+NO_VOTES: Mask = np.zeros(0, np.bool_)
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +45,33 @@ class Sparsifier(ABC):
     """
 
     name: ClassVar[str]
-    votes: ClassVar[bool] = False
-    """Whether every client also sends one vote a position, encrypted like the values."""
+    granularities: ClassVar[tuple[str, ...]] = ("weight",)
+    """What the method can remove: single weights, whole filters."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
 
     def wear(self, model: nn.Module) -> nn.Module:
-        """The model as it is trained: with thresholds, another parametrisation, … By default as it is."""
+        """The model, changed in place, as it is trained: by default with powerpropagation, where the plan has it."""
+        if self.plan.powerprop > 1:
+            reparametrise(model, self.plan.powerprop)
         return model
+
+    def notes(self) -> tuple[str, ...]:
+        """What the operator should know about the worn model under this method; by default nothing."""
+        return ()
+
+    def shed(self, model: nn.Module) -> nn.Module:
+        """The inverse of :meth:`wear`, in place: a plain model that computes what the worn one does."""
+        for module in model.modules():
+            if parametrize.is_parametrized(module):
+                for name in sorted(module.parametrizations):  # type: ignore[arg-type]
+                    parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+        return model
+
+    def penalty(self, model: nn.Module) -> torch.Tensor | None:
+        """What is added to the loss of every step, a scalar; by default nothing."""
+        return None
 
     def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         """The tensors that clients average, by name: by default every floating-point parameter and buffer."""
@@ -70,15 +93,24 @@ class Sparsifier(ABC):
             for name, tensor in shared.items():
                 own[name].copy_(tensor)
 
-    def vote(self, trained: Vector, layout: Layout, state: GlobalState) -> Mask:
-        """The positions that this client would keep, bool[P]; asked only where ``votes`` is set.
+    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
+        """The positions that travel in round 1, bool[P], from the initial model, float32[P]; by default all."""
+        return np.ones(layout.size, np.bool_)
+
+    def submit(
+        self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
+    ) -> tuple[Vector, Mask]:
+        """What a client gives to the sum: its values, float32[P], and a vote a position, bool[P], or bool[0] for none.
+
+        Votes travel encrypted like the values. Whether there are any must follow from the plan and the round alone.
 
         Args:
             trained: The client's trained tensors, float32[P], zero off the state's mask.
             layout: Their layout.
             state: What the round began with.
+            gradient: Computes the gradient of the client's loss at the state, float32[P], on one batch of its rows.
         """
-        raise NotImplementedError(f"{self.name} does not vote")
+        return trained, NO_VOTES
 
     @abstractmethod
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
@@ -91,3 +123,8 @@ class Sparsifier(ABC):
             layout: The layout of the vector.
             state: The round just completed and the mask that it travelled under; its vector is the mean.
         """
+
+
+def plain_name(name: str) -> str:
+    """The name that a worn model's tensor has in the plain one."""
+    return name.replace(".parametrizations.", ".").removesuffix(".original")

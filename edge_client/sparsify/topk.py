@@ -3,8 +3,9 @@
 from math import ceil
 
 import numpy as np
+from numpy.typing import NDArray
 
-from protocol.layout import Mask, Vector
+from protocol.layout import Mask
 
 
 def kept_at(sparsity: float, size: int) -> int:
@@ -15,7 +16,7 @@ def kept_at(sparsity: float, size: int) -> int:
     return max(1, size - ceil(sparsity * size - 1e-9))
 
 
-def top_k(scores: Vector, count: int) -> Mask:
+def top_k(scores: NDArray[np.floating], count: int) -> Mask:
     """The ``count`` positions of the highest scores, bool[len(scores)]; scores are finite.
 
     Raises:

@@ -91,7 +91,10 @@ class Rpc:
         return messages.ServerReadyResponse(ready=True)
 
     async def _model_ready(self, request: messages.ModelReadyRequest) -> messages.ModelReadyResponse:
-        self._repository.get(request.name, request.version)
+        try:
+            self._repository.get(request.name, request.version)
+        except UnknownModel:
+            return messages.ModelReadyResponse(ready=False)
         return messages.ModelReadyResponse(ready=True)
 
     async def _server(self, _: messages.ServerMetadataRequest) -> messages.ServerMetadataResponse:

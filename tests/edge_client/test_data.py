@@ -297,3 +297,53 @@ def test_fashion_mnist_loads_and_splits_as_in_the_paper() -> None:
     dealt = [np.unique(data.train_y[rows]).tolist() for rows in partition("shards:2", data.train_y, None, 10, seed=0)]
     assert dealt == [[k, k + 1] for k in (0, 0, 2, 2, 4, 4, 6, 6, 8, 8)]
     load.cache_clear()
+
+
+def test_digits_know_their_raw_values() -> None:
+    data = load("digits")
+    assert (data.scale, data.shift, data.raw_range) == (16, 0, (0, 16))
+    raw = data.raw(data.test_x)
+    np.testing.assert_array_equal(raw, np.rint(raw))
+    assert (raw.min(), raw.max()) == (0, 16)
+    assert data.label_names == tuple("0123456789")
+
+
+def test_bytes_know_that_they_were_divided_by_255(tmp_path: Path) -> None:
+    arrays = write_idx(tmp_path)
+    data = load(f"idx:{tmp_path}")
+    assert (data.scale, data.raw_range) == (255, (0, 255))
+    np.testing.assert_allclose(data.raw(data.train_x)[:, 0], arrays["x"], rtol=1e-6)
+
+
+def test_floats_are_raw_as_they_are_also_beside_bytes(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((6, 3)), np.arange(6) % 2
+    floats = load(npz(tmp_path, x=x, y=y, x_test=np.full((2, 3), 255, np.uint8), y_test=y[:2]))
+    assert (floats.scale, floats.shift, floats.raw_range) == (1, 0, None)
+
+
+def test_labels_of_an_npz_file_name_the_classes(tmp_path: Path) -> None:
+    x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
+    data = load(npz(tmp_path, x=x, y=y, labels=np.array(["walk", "sit", "never seen"])))
+    assert (data.classes, data.label_names) == (3, ("walk", "sit", "never seen"))
+
+
+@pytest.mark.parametrize("labels", [np.array([1, 2]), np.array([["a", "b"]])])
+def test_labels_that_are_no_texts_are_refused(tmp_path: Path, labels: NDArray[Any]) -> None:
+    x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
+    with pytest.raises(DataError, match="labels must be one text a class"):
+        load(npz(tmp_path, x=x, y=y, labels=labels))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ("one",)}, "1 labels for 2 classes"),
+        ({"scale": 0.0}, "scale 0.0 must be positive"),
+        ({"scale": float("nan")}, "must be positive"),
+        ({"shift": float("inf")}, "shift inf"),
+        ({"raw_range": (1.0, 1.0)}, "is empty"),
+    ],
+)
+def test_raw_values_that_cannot_be_meant_are_refused(change: dict[str, Any], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        replace(small(), **change)

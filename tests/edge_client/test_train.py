@@ -15,9 +15,9 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 
 from edge_client.data import Share, part
 from edge_client.sparsify.fedavg import FedAvg
-from edge_client.train import Score, evaluate, extract, insert, layout_of, local_update
+from edge_client.train import Score, evaluate, extract, gradient_at, insert, layout_of, local_update
 from protocol.errors import ConfigError, TrainingError
-from protocol.layout import Layout, Mask, TensorSpec, Vector
+from protocol.layout import Layout, Mask, TensorSpec, Vector, unflatten
 from protocol.plan import Plan
 from tests.edge_client import tiny
 from tests.edge_client.federation import random_vector, tiny_plan
@@ -327,3 +327,68 @@ def test_scores_of_parts_add_up_to_the_score_of_the_whole() -> None:
 
 def test_a_node_without_test_rows_has_a_score_of_nothing() -> None:
     assert evaluate(identity(), np.zeros((0, 3), np.float32), np.zeros(0, np.int64)) == Score(0, 0, 0.0)
+
+
+# --- the gradient at the global model -----------------------------------------------------------
+
+
+def test_the_gradient_is_that_of_the_mean_loss_at_the_given_vector_and_zero_for_statistics() -> None:
+    network = tiny.normed((5,), 4)
+    method = FedAvg(PLAN)
+    layout = layout_of(network, method)
+    vector = extract(network, method, layout)
+    with torch.no_grad():
+        network.get_parameter("fc1.weight").add_(1.0)
+    gradient = gradient_at(network, method, layout, vector, SHARE, seed=5)
+    assert extract(network, method, layout).tolist() == vector.tolist()
+    naive = tiny.normed((5,), 4)
+    insert(naive, method, layout, vector)
+    naive.eval()
+    rows = np.random.default_rng(5).permutation(len(SHARE.y))[:128]
+    loss = functional.cross_entropy(naive(torch.from_numpy(SHARE.x[rows])), torch.from_numpy(SHARE.y[rows]))
+    expected = torch.autograd.grad(loss, list(naive.parameters()))
+    cuts = unflatten(gradient, layout)
+    for (name, _), wanted in zip(naive.named_parameters(), expected, strict=True):
+        np.testing.assert_allclose(cuts[name], wanted.numpy(), rtol=1e-5, atol=1e-7)
+    assert not gradient[~layout.prunable].any()
+    assert gradient.any()
+
+
+# --- what is added to the loss ------------------------------------------------------------------
+
+
+def test_fedprox_pulls_every_weight_back_to_where_the_round_began() -> None:
+    """Against the objective written out: the mean cross-entropy plus mu / 2 times the squared distance."""
+    plan = replace(PLAN, proximal=0.7)
+    network = model()
+    layout = layout_of(network, METHOD)
+    local_update(network, layout, np.ones(layout.size, np.bool_), SHARE, plan, seed=5)
+    naive = model()
+    start = [p.detach().clone() for p in naive.parameters()]
+    optimiser = torch.optim.SGD(naive.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
+    order = np.random.default_rng(5)
+    for _ in range(plan.epochs):
+        for rows in torch.split(torch.from_numpy(order.permutation(len(SHARE.y))), plan.batch_size):
+            optimiser.zero_grad()
+            loss = functional.cross_entropy(naive(torch.from_numpy(SHARE.x)[rows]), torch.from_numpy(SHARE.y)[rows])
+            distance = sum((p - w).square().sum() for p, w in zip(naive.parameters(), start, strict=True))
+            (loss + plan.proximal / 2 * distance).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+    for (name, ours), theirs in zip(network.named_parameters(), naive.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, msg=name)
+
+
+def test_a_penalty_is_trained_on_but_not_reported() -> None:
+    networks = [model(), model()]
+    layout = layout_of(networks[0], METHOD)
+    everything = np.ones(layout.size, np.bool_)
+
+    def towards_one(network: nn.Module) -> torch.Tensor:
+        return sum(((p - 1).square().sum() for p in network.parameters()), torch.zeros(()))
+
+    free = local_update(networks[0], layout, everything, SHARE, PLAN, 5)
+    held = local_update(networks[1], layout, everything, SHARE, replace(PLAN, momentum=0.0), 5, towards_one)
+    away = [towards_one(network).item() for network in networks]
+    assert away[1] < away[0]
+    assert 0 < held < 50
+    assert free != held

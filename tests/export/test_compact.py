@@ -16,7 +16,7 @@ from torch import nn
 from edge_client.models import build, names
 from export.compact import Compaction, compact
 from export.convert import convert
-from export.macs import Macs, multiply_accumulates
+from export.macs import LayerWork, multiply_accumulates
 from export.parity import infer, open_session
 from protocol.errors import ExportError
 
@@ -132,7 +132,8 @@ def test_a_model_without_dead_structure_is_handed_back_byte_for_byte() -> None:
     assert result.removed == {}
     assert result.untouched == ()
     assert result.parameters_before == result.parameters_after == 8 * 27 + 8 + 4 * 512 + 4
-    assert multiply_accumulates(data) == Macs(8 * 27 * 64 + 4 * 512, 8 * 27 * 64 + 4 * 512)
+    macs = multiply_accumulates(data)
+    assert macs.dense == macs.remaining == 8 * 27 * 64 + 4 * 512
 
 
 def test_dead_and_unread_neurons_go_and_their_constants_move_into_the_next_bias() -> None:
@@ -370,7 +371,10 @@ def test_multiply_accumulates_count_each_weight_once_for_every_position() -> Non
     model.get_parameter("0.weight").data[0, 0, 0, 0] = 0
     model.get_parameter("2.weight").data[0, :5] = 0
     macs = multiply_accumulates(convert(model, (4, 8, 8), METADATA))
-    assert macs == Macs(dense=6 * 18 * 9 + 108, remaining=(6 * 18 - 1) * 9 + 103)
+    assert (macs.dense, macs.remaining) == (6 * 18 * 9 + 108, (6 * 18 - 1) * 9 + 103)
+    first, last = macs.layers
+    assert first == LayerWork("0", weights=6 * 18, kept=6 * 18 - 1, dense=6 * 18 * 9, remaining=(6 * 18 - 1) * 9)
+    assert (last.name, last.kept, last.weights) == ("2", 103, 108)
 
 
 @pytest.mark.parametrize("data", [b"", b"not onnx", b"\x08\x0a"])

@@ -27,7 +27,8 @@ def test_the_version_is_one_line() -> None:
 def test_help_names_every_command() -> None:
     result = call("--help")
     assert result.exit_code == 0
-    assert all(command in result.stdout for command in ("run", "export", "inspect", "provision", "open", "status"))
+    commands = ("run", "export", "bench", "inspect", "provision", "open", "status", "serve")
+    assert all(command in result.stdout for command in commands)
 
 
 def test_help_of_run_names_what_can_be_chosen() -> None:
@@ -51,6 +52,7 @@ def test_help_of_run_names_what_can_be_chosen() -> None:
     [
         ("--method", "fedsparsfy", "there is no method 'fedsparsfy'; known are fedavg, fedsparsify-global"),
         ("--sparsity", "95", "sparsity must be a fraction in [0, 1), not 95.0"),
+        ("--granularity", "channel", "granularity must be one of weight, filter, not channel"),
         ("--min-cohort", "2", "min-cohort must be 3 or more: a smaller sum exposes its members, not 2"),
         ("--clients", "2", "max-cohort must be at least min-cohort, not 2"),
         ("--bits", "30", "bits must lie between 2 and 24, not 30"),

@@ -1,14 +1,11 @@
 """Starting and finding local runs; whole runs are in tests/e2e."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from fleet.local import OPTIONS_FILE, Options, largest_cohort, start, stored_run
-from fleet.result import export_checkpoint
-from protocol import checkpoint
-from protocol.errors import CheckpointError, ConfigError
+from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 OPTIONS = Options(clients=4, drop=0.0, verify=True, workers=1)
@@ -41,16 +38,3 @@ def test_a_damaged_options_file_is_named(tmp_path: Path, text: str) -> None:
 @pytest.mark.parametrize(("clients", "fraction", "cohort"), [(10, 1.0, 10), (100, 0.1, 10), (10, 0.25, 3)])
 def test_the_largest_cohort_is_the_part_that_is_asked(clients: int, fraction: float, cohort: int) -> None:
     assert largest_cohort(clients, fraction) == cohort
-
-
-def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
-    metadata = {"model": "digits-mlp", "input_shape": json.dumps([1, 8, 8]), "classes": "10"}
-    checkpoint.save(tmp_path / "model.safetensors", checkpoint.Checkpoint({}, metadata))
-    with pytest.raises(CheckpointError, match="does not fit the network that it names"):
-        export_checkpoint(tmp_path / "model.safetensors", tmp_path)
-
-
-def test_a_checkpoint_without_a_network_is_refused(tmp_path: Path) -> None:
-    checkpoint.save(tmp_path / "model.safetensors", checkpoint.Checkpoint({}, {}))
-    with pytest.raises(CheckpointError, match="does not fit the network that it names: 'input_shape'"):
-        export_checkpoint(tmp_path / "model.safetensors", tmp_path)

@@ -91,6 +91,15 @@ def _summary(**changes: Any) -> dict[str, Any]:
         "accuracy": 0.8765,
         "onnx_accuracy": 0.8764,
         "onnx_max_abs_diff": 3.6e-7,
+        "onnx_bytes": 5_000,
+        "dense_onnx_bytes": 50_000,
+        "int8_onnx_bytes": 2_500,
+        "int8_accuracy": 0.8712,
+        "int8_refused": None,
+        "recommended": "model.int8.onnx",
+        "onnx_speed": 1.5,
+        "int8_speed": 2.25,
+        "multiply_accumulates_left": 0.123,
         "uplink_bytes": 500_000,
         "downlink_bytes": 900_000,
         "dense_fedavg_uplink_bytes": 2_000_000,
@@ -125,7 +134,7 @@ def _report(
 def test_the_page_is_well_formed_and_has_every_figure_and_table(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     assert page.tags["svg"] == len(_FIGURES)
-    assert page.tags["table"] == 3
+    assert page.tags["table"] == 4
     labels = page.values("aria-label")
     assert tuple(labels) == _FIGURES
 
@@ -274,3 +283,17 @@ def test_a_report_of_nothing_is_refused_and_leaves_no_file(
     with pytest.raises(ValueError, match="at least one completed round"):
         write_report(tmp_path / "report.html", metrics, _summary(), density)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_export_stands_beside_the_sparsity(tmp_path: Path) -> None:
+    _, page = _report(tmp_path)
+    assert "0.123 of the multiply-accumulates left" in page.text
+    assert "recommended model.int8.onnx" in page.text
+    assert "5.0 kB, 10.0× smaller than dense, 1.50× as fast" in page.text
+    assert "2.5 kB, 20.0× smaller, 2.25× as fast, accuracy 0.871" in page.text
+
+
+def test_a_refused_int8_file_is_told_with_its_reason(tmp_path: Path) -> None:
+    _, page = _report(tmp_path, int8_onnx_bytes=None, int8_refused="too bad", multiply_accumulates_left=None)
+    assert "model.int8.onnx none: too bad" in page.text
+    assert "work left cannot be counted" in page.text

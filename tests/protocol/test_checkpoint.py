@@ -141,8 +141,17 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_directory_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="cannot read"):
+    with pytest.raises(CheckpointError, match="not an ordinary file"):
         load(tmp_path)
+
+
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("protocol.checkpoint.safe_open", refuse)
+    with pytest.raises(CheckpointError, match="cannot read the checkpoint"):
+        load(tmp_path / "model.safetensors")
 
 
 @pytest.mark.parametrize(

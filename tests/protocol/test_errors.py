@@ -74,6 +74,13 @@ def test_the_codes_never_change() -> None:
         "VerificationError": 100,
         "ExportError": 100,
         "ParityError": 100,
+        "ModelError": 100,
+        "RequestRefused": 100,
+        "BadRequest": 100,
+        "UnknownModel": 100,
+        "TooLarge": 100,
+        "Overloaded": 100,
+        "InferenceError": 100,
     }
 
 

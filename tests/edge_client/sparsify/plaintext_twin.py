@@ -91,3 +91,31 @@ def train(
             w = {name: tensor * m[name] for name, tensor in w.items()}
         states.append((w, m))
     return states
+
+
+def elect(masks: Sequence[Model]) -> Model:
+    """Majority voting: keep where at least floor(N / 2) of the N learners' masks keep."""
+    votes = {name: torch.stack([m[name] for m in masks]).sum(dim=0) for name in masks[0]}
+    return {name: (v >= len(masks) // 2).float() for name, v in votes.items()}
+
+
+def train_local(
+    network: nn.Module, learners: Sequence[Rows], s: Settings, seed_of: Callable[[int, int], int]
+) -> list[tuple[Model, Model]]:
+    """FedSparsify-Local: each learner purges, the majority decides, zeros count in the weighted average."""
+    w = {name: parameter.detach().clone() for name, parameter in network.named_parameters()}
+    m = {name: torch.ones_like(tensor) for name, tensor in w.items()}
+    total = sum(len(y) for _, y in learners)
+    states = []
+    for t in range(1, s.rounds + 1):
+        tuned = [tune(network, w, m, rows, s, seed_of(t, k)) for k, rows in enumerate(learners)]
+        if t > s.start:
+            masks = [purge({name: each[name] * m[name] for name in w}, schedule(s, t)) for each in tuned]
+            tuned = [{name: each[name] * mask[name] for name in w} for each, mask in zip(tuned, masks, strict=True)]
+            m = elect(masks)
+        w = {
+            name: m[name] * sum(len(y) / total * each[name] for each, (_, y) in zip(tuned, learners, strict=True))
+            for name in w
+        }
+        states.append((w, m))
+    return states

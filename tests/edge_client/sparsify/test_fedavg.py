@@ -15,7 +15,3 @@ def test_everything_survives_whatever_its_value_and_the_plans_sparsity() -> None
         state = GlobalState(round_, mean, np.ones(8, np.bool_))
         kept = FedAvg(tiny_plan(sparsity=0.9)).survivors(mean, np.zeros(8, np.int64), 3, layout, state)
         assert kept.tolist() == [True] * 8
-
-
-def test_it_does_not_ask_for_votes() -> None:
-    assert FedAvg.votes is False

@@ -4,7 +4,7 @@ The toys stand for what the interface must carry: one lets the clients vote on t
 neuron and keeps all weights at home. Both run two rounds of the real protocol.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -16,7 +16,7 @@ from torch import nn
 from edge_client.client import Client, Network, build_network, state_after
 from edge_client.data import Share, part
 from edge_client.partition import partition
-from edge_client.round import Call, open_sum
+from edge_client.round import Call, first_state, open_sum
 from edge_client.sparsify import METHODS, GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
@@ -37,13 +37,14 @@ class MajorityVote(Sparsifier):
     """Each client votes for the larger half of what is left; a position stays with the votes of more than half."""
 
     name = "toy-majority"
-    votes = True
 
-    def vote(self, trained: Vector, layout: Layout, state: GlobalState) -> Mask:
+    def submit(
+        self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
+    ) -> tuple[Vector, Mask]:
         votes = ~layout.prunable
         candidates = np.flatnonzero(layout.prunable & state.mask)
         votes[candidates[top_k(np.abs(trained[candidates]), candidates.size // 2)]] = True
-        return votes
+        return trained, votes
 
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         elected: Mask = 2 * votes > clients
@@ -130,12 +131,19 @@ def test_by_default_the_averages_replace_the_models_tensors() -> None:
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_a_method_that_does_not_vote_says_so_when_asked() -> None:
+def test_by_default_a_client_gives_what_it_has_trained_and_does_not_vote() -> None:
     method = FedAvg(tiny_plan())
     layout = layout_of(tiny.build((5,), 4), method)
-    vector = np.zeros(layout.size, np.float32)
-    with pytest.raises(NotImplementedError, match="fedavg does not vote"):
-        method.vote(vector, layout, GlobalState(0, vector, np.ones(layout.size, np.bool_)))
+    vector = np.linspace(-1, 1, layout.size, dtype=np.float32)
+    values, votes = method.submit(vector, layout, first_state(vector, layout), lambda: pytest.fail("not needed"))
+    assert values is vector
+    assert votes.size == 0
+
+
+def test_by_default_everything_travels_in_the_first_round() -> None:
+    method = FedAvg(tiny_plan())
+    layout = layout_of(tiny.build((5,), 4), method)
+    assert method.first_mask(np.zeros(layout.size, np.float32), layout).all()
 
 
 def test_a_method_must_say_what_survives() -> None:

@@ -1,0 +1,226 @@
+"""What the cells of `benchmarks/accuracy.py` came to: groups over seeds, checks, tables and plots."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+from benchmarks.cells import NO_TARGET, Cell
+from benchmarks.tasks import TASKS
+from edge_client.sparsify import METHODS
+
+LARGEST_GAP: Final = 1.0
+"""Points of accuracy that the better FedSparsify at 0.95 on IID data may end below dense FedAvg."""
+
+LARGEST_DIFFERENCE: Final = 0.3
+"""Points between an encrypted cell and the same in the clear."""
+
+SPAFL_UPLINK: Final = 100
+"""How many times fewer bytes spafl sends than FedAvg, at least."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """The cells that differ in the seed alone.
+
+    Attributes:
+        accuracy: After the last round, one a cell.
+        sparsity: The mean share of zero parameters at the end.
+        uplink: The mean of all bytes up.
+        dense: The bytes of dense float32 FedAvg.
+        votes: The share of votes in the bytes of values, or 0.
+        own: The mean accuracy on the clients' own mix of classes, or None.
+        seeds: Of the cells.
+    """
+
+    accuracy: tuple[float, ...]
+    sparsity: float
+    uplink: float
+    dense: float
+    votes: float
+    own: float | None
+    seeds: tuple[int, ...]
+
+    @property
+    def mean(self) -> float:
+        """Accuracy, over the seeds."""
+        return float(np.mean(self.accuracy))
+
+
+Key = tuple[str, str, str, float, bool]
+"""Task, partition, method, sparsity, encrypted."""
+
+
+def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
+    """The cells by all but the seed."""
+    sorted_cells: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
+    for found in cells:
+        cell = Cell(**found["cell"])
+        sorted_cells[cell.task, cell.partition, cell.method, cell.sparsity, cell.encrypted].append(found)
+    return {key: _group(sorted(each, key=lambda f: f["cell"]["seed"])) for key, each in sorted(sorted_cells.items())}
+
+
+def _group(cells: Sequence[Mapping[str, Any]]) -> Group:
+    uplink = [sum(found["uplink"]) for found in cells]
+    votes = [sum(found.get("vote_bytes", [0])) for found in cells]
+    own = [found["own_accuracy"] for found in cells if "own_accuracy" in found]
+    return Group(
+        accuracy=tuple(found["accuracy"][-1] for found in cells),
+        sparsity=float(np.mean([found["sparsity"][-1] for found in cells])),
+        uplink=float(np.mean(uplink)),
+        dense=float(np.mean([found["dense_uplink"] for found in cells])),
+        votes=float(np.mean([v / (u - v) for u, v in zip(uplink, votes, strict=True)])),
+        own=float(np.mean(own)) if own else None,
+        seeds=tuple(found["cell"]["seed"] for found in cells),
+    )
+
+
+def checks(found: Mapping[Key, Group]) -> list[dict[str, Any]]:
+    """What must hold, of the cells that are there."""
+    made: list[tuple[str, float, str, bool]] = []
+    dense = found.get(("fashion", "iid", "fedavg", 0.0, False))
+    sparse = [
+        group
+        for method in ("fedsparsify-global", "fedsparsify-local")
+        if (group := found.get(("fashion", "iid", method, 0.95, False))) is not None
+    ]
+    if dense is not None and sparse:
+        gap = 100 * (dense.mean - max(group.mean for group in sparse))
+        text = "points that the better FedSparsify at 0.95 ends below dense FedAvg (IID)"
+        made.append((text, gap, f"<= {LARGEST_GAP}", gap <= LARGEST_GAP))
+    sparsyfed, top_k = (
+        found.get(("fashion", "dirichlet:0.1", method, 0.95, False)) for method in ("sparsyfed", "top-k")
+    )
+    if sparsyfed is not None and top_k is not None:
+        lead = 100 * (sparsyfed.mean - top_k.mean)
+        made.append(("points that SparsyFed at 0.95 is above plain top-k (Dirichlet 0.1)", lead, "> 0", lead > 0))
+    spafl = found.get(("fashion", "iid", "spafl", 0.0, False))
+    if spafl is not None and dense is not None:
+        ratio = dense.uplink / spafl.uplink
+        text = "times fewer bytes up of SpaFL than of FedAvg"
+        made.append((text, ratio, f">= {SPAFL_UPLINK}", ratio >= SPAFL_UPLINK))
+    local = found.get(("fashion", "iid", "fedsparsify-local", 0.95, False))
+    if local is not None:
+        made.append(
+            ("vote bytes by value bytes of FedSparsify-Local at 0.95", local.votes, "<= 0.25", local.votes <= 0.25)
+        )
+    return [{"check": text, "found": value, "limit": limit, "holds": holds} for text, value, limit, holds in made]
+
+
+def pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Encrypted cells beside the same in the clear."""
+    clear = {Cell(**found["cell"]).name: found for found in cells if not found["cell"]["encrypted"]}
+    made = []
+    for found in cells:
+        twin = clear.get(Cell(**(found["cell"] | {"encrypted": False})).name) if found["cell"]["encrypted"] else None
+        if twin is None:
+            continue
+        points = 100 * max(abs(a - b) for a, b in zip(found["accuracy"], twin["accuracy"], strict=True))
+        made.append(
+            {
+                "cell": twin["cell"],
+                "clear": twin["accuracy"][-1],
+                "encrypted": found["accuracy"][-1],
+                "largest_difference": points,
+                "same_bytes": found["uplink"] == twin["uplink"],
+                "integers_verified": found["verified"]["values"],
+                "holds": points <= LARGEST_DIFFERENCE,
+            }
+        )
+    return made
+
+
+def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
+    """The results as a page."""
+    lines = [
+        "# Accuracy by method, sparsity and division of the data",
+        "",
+        f"    {result['command']}",
+        "",
+        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
+        "",
+        "Accuracy after the last round, percent, mean over the seeds of each cell and, with several, the standard "
+        "deviation. *zeros*: the share of zero parameters at the end. *uplink*: all bytes that all clients sent, "
+        "and their ratio to 4 bytes a parameter, client and round.",
+    ]
+    for task, partition in dict.fromkeys((key[0], key[1]) for key in found):
+        here = {key[2:]: group for key, group in found.items() if key[:2] == (task, partition) and not key[4]}
+        if not here:
+            continue
+        rounds = {cell["cell"]["rounds"] for cell in result["cells"] if cell["cell"]["task"] == task}
+        lines += [
+            "",
+            f"## {TASKS[task].label}, {TASKS[task].partitions[partition]}, {'/'.join(map(str, sorted(rounds)))} rounds",
+            "",
+            "| method | target | accuracy | zeros | uplink | uplink of dense | seeds |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for (method, sparsity, _), group in here.items():
+            spread = f" ± {100 * np.std(group.accuracy, ddof=1):.2f}" if len(group.accuracy) > 1 else ""
+            own = f" (own mix of classes: {100 * group.own:.2f})" if group.own is not None else ""
+            target = "" if method in NO_TARGET else f"{sparsity:g}"
+            lines.append(
+                f"| {method} | {target} | {100 * group.mean:.2f}{spread}{own} | {group.sparsity:.4f} "
+                f"| {group.uplink / 1e6:.2f} MB | {group.uplink / group.dense:.4f} | {len(group.seeds)} |"
+            )
+    if result["checks"]:
+        lines += ["", "## Checks", "", "| check | found | limit | holds |", "|---|---|---|---|"]
+        lines += [
+            f"| {check['check']} | {check['found']:.4g} | {check['limit']} | {'yes' if check['holds'] else 'NO'} |"
+            for check in result["checks"]
+        ]
+    if result["pairs"]:
+        lines += [
+            "",
+            "## Encrypted beside clear, the same cell",
+            "",
+            "| cell | clear | encrypted | largest difference in any round, points | same bytes | integers verified |",
+            "|---|---|---|---|---|---|",
+        ]
+        lines += [
+            f"| {Cell(**pair['cell']).name} | {100 * pair['clear']:.2f} | {100 * pair['encrypted']:.2f} "
+            f"| {pair['largest_difference']:.4f} | {'yes' if pair['same_bytes'] else 'NO'} "
+            f"| {pair['integers_verified']:,} |"
+            for pair in result["pairs"]
+        ]
+    names = [Cell(**cell["cell"]).name for cell in result["cells"]]
+    lines += ["", f"## The {len(names)} cells", "", *(f"* {name}" for name in names)]
+    plots = [f"![{kind}](accuracy-{kind}.svg)" for kind in ("sparsity", "uplink")]
+    return "\n".join([*lines, "", *plots, ""])
+
+
+def figures(found: Mapping[Key, Group], out: Path) -> None:
+    """Accuracy by sparsity, and by bytes up: one panel a task and division, one line a method."""
+    panels = list(dict.fromkeys((key[0], key[1]) for key in found if not key[4]))
+    methods = [name for name in METHODS if any(key[2] == name for key in found)]
+    for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
+        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "font.size": 9}):
+            drawing = Figure(figsize=(3.6 * len(panels) + 0.6, 3.4), layout="constrained")
+            axes: Any = drawing.subplots(1, len(panels), squeeze=False)
+            for panel, (task, partition) in zip(axes[0], panels, strict=True):
+                for number, method in enumerate(methods):
+                    here = [g for key, g in found.items() if key[:3] == (task, partition, method) and not key[4]]
+                    points = sorted(
+                        (g.sparsity if kind == "sparsity" else g.uplink / g.dense, 100 * g.mean) for g in here
+                    )
+                    if points:
+                        style = "--" if method in NO_TARGET else "-"
+                        panel.plot(
+                            *zip(*points, strict=True), f"o{style}", color=f"C{number}", label=method, markersize=4
+                        )
+                panel.set_title(f"{TASKS[task].label}, {TASKS[task].partitions[partition]}")
+                panel.set_xlabel(label)
+                panel.grid(alpha=0.3)
+                if kind == "uplink":
+                    panel.set_xscale("log")
+            axes[0, 0].set_ylabel("test accuracy, %")
+            handles = {
+                name: line for panel in axes[0] for line, name in zip(*panel.get_legend_handles_labels(), strict=True)
+            }
+            drawing.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
+            drawing.savefig(out / f"accuracy-{kind}.svg", metadata={"Date": None})

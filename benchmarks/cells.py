@@ -1,0 +1,73 @@
+"""The cells of `benchmarks/accuracy.py`: what a run is, and the plan that follows from it."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from benchmarks.baselines import TopK
+from benchmarks.tasks import TASKS
+from protocol.errors import ConfigError
+from protocol.plan import Plan
+
+OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {"sparsyfed": {"powerprop": 1.25}}
+"""What a method's paper adds to the settings of the task."""
+
+CLEAR_ONLY: Final = frozenset({TopK.name})
+"""Baselines that the product does not have."""
+
+NO_TARGET: Final = frozenset({"fedavg", "spafl"})
+"""Methods for which the plan's sparsity means nothing."""
+
+_TUNING = 10  # rounds that one-shot has left after its purge, as in the paper
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run.
+
+    Attributes:
+        task: Which of `TASKS`.
+        method: The sparsifier.
+        sparsity: Its target; 0 where it has none.
+        partition: How the data is divided.
+        seed: Of everything that is random.
+        rounds: How many.
+        encrypted: Whether the product itself runs.
+    """
+
+    task: str
+    method: str
+    sparsity: float
+    partition: str
+    seed: int
+    rounds: int
+    encrypted: bool = False
+
+    @property
+    def name(self) -> str:
+        """The name of its file."""
+        division = self.partition.replace(":", "-")
+        kind = "-encrypted" if self.encrypted else ""
+        return f"{self.task}-{division}-{self.method}-{self.sparsity:g}-r{self.rounds}-s{self.seed}{kind}"
+
+    def plan(self, data: str | None) -> Plan:
+        """The plan of the run.
+
+        Raises:
+            ConfigError: The task needs data that is not named.
+        """
+        task = TASKS[self.task]
+        if (source := task.data or data) is None:
+            raise ConfigError(f"{task.label} needs --data")
+        own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
+        return Plan(
+            method=self.method,
+            sparsity=self.sparsity,
+            rounds=self.rounds,
+            max_cohort=task.clients,
+            model=task.model,
+            data=source,
+            partition=self.partition,
+            seed=self.seed,
+            **{**task.settings, **own, **OWN_SETTINGS.get(self.method, {})},
+        )

@@ -1,0 +1,214 @@
+"""One federation, twice: the product with all its encryption, and the same arithmetic in the clear.
+
+*In the clear* takes the product's own steps in one process, client after client: local training, what a method submits,
+the grid with its dither, the exact sum, merge and purge. It leaves out lanes, masks, encryption, signatures, Flower.
+Since sums are exact, it derives the very model that an encrypted run of the same plan derives, to the last bit, and its
+bytes follow from the lengths of the messages that would have been sent (`tests/benchmarks/test_federation.py`).
+
+This lives here alone: the product has no switch that turns encryption off.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from aggregator.journal import METRICS_FILE
+from edge_client import data as datasets
+from edge_client.client import Network, build_network
+from edge_client.partition import Partition, partition
+from edge_client.round import Sum, dither_of, next_state, terms_of
+from edge_client.sparsify import GlobalState
+from edge_client.train import Score, evaluate, extract, gradient_at, insert, local_update
+from fleet import local
+from fleet.result import SUMMARY_FILE
+from protocol.errors import ConfigError
+from protocol.grid import Integers, Share, quantise, steps
+from protocol.layout import Mask, Vector
+from protocol.plan import Plan
+from protocol.support import gather
+from protocol.terms import encode_terms
+from protocol.wire import ATTENDANCE_BYTES, contribution_length
+
+_SIV_TAG = 16
+_DIGEST = 32
+Tensors = dict[str, torch.Tensor]
+
+
+def submission(
+    plan: Plan, network: Network, share: datasets.Share, state: GlobalState, node: int
+) -> tuple[Vector, Mask]:
+    """One client's round, as the product's client plays its first attempt: values, float32[P], and votes, bool[P or 0].
+
+    Args:
+        plan: The plan.
+        network: Its model, with the client's personal tensors; trained in place.
+        share: The client's rows.
+        state: What the round begins with.
+        node: The client's number.
+    """
+    model, method, layout = network.model, network.method, network.layout
+    insert(model, method, layout, state.vector)
+    seed = int(np.random.default_rng([plan.seed, state.round + 1, 1, node]).integers(1 << 31))
+    local_update(model, layout, state.mask, share, plan, seed, method.penalty)
+    gradient = partial(gradient_at, model, method, layout, state.vector, share, seed)
+    return method.submit(extract(model, method, layout), layout, state, gradient)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one round in the clear came to.
+
+    Attributes:
+        score: Of the model after the round, on all test rows.
+        sparsity: The share of zero parameters in it.
+        values: How many values each client sent.
+        vote_bytes: Bytes of votes in what all clients sent.
+        uplink: Bytes that all clients sent.
+        clipped: Values that were clipped.
+    """
+
+    score: Score
+    sparsity: float
+    values: int
+    vote_bytes: int
+    uplink: int
+    clipped: int
+
+
+class Clear:
+    """A federation in the clear.
+
+    Args:
+        plan: The plan; all of its largest cohort take part in every round.
+
+    Raises:
+        ConfigError, DataError: As in the product.
+    """
+
+    def __init__(self, plan: Plan) -> None:
+        self.plan, self.clients = plan, plan.max_cohort
+        self.data = datasets.load(plan.data)
+        self.parts: Partition = partition(plan.partition, self.data.train_y, self.data.groups, self.clients, plan.seed)
+        self.network = build_network(plan, self.data.input_shape, self.data.classes)
+        self.state = self.network.initial
+        self._fresh: Tensors = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
+        self._personal: list[Tensors] = [{} for _ in self.parts]
+
+    def share(self, node: int) -> datasets.Share:
+        """One client's rows."""
+        return datasets.part(self.data, self.parts[node], node, self.clients)
+
+    def round(self) -> Step:
+        """Play one round."""
+        plan, layout, state = self.plan, self.network.layout, self.state
+        terms = terms_of(state, layout)
+        step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
+        total = sum(len(rows) for rows in self.parts)
+        values, votes, clipped = np.zeros(len(terms.support), np.int64), np.zeros(0, np.int64), 0
+        for node, rows in enumerate(self.parts):
+            self.enter(node)
+            given, elected = submission(plan, self.network, self.share(node), state, node)
+            self._leave(node)
+            dither = dither_of(plan, state.round + 1, 1, node, len(terms.support))
+            kept = gather(given, terms.support)
+            integers, cut = quantise(kept, step, Share(len(rows), total), plan.parameters.grid, dither)
+            values += integers
+            votes = _added(votes, elected[terms.support.positions] if elected.size else elected)
+            clipped += cut
+        self.state = next_state(
+            Sum(terms, self.clients, values, votes), state.round + 1, plan, layout, self.network.method
+        )
+        uplink, vote_bytes = self._bytes(values.size, votes.size, len(encode_terms(terms)) + _SIV_TAG)
+        kept_share = float((self.state.mask & layout.prunable).sum()) / float(layout.prunable.sum())
+        return Step(self.score(), 1 - kept_share, values.size, vote_bytes, uplink, clipped)
+
+    def score(self) -> Score:
+        """Of the global model on all test rows; where clients keep tensors of their own, of each on its part."""
+        network, data = self.network, self.data
+        if not network.method.personal(network.model):
+            insert(network.model, network.method, network.layout, self.state.vector)
+            return evaluate(network.model, data.test_x.copy(), data.test_y.copy())
+        scores = []
+        for node in range(self.clients):
+            self.enter(node)
+            insert(network.model, network.method, network.layout, self.state.vector)
+            share = self.share(node)
+            scores.append(evaluate(network.model, share.test_x, share.test_y))
+        return Score(
+            sum(each.correct for each in scores), sum(each.tested for each in scores), sum(each.loss for each in scores)
+        )
+
+    def own_accuracy(self) -> float:
+        """The mean over clients of the accuracy on test rows mixed like the client's own classes."""
+        network, classes = self.network, self.data.classes
+        found = []
+        for node, rows in enumerate(self.parts):
+            self.enter(node)
+            insert(network.model, network.method, network.layout, self.state.vector)
+            mix = np.bincount(self.data.train_y[rows], minlength=classes) / len(rows)
+            right = [
+                evaluate(network.model, self.data.test_x[mine], self.data.test_y[mine]).correct / max(1, mine.sum())
+                for mine in (self.data.test_y == label for label in range(classes))
+            ]
+            found.append(float(mix @ np.array(right)))
+        return float(np.mean(found))
+
+    def enter(self, node: int) -> None:
+        """Make the model this client's: as it was built, with what the client has kept."""
+        self.network.model.load_state_dict(self._fresh | self._personal[node])
+
+    def _leave(self, node: int) -> None:
+        personal = self.network.method.personal(self.network.model)
+        self._personal[node] = {name: tensor.detach().clone() for name, tensor in personal.items()}
+
+    def _bytes(self, values: int, votes: int, sealed: int) -> tuple[int, int]:
+        """What all clients of a round send, and the part of it that is votes: from the lengths of the messages."""
+        p = self.plan.parameters
+        whole, bare = (contribution_length(values, n, 0, p) for n in (votes, 0))
+        last = _DIGEST if self.state.round == self.plan.rounds else 0
+        return self.clients * (ATTENDANCE_BYTES + whole + last) + sealed, self.clients * (whole - bare)
+
+
+def _added(total: Integers, votes: Mask) -> Integers:
+    """The sum of votes; it starts without any."""
+    return votes.astype(np.int64) + (total if total.size else 0)
+
+
+def encrypted_run(plan: Plan, folder: Path, workers: int, *, fresh: bool) -> dict[str, Any]:
+    """Run the product with every sum verified, or read what it has left in the folder; an unfinished run goes on.
+
+    Returns:
+        ``summary`` and ``lines``, as the run's files hold them.
+
+    Raises:
+        ConfigError: The folder holds a run of another plan.
+        PruneSealError: What the run met; it can be resumed.
+    """
+    if fresh and folder.exists():
+        shutil.rmtree(folder)
+    if (folder / local.OPTIONS_FILE).exists():
+        if local.stored_run(folder)[0] != plan:
+            raise ConfigError(f"{folder} holds a run of another plan; use --fresh or another --work")
+    else:
+        local.start(folder, plan, local.Options(plan.max_cohort, 0.0, verify=True, workers=workers))
+    if not (folder / SUMMARY_FILE).exists():
+        local.go(folder, Console())
+    return {
+        "summary": json.loads((folder / SUMMARY_FILE).read_text()),
+        "lines": [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()],
+    }
+
+
+def weighted_mean(trained: Sequence[tuple[Vector, int]]) -> Vector:
+    """The sample-weighted mean in plain floats, float32[P], of vectors and their numbers of samples."""
+    total = sum(samples for _, samples in trained)
+    mean = np.sum([vector.astype(np.float64) * (samples / total) for vector, samples in trained], axis=0)
+    return np.asarray(mean, np.float32)

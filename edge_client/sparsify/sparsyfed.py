@@ -1,0 +1,133 @@
+"""SparsyFed: sparse from the first round, by powerpropagation and Top-K.
+
+Guastella et al., ICLR 2025, arXiv:2504.05153, and the authors' released code.
+
+One round: every client trains theta (`powerprop.py`), in the backward pass with pruned activations: a layer of density
+d keeps, of the inputs saved for its weights' gradient, the share d of largest magnitude (the forward pass and the
+gradient of the inputs see all of them; the threshold is of each batch, where the authors keep that of a round's first
+batch for convolutions). Then it prunes: of all weights of linear and convolutional layers together, the top of |theta|
+that S leaves room for stays; biases and normalisation are not ranked. The sum is the mean of what is left, and the next
+support is the union of what the clients keep, from their encrypted votes. Since a zero theta has no gradient for
+beta > 1, supports only shrink.
+
+Two decisions differ from the authors' code. It trains and sends everything in round 1; here round 1 is sparse
+(``start-sparsity``), and its positions follow from the initial model: magnitudes within a layer; between layers by
+Erdos-Renyi-Kernel, since before training magnitudes only tell a layer's fan-in. And after the last round the mean is
+pruned to S once more, for a union is denser than its parts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from edge_client.sparsify.allocation import allocate, weights
+from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.powerprop import layers
+from edge_client.sparsify.topk import kept_at
+from protocol.errors import ConfigError
+from protocol.grid import Integers
+from protocol.layout import Layout, Mask, Vector
+from protocol.plan import Plan
+
+
+class SparsyFed(Sparsifier):
+    """SparsyFed with one target sparsity for all clients."""
+
+    name = "sparsyfed"
+
+    def __init__(self, plan: Plan) -> None:
+        super().__init__(plan)
+        if plan.powerprop <= 1:
+            raise ConfigError(f"sparsyfed needs powerprop above 1 (its authors use 1.25), not {plan.powerprop}")
+        self._dense: str | None = None
+
+    def wear(self, model: nn.Module) -> nn.Module:
+        """Powerpropagation, and activations pruned in the backward pass."""
+        if self.plan.dense_first:
+            self._dense = next((f"{name}." for name, _ in layers(model)), None)
+        model = super().wear(model)
+        prune_activations(model)
+        return model
+
+    def shed(self, model: nn.Module) -> nn.Module:
+        """The weights in place of theta, and the layers' own forward."""
+        for _, layer in layers(model):
+            vars(layer).pop("forward", None)
+        return super().shed(model)
+
+    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
+        """The largest initial magnitudes of every layer."""
+        self._top(vector, self.plan.sparsity, "erk", layout, layout.prunable)  # refuses a target that leaves no weight
+        start = min(self.plan.start_sparsity, self.plan.sparsity)
+        return self._top(vector, start, "erk", layout, np.ones(layout.size, np.bool_))
+
+    def submit(
+        self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
+    ) -> tuple[Vector, Mask]:
+        """Top-K of the trained theta, and a vote for every position that is in it."""
+        kept = self._top(trained, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        kept &= (trained != 0) | ~weights(layout)
+        return np.where(kept, trained, np.float32(0)), kept
+
+    def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
+        """The union; after the last round the top of the mean."""
+        union: Mask = votes > 0
+        if state.round < self.plan.rounds:
+            return union
+        return self._top(mean, self.plan.sparsity, self.plan.allocation, layout, union)
+
+    def _top(self, vector: Vector, sparsity: float, rule: str, layout: Layout, alive: Mask) -> Mask:
+        """The top weights among what is alive that a sparsity leaves room for, and all that is not ranked."""
+        ranked = weights(layout)
+        for tensor, start in zip(layout.tensors, layout.offsets, strict=False):
+            if self._dense is not None and tensor.name.startswith(self._dense):
+                ranked[start : start + tensor.size] = False
+        others = int((layout.prunable & ~ranked).sum())
+        room = kept_at(sparsity, int(layout.prunable.sum())) - others
+        if room < 1:
+            raise ConfigError(
+                f"sparsity {sparsity} leaves no weight: {self.name} does not prune {others} of the positions (biases, "
+                "normalisation, a dense first layer); choose a lower one"
+            )
+        mask = allocate(np.abs(vector), ranked & alive, room, layout, rule, self.plan.layer_floor)
+        return mask | (alive & ~ranked)
+
+
+def prune_activations(model: nn.Module) -> None:
+    """Let every linear and convolutional layer of a model save a pruned input for the gradient of its weights.
+
+    The model must wear powerpropagation. A layer that pads its own input (another ``padding_mode`` than zeros) saves
+    the padded input, whole.
+    """
+    for _, layer in layers(model):
+        vars(layer)["forward"] = partial(_forward, layer, type(layer).forward)
+
+
+def _forward(layer: Any, whole: Callable[..., torch.Tensor], x: torch.Tensor) -> torch.Tensor:
+    """The layer's own forward, whose input is replaced where autograd saves it."""
+    if not layer.training:
+        return whole(layer, x)
+    theta = layer.parametrizations.weight.original
+    density = int(torch.count_nonzero(theta)) / theta.numel()
+
+    def save(tensor: torch.Tensor) -> torch.Tensor:
+        return largest(tensor, density) if tensor.data_ptr() == x.data_ptr() else tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(save, lambda tensor: tensor):
+        return whole(layer, x)
+
+
+def largest(tensor: torch.Tensor, density: float) -> torch.Tensor:
+    """A tensor with only its share ``density`` of largest magnitudes, ties included; zero elsewhere."""
+    size = tensor.numel()
+    count = max(1, ceil(density * size))
+    if count >= size:
+        return tensor
+    magnitudes = tensor.abs()
+    threshold = magnitudes.flatten().kthvalue(size - count + 1).values
+    return tensor * (magnitudes >= threshold)

@@ -1,0 +1,181 @@
+"""``benchmarks.accuracy``: cells that are kept, groups over seeds, checks, pages."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import accuracy, tasks
+from benchmarks.accuracy import HEADLINE, Options, report, run_cell
+from benchmarks.accuracy_report import Group, checks, groups, pairs
+from benchmarks.cells import Cell
+from benchmarks.tasks import TASKS, Task
+from edge_client.sparsify import METHODS
+from edge_client.sparsify.interface import GlobalState
+from protocol.errors import ConfigError, DataError
+from protocol.layout import Layout, TensorSpec
+from tests.edge_client.federation import TINY_DATA, TINY_MODEL, tiny_plan
+
+TINY = Task("tiny", TINY_DATA, TINY_MODEL, 4, {"group": "a group a client"}, {"epochs": 1, "batch_size": 8})
+CELL = Cell("tiny", "fedsparsify-local", 0.5, "group", 3, rounds=3)
+
+
+@pytest.fixture(autouse=True)
+def tiny_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "tiny", TINY)
+
+
+def options(tmp_path: Path) -> Options:
+    return Options(None, (), 1, 0, tmp_path / "work", tmp_path / "out", "the command")
+
+
+def test_a_cell_is_run_once_and_then_read(tmp_path: Path) -> None:
+    found = run_cell(CELL, None, tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny-group-fedsparsify-local-0.5-r3-s3.json"]
+    assert len(found["accuracy"]) == len(found["sparsity"]) == len(found["uplink"]) == 3
+    assert found["sparsity"][-1] >= 0.5
+    assert found["vote_bytes"][0] == 0 < found["vote_bytes"][1]
+    assert run_cell(CELL, None, tmp_path) == json.loads(json.dumps(found))
+
+
+def test_a_cell_of_another_plan_is_not_taken_for_this_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_cell(CELL, None, tmp_path)
+    monkeypatch.setitem(TASKS, "tiny", replace(TINY, settings={"epochs": 2, "batch_size": 8}))
+    with pytest.raises(ConfigError, match="was made under another plan"):
+        run_cell(CELL, None, tmp_path)
+
+
+def test_settings_that_plans_have_gained_since_count_as_their_defaults(tmp_path: Path) -> None:
+    run_cell(CELL, None, tmp_path)
+    (file,) = tmp_path.iterdir()
+    stored = json.loads(file.read_text())
+    del stored["plan"]["granularity"]
+    file.write_text(json.dumps(stored))
+    assert run_cell(CELL, None, tmp_path)["accuracy"] == stored["accuracy"]
+
+
+def test_the_page_names_every_cell_and_is_made_of_all_files(tmp_path: Path) -> None:
+    made = options(tmp_path)
+    with pytest.raises(ConfigError, match="holds no cells yet"):
+        report(made)
+    for cell in (CELL, replace(CELL, seed=4), replace(CELL, method="fedavg", sparsity=0.0)):
+        run_cell(cell, None, made.work)
+    result = report(made)
+    page = (made.out / "accuracy.md").read_text()
+    assert "## tiny, a group a client, 3 rounds" in page
+    assert "## The 3 cells" in page
+    assert all(f"* {path.stem}\n" in page for path in made.work.iterdir())
+    row = next(line for line in page.splitlines() if line.startswith("| fedsparsify-local | 0.5 |"))
+    assert row.endswith("| 2 |")
+    assert json.loads((made.out / "accuracy.json").read_text())["cells"] == result["cells"]
+    assert all((made.out / f"accuracy-{kind}.svg").stat().st_size > 1000 for kind in ("sparsity", "uplink"))
+
+
+def synthetic(cell: Cell, accuracies: list[float], uplink: float = 100, **more: Any) -> dict[str, Any]:
+    rounds = len(accuracies)
+    return {
+        "cell": asdict(cell), "accuracy": accuracies, "sparsity": [0.0] * rounds, "uplink": [uplink] * rounds,
+        "dense_uplink": 400 * rounds, **more,
+    }  # fmt: skip
+
+
+def test_cells_are_grouped_over_seeds_with_the_accuracy_of_the_last_round() -> None:
+    cells = [synthetic(replace(CELL, seed=seed), [0.1, seed / 10]) for seed in (5, 3)]
+    (group,) = groups(cells).values()
+    assert group == Group((0.3, 0.5), 0.0, 200.0, 800.0, 0.0, None, (3, 5))
+    assert group.mean == pytest.approx(0.4)
+
+
+def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> None:
+    dense = synthetic(Cell("fashion", "fedavg", 0.0, "iid", 1, 1), [0.90], uplink=1000)
+    sparse = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1), [0.88])
+    better = synthetic(Cell("fashion", "fedsparsify-local", 0.95, "iid", 1, 1), [0.895], uplink=125, vote_bytes=[25])
+    assert checks(groups([dense])) == []
+    assert [check["holds"] for check in checks(groups([dense, sparse]))] == [False]
+    found = checks(groups([dense, sparse, better]))
+    assert [(round(check["found"], 6), check["holds"]) for check in found] == [(0.5, True), (0.25, True)]
+    spafl = synthetic(Cell("fashion", "spafl", 0.0, "iid", 1, 1), [0.8], uplink=11)
+    assert [check["holds"] for check in checks(groups([dense, spafl]))] == [False]
+    skewed = [
+        synthetic(Cell("fashion", method, 0.95, "dirichlet:0.1", 1, 1), [value])
+        for method, value in (("sparsyfed", 0.7), ("top-k", 0.6))
+    ]
+    assert [check["holds"] for check in checks(groups(skewed))] == [True]
+
+
+def test_an_encrypted_cell_is_set_beside_the_same_in_the_clear() -> None:
+    clear = synthetic(CELL, [0.5, 0.6])
+    same = synthetic(replace(CELL, encrypted=True), [0.5, 0.6], verified={"values": 7})
+    other = synthetic(replace(CELL, encrypted=True), [0.504, 0.6], uplink=99, verified={"values": 7})
+    assert pairs([clear]) == pairs([same]) == []
+    assert [(pair["holds"], pair["same_bytes"]) for pair in (*pairs([clear, same]), *pairs([clear, other]))] == [
+        (True, True), (False, False)
+    ]  # fmt: skip
+
+
+def test_headline_cells_come_first_with_three_seeds_and_no_cell_twice() -> None:
+    cells = accuracy._options(["--data", "idx:x", "--headline", "--sparsities", "0.95"]).cells
+    assert len(set(cells)) == len(cells)
+    known = [entry for entry in HEADLINE if entry[0] in METHODS]
+    assert [(cell.method, cell.sparsity, cell.partition) for cell in cells[: 3 * len(known)]] == known * 3
+    assert {cell.seed for cell in cells[3 * len(known) :]} == {1990}
+    assert sum(cell.method == "fedavg" for cell in cells) == 3 + 2
+    encrypted = accuracy._options(["--data", "idx:x", "--encrypted"]).cells
+    assert encrypted
+    assert not any(cell.method == "top-k" for cell in encrypted)
+
+
+def test_the_printed_command_leaves_folders_out() -> None:
+    given = ["--data", "idx:/somewhere", "--work", "/w", "--rounds", "4", "--workers", "1", "--out", "/o"]
+    assert accuracy._options(given).command == "python -m benchmarks.accuracy --data idx:DIR --rounds 4"
+
+
+def test_fashion_needs_its_data_named() -> None:
+    with pytest.raises(ConfigError, match="Fashion-MNIST needs --data"):
+        Cell("fashion", "fedavg", 0.0, "iid", 1, 2).plan(None)
+
+
+def test_top_k_sends_every_position_and_only_its_largest_weights_and_ends_at_the_target() -> None:
+    layout = Layout((TensorSpec("a.bias", (4,), True), TensorSpec("a.weight", (4, 5), True)))
+    method = METHODS["top-k"](tiny_plan(method="top-k", sparsity=0.5, rounds=3))
+    vector = np.arange(-12, 12, dtype=np.float32)
+    everything = np.ones(24, np.bool_)
+    values, votes = method.submit(vector, layout, GlobalState(0, vector, everything), lambda: vector)
+    # 12 of 24 stay: the four biases, and the eight largest of the weights -8 .. 11, the earlier of two 6.
+    assert np.flatnonzero(values).tolist() == [*range(7), *range(19, 24)]
+    assert votes.size == 0
+    masks = [
+        method.survivors(vector, np.zeros(24, np.int64), 3, layout, GlobalState(t, vector, everything)) for t in (1, 3)
+    ]
+    assert [int(mask.sum()) for mask in masks] == [24, 12]
+
+
+def test_a_window_of_the_activity_data_lies_in_one_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    subject = np.repeat([1, 1, 2, 23], [200, 150, 130, 128]).astype(np.uint8)
+    execution = np.repeat([1, 2, 1, 1], [200, 150, 130, 128]).astype(np.uint8)
+    x = np.repeat(np.arange(4, dtype=np.float32), [200, 150, 130, 128])[:, None] * np.ones(6, np.float32)
+    y = (np.arange(608) % 5 > 2).astype(np.uint8)
+    np.savez(
+        tmp_path / "spsw_har.npz", x=x, y=y, t=np.arange(608), subject=subject, execution=execution,
+        device=np.zeros(608, np.uint8),
+    )  # fmt: skip
+    with pytest.raises(DataError, match="set PRUNESEAL_BENCH_DATA to the folder that holds spsw_har"):
+        tasks.activity()
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path / "elsewhere"))
+    with pytest.raises(DataError, match="missing file"):
+        tasks.activity()
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    data = tasks.activity()
+    assert data.train_x.shape == (2 + 1 + 1, 6, 128)
+    assert data.test_x.shape == (1, 6, 128)
+    assert (data.train_x == data.train_x[:, :, :1]).all()
+    assert data.train_x[:, 3, 0].tolist() == [0, 0, 1, 2]
+    assert data.train_x[3, 0, 0] == pytest.approx(2 / 9.80665)
+    assert data.groups is not None
+    assert data.groups.tolist() == [1, 1, 1, 2]
+    assert set(data.train_y) == {0}
+    assert tasks.activity_network((6, 128), 5)(torch.from_numpy(data.test_x)).shape == (1, 5)
