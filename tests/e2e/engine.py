@@ -54,7 +54,7 @@ class Site:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "pruneseal-test"}
+        self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "pruneseal-test", "PYTHONPATH": str(folder)}
         self.seconds: dict[str, float] = {}
 
     def shell(self, text: str, timeout: float = 600, *, check: bool = True) -> str:
