@@ -53,6 +53,8 @@ def hindrances(settings: Settings) -> list[str]:
 def overview(folder: Path) -> dict[str, Any]:
     """The status and the last rounds of a run's folder, as `pruneseal status` shows them.
 
+    A folder knows of no trouble of the service; the service adds its own.
+
     Raises:
         CheckpointError: The status file is damaged.
     """
@@ -60,6 +62,7 @@ def overview(folder: Path) -> dict[str, Any]:
     return {
         "status": asdict(status) if status is not None else None,
         "held": is_held(folder),
+        "trouble": [],
         "rounds": read_records(folder)[-_LAST_ROUNDS:],
     }
 
@@ -93,7 +96,8 @@ def endpoint(host: str, port: int, settings: Settings, trouble: Callable[[], lis
             code = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
             return code, "text/plain; charset=utf-8", ("\n".join(wrong or ["ready"]) + "\n").encode()
         if path == "/status":
-            return HTTPStatus.OK, "application/json", json.dumps(overview(settings.state)).encode()
+            found = {**overview(settings.state), "trouble": trouble()}
+            return HTTPStatus.OK, "application/json", json.dumps(found).encode()
         return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics, /live, /ready and /status\n"
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,9 +1,9 @@
-"""Keeps the SuperLink's list of nodes equal to a folder: ``python -m aggregator.nodes``.
+"""Keeps the SuperLink's list of nodes equal to the roster: ``python -m aggregator.nodes``.
 
-``PRUNESEAL_NODES`` is a folder with one public key a node, ``<name>.pub``. A key that appears there is registered, and
-a node whose file is gone is unregistered, within seconds and without a restart. So admitting and revoking are a matter
-of copying a file. ``PRUNESEAL_SUPERLINK`` is the connection's name in ``$FLWR_HOME/config.toml`` (``aggregator``).
-SIGTERM and SIGINT end it.
+``PRUNESEAL_ROSTER`` names who takes part, ``PRUNESEAL_NODES`` is a folder with the public Flower key of each, as
+``<name>.pub``. Who is new on the roster is registered with the SuperLink and who is gone from it is unregistered,
+within seconds and without a restart: admitting and revoking are a matter of copying files. ``PRUNESEAL_SUPERLINK`` is
+the connection's name in ``$FLWR_HOME/config.toml`` (``aggregator``). SIGTERM and SIGINT end it.
 """
 
 import logging
@@ -28,6 +28,7 @@ from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
 from aggregator.logs import JsonFormatter
 from protocol.errors import ConfigError, PruneSealError
+from protocol.roster import load_roster
 
 _log = logging.getLogger("pruneseal.nodes")
 _TICK_SECONDS: Final = 2.0
@@ -41,25 +42,24 @@ class Control(Protocol):
     def UnregisterNode(self, request: Any) -> Any: ...  # noqa: N802, D102
 
 
-def read_keys(folder: Path) -> dict[bytes, str]:
+def read_keys(roster: Path, folder: Path) -> dict[bytes, str]:
     """The names of the nodes that shall be admitted, by their public keys in Flower's encoding.
 
     Raises:
-        ConfigError: The folder or a key cannot be read.
+        ConfigError: The roster or a key cannot be read: nobody is unregistered for that.
     """
     keys = {}
-    try:
-        for path in sorted(folder.glob("*.pub")):
+    for node in load_roster(roster).nodes.values():
+        path = folder / f"{node.name}.pub"
+        try:
             key = load_ssh_public_key(path.read_bytes())
-            if not isinstance(key, EllipticCurvePublicKey):
-                raise ConfigError(f"{path} is not an EC key")
-            keys[public_key_to_bytes(key)] = path.stem
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is no folder: PRUNESEAL_NODES must name that of the nodes' public keys")
-    except OSError as error:
-        raise ConfigError(f"the nodes' keys in {folder} cannot be read: {error.strerror}") from error
-    except (ValueError, UnsupportedAlgorithm) as error:
-        raise ConfigError(f"{path} is not a public key in OpenSSH form: {error}") from error
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}; copy the whole of the kit's folder") from error
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise ConfigError(f"{path} is not a public key in OpenSSH form: {error}") from error
+        if not isinstance(key, EllipticCurvePublicKey):
+            raise ConfigError(f"{path} is not an EC key, which Flower needs")
+        keys[public_key_to_bytes(key)] = node.name
     return keys
 
 
@@ -77,12 +77,12 @@ def equalise(wanted: Mapping[bytes, str], control: Control) -> None:
             _log.info("node %s is admitted", name)
 
 
-def keep(folder: Path, connection: str, stop: threading.Event) -> None:
-    """Equalise whenever the folder has changed, until told to stop; what fails is told and tried again."""
+def keep(roster: Path, folder: Path, connection: str, stop: threading.Event) -> None:
+    """Equalise whenever roster or keys have changed, until told to stop; what fails is told and tried again."""
     done: dict[bytes, str] | None = None
     while not stop.wait(0 if done is None else _TICK_SECONDS):
         try:
-            wanted = read_keys(folder)
+            wanted = read_keys(roster, folder)
             if wanted != done:
                 control = init_http_client_from_connection(read_superlink_connection(connection))
                 try:
@@ -111,10 +111,11 @@ def main(environment: Mapping[str, str] = os.environ) -> int:
     handler.setFormatter(JsonFormatter(""))
     logging.getLogger("pruneseal").addHandler(handler)
     logging.getLogger("pruneseal").setLevel(logging.INFO)
-    if "PRUNESEAL_NODES" not in environment:
-        _log.error("set PRUNESEAL_NODES to the folder of the nodes' public keys")
+    if missing := [name for name in ("PRUNESEAL_ROSTER", "PRUNESEAL_NODES") if name not in environment]:
+        _log.error("set %s: the roster's file, and the folder of the nodes' public keys", " and ".join(missing))
         return 1
-    keep(Path(environment["PRUNESEAL_NODES"]), environment.get("PRUNESEAL_SUPERLINK", "aggregator"), stop)
+    roster, folder = (Path(environment[name]) for name in ("PRUNESEAL_ROSTER", "PRUNESEAL_NODES"))
+    keep(roster, folder, environment.get("PRUNESEAL_SUPERLINK", "aggregator"), stop)
     return 0
 
 

@@ -62,6 +62,8 @@ def show(console: Console, found: dict[str, Any]) -> None:
     refused = ", ".join(f"{count} x {kind}" for kind, count in sorted(status["refused"].items()))
     facts["refused"] = refused or "nothing"
     facts["client errors"] = str(status["failed"])
+    if found["trouble"]:
+        facts["trouble"] = "; ".join(found["trouble"])
     for name, text in facts.items():
         console.print(f"{name:<16}{text}", highlight=False, markup=False, soft_wrap=True)
     nodes = Table("node", "there", "last seen (UTC)", "last sum", box=None, pad_edge=False)

@@ -75,7 +75,12 @@ def scrape(url: str) -> Samples:
 def test_before_a_run_it_is_alive_ready_and_has_counted_nothing(url: str) -> None:
     assert get(f"{url}/live") == (200, "alive\n")
     assert get(f"{url}/ready") == (200, "ready\n")
-    assert json.loads(get(f"{url}/status")[1]) == {"status": None, "held": False, "rounds": []}
+    assert json.loads(get(f"{url}/status")[1]) == {
+        "status": None,
+        "held": False,
+        "trouble": [],
+        "rounds": [],
+    }
     samples = scrape(url)
     assert samples["pruneseal_up", ""] == 0
     assert samples["pruneseal_rounds_total", ""] == 0
@@ -127,7 +132,9 @@ def test_a_failed_run_is_alive_but_not_ready_and_says_what_to_do(
     trouble.append("the SuperLink is away")
     assert "the SuperLink is away" in get(f"{url}/ready")[1]
     assert get(f"{url}/live")[0] == 200
-    assert json.loads(get(f"{url}/status")[1])["status"]["state"] == "failed"
+    found = json.loads(get(f"{url}/status")[1])
+    assert found["status"]["state"] == "failed"
+    assert found["trouble"] == ["the SuperLink is away"]
 
 
 def test_what_hinders_it_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,9 +16,9 @@ from aggregator.journal import Journal
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
 from fleet.cli import app
-from fleet.follow import _Tail
+from fleet.follow import _Tail, _Trouble
 from fleet.watch import look, show
-from protocol.errors import ConfigError
+from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
 
 PLAN = Plan(rounds=3)
@@ -133,6 +133,26 @@ def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
     assert tail.new() == []
     path.write_text('{"c": 3}\n')
     assert tail.new() == [{"c": 3}]
+
+
+def test_a_service_that_stays_in_trouble_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fleet.follow._ASK_SECONDS", 0.0)
+    wrong: list[str] = []
+    settings = Settings(tmp_path / "roster.json", write(tmp_path / "run"))
+    with endpoint("127.0.0.1", 0, settings, lambda: wrong) as port:
+        trouble = _Trouble(f"http://127.0.0.1:{port}")
+        trouble.check()
+        wrong.append("the app has ended 5 times")
+        trouble.check()
+        assert "trouble         the app has ended 5 times" in shown(look(f"http://127.0.0.1:{port}"))
+        monkeypatch.setattr("fleet.follow._TROUBLE_SECONDS", 0.0)
+        with pytest.raises(DeploymentError, match="the app has ended 5 times"):
+            trouble.check()
+        wrong.clear()
+        trouble.check()
+        wrong.append("new")
+        trouble.check()
+    trouble.check()
 
 
 def test_running_is_the_first_state_of_a_status() -> None:

@@ -1,0 +1,183 @@
+"""A federation in real containers, brought up by the commands of docker/README.md, word for word."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Iterator
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[2]
+COMPOSE = ("docker-compose", "-f", "docker/compose.yaml")
+
+
+def available() -> bool:
+    """Whether there are a Docker engine and docker-compose on this machine, and we may use them."""
+    if shutil.which("docker") is None or shutil.which("docker-compose") is None or os.geteuid() != 0:
+        return False
+    return subprocess.run(["docker", "info"], capture_output=True, check=False).returncode == 0
+
+
+def commands(section: str) -> list[str]:
+    """The shell blocks of a section of docker/README.md, in order."""
+    text = (ROOT / "docker" / "README.md").read_text()
+    part = re.split(r"^## ", text, flags=re.MULTILINE)
+    (found,) = [p for p in part if p.startswith(section)]
+    return re.findall(r"```sh\n(.*?)```", found, flags=re.DOTALL)
+
+
+def checkout(folder: Path) -> Path:
+    """What `git clone` would give, with the virtual environment of this checkout."""
+    names = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.splitlines()
+    for name in names:
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, folder / name)
+    (folder / ".venv").symlink_to(Path(sys.prefix))
+    os.utime(folder / "pyproject.toml", (0, 0))  # the environment is as old as it is: `make setup` finds it ready
+    return folder
+
+
+class Site:
+    """The one-machine federation of a checkout."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "pruneseal-test", "PYTHONPATH": str(folder)}
+        self.seconds: dict[str, float] = {}
+
+    def shell(self, text: str, timeout: float = 600, *, check: bool = True) -> str:
+        """Run a block of commands; what it prints."""
+        start = time.monotonic()
+        done = subprocess.run(
+            ["bash", "-euc", text],
+            cwd=self.folder,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        self.seconds[text.strip().splitlines()[0]] = time.monotonic() - start
+        assert not check or done.returncode == 0, done.stdout[-6000:]
+        return done.stdout
+
+    def compose(self, *arguments: str, check: bool = True) -> str:
+        return self.shell(" ".join([*COMPOSE, *arguments]), check=check)
+
+    def container(self, service: str) -> str:
+        """The id of a service's container."""
+        return self.compose("ps", "-q", service).strip()
+
+    def inside(self, service: str, script: str, *arguments: str, user: str = "49999", given: bytes = b"") -> str:
+        """Run a Python script in a service's container."""
+        privileged = ["--privileged"] if user == "0" else []
+        command = ["docker", "exec", "-i", *privileged, "-u", user, self.container(service)]
+        done = subprocess.run(
+            [*command, "python3", "-c", script, *arguments], input=given, capture_output=True, timeout=120, check=False
+        )
+        assert done.returncode == 0, done.stderr.decode()[-3000:]
+        return done.stdout.decode()
+
+    def files(self, service: str, path: str) -> dict[str, bytes]:
+        """The files under a path in a container, volumes included."""
+        done = subprocess.run(
+            ["docker", "cp", f"{self.container(service)}:{path}", "-"], capture_output=True, timeout=120, check=False
+        )
+        if done.returncode:
+            return {}
+        with tarfile.open(fileobj=BytesIO(done.stdout)) as packed:
+            return {e.name: f.read() for e in packed if (f := packed.extractfile(e) if e.isfile() else None)}
+
+    def kill(self, service: str) -> None:
+        """SIGKILL to all of a container, as the kernel would; Docker restarts it."""
+        pid = subprocess.run(
+            ["docker", "inspect", "-f", "{{.State.Pid}}", self.container(service)],
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.strip()
+        os.kill(int(pid), 9)
+
+    def logs(self, *services: str) -> str:
+        return self.compose("logs", "--no-color", *services)
+
+    def status(self) -> dict[str, Any]:
+        """What the aggregator's endpoint tells; nothing while it is not there."""
+        printed = self.shell(".venv/bin/pruneseal status --json http://127.0.0.1:9464", check=False)
+        try:
+            found: dict[str, Any] = json.loads(printed)
+        except ValueError:
+            return {}
+        return found
+
+    def records(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        found = self.files("service", "/state/metrics.jsonl")
+        return [json.loads(line) for data in found.values() for line in data.decode().splitlines()]
+
+    def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs()[-6000:]}"
+            time.sleep(1)
+
+
+SEARCH = """
+import os, re, sys
+needles = [bytes.fromhex(line) for line in sys.stdin.read().split()]
+print(len(needles), "needles")
+pattern = re.compile(b"|".join(map(re.escape, needles)))
+for pid in filter(str.isdigit, os.listdir("/proc")):
+    if int(pid) == os.getpid():
+        continue
+    try:
+        environment = open(f"/proc/{pid}/environ", "rb").read()
+        maps, memory = open(f"/proc/{pid}/maps").read(), open(f"/proc/{pid}/mem", "rb", 0)
+    except OSError:
+        continue
+    if pattern.search(environment):
+        print("environment of", pid)
+    looked = 0
+    for line in maps.splitlines():
+        span, mode = line.split()[:2]
+        if "r" not in mode or line.endswith(("[vvar]", "[vsyscall]")):
+            continue
+        begin, end = (int(x, 16) for x in span.split("-"))
+        tail = b""
+        while begin < end:
+            try:
+                memory.seek(begin)
+                piece = memory.read(min(end - begin, 1 << 24))
+            except OSError:
+                break
+            if not piece:
+                break
+            looked += len(piece)
+            if pattern.search(tail + piece):
+                print("memory of", pid)
+            tail, begin = piece[-256:], begin + len(piece)
+    print("looked", pid, looked)
+"""
+"""Searches the environment and memory of all processes of a container; run it there as root."""
+
+
+def found(data: Iterable[tuple[str, bytes]], needles: Iterable[bytes]) -> Iterator[str]:
+    """Where a needle lies."""
+    pattern = re.compile(b"|".join(map(re.escape, needles)))
+    for name, content in data:
+        if pattern.search(content):
+            yield name

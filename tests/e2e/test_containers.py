@@ -1,0 +1,279 @@
+"""A federation in real containers: brought up as docker/README.md says, hurt, attacked, opened and served.
+
+One run serves all tests, for images and rounds take minutes. Its faults happen while it goes on; what it must look like
+afterwards is what the tests state.
+"""
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+from urllib.request import Request, urlopen
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from edge_client import data as datasets
+from fleet.certificates import write_node_key
+from tests.e2e.engine import SEARCH, Site, available, checkout, commands, found
+
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
+ROUNDS, CLIENTS = 6, 3
+SECTION = "Everything on one machine"
+HOLDERS = ("superlink", "ingress", "app", "service", "nodes")
+
+
+@dataclass
+class Story:
+    """What was seen while the run went on.
+
+    Attributes:
+        site: The federation, after its last round.
+        traffic: What lay in the SuperLink's database and in the aggregator's folder while clients had contributed.
+        waiting: The clear values that waited in the clients' own folders at the same time, float32.
+        memory: What the search for secrets in memory has printed, by container.
+        outside: The answers to calls from outside, by path.
+    """
+
+    site: Site
+    traffic: list[tuple[str, bytes]] = field(default_factory=list)
+    waiting: list[np.ndarray[Any, Any]] = field(default_factory=list)
+    memory: dict[str, str] = field(default_factory=dict)
+    outside: dict[str, int] = field(default_factory=dict)
+
+
+def secret_forms(site: Site) -> list[bytes]:
+    text = (site.folder / "kits" / "operator" / "cohort.secret").read_text().strip()
+    return [bytes.fromhex(text), text.encode(), text.upper().encode()]
+
+
+def look_at_traffic(story: Story) -> None:
+    """Note what the server holds and, at the same time, what the clients hold in clear."""
+    for number in range(CLIENTS):
+        for content in story.site.files(f"trainer-{number}", "/state/pending.npz").values():
+            with np.load(BytesIO(content)) as pending:
+                story.waiting.append(pending["values"].astype("<f4"))
+    for service in ("superlink", "service"):
+        story.traffic += story.site.files(service, "/state").items()
+
+
+def call_from_outside(path: str) -> int:
+    done = subprocess.run(
+        ["curl", "-ks", "-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", f"https://127.0.0.1:8443{path}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=30,
+    )
+    return int(done.stdout)
+
+
+def hurt(story: Story) -> None:
+    """Let things happen to a run, each in another round."""
+    site = story.site
+
+    def rounds() -> int:
+        return len(site.records())
+
+    site.wait("round 1", lambda: rounds() >= 1, 400)
+    look_at_traffic(story)
+    forms = "\n".join(form.hex() for form in secret_forms(site)).encode()
+    for service in HOLDERS:
+        story.memory[service] = site.inside(service, SEARCH, user="0", given=forms)
+    site.kill("trainer-2")
+    site.wait("the round after a client was killed", lambda: rounds() >= 2, 400)
+    look_at_traffic(story)
+    app = "import os\n" + "\n".join(
+        (
+            "for pid in filter(str.isdigit, os.listdir('/proc')):",
+            "    if b'flwr-serverapp' in open(f'/proc/{pid}/cmdline', 'rb').read(): os.kill(int(pid), 9)",
+        )
+    )
+    site.inside("app", app)
+    site.wait("the round after the app was killed", lambda: rounds() >= 3, 400)
+    site.kill("superlink")
+    site.wait("the round after the SuperLink was killed", lambda: rounds() >= 4, 400)
+    node = site.container("supernode-1")
+    network = "pruneseal-test_outer"
+    subprocess.run(["docker", "network", "disconnect", network, node], check=True)
+    time.sleep(30)
+    subprocess.run(["docker", "network", "connect", network, node], check=True)
+    site.wait("the last round", lambda: site.status().get("state") == "finished", 400)
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
+    site = Site(checkout(tmp_path_factory.mktemp("clone")))
+    story = Story(site)
+    try:
+        for block in commands(SECTION)[:2]:
+            site.shell(block, timeout=900)
+        for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health", "/docs", "/openapi.json"):
+            site.wait("the ingress", lambda: call_from_outside("/") != 0, 60)
+            story.outside[path] = call_from_outside(path)
+        hurt(story)
+        site.shell(commands(SECTION)[2])
+        yield story
+    finally:
+        print(json.dumps(site.seconds, indent=1))  # noqa: T201  # what took how long, shown where a test fails
+        site.compose("down", "--volumes", "--timeout", "2", check=False)
+
+
+def test_every_round_is_there_once_whatever_happened(story: Story) -> None:
+    records = story.site.records()
+    assert [record["round"] for record in records] == list(range(1, ROUNDS + 1))
+    assert {record["cohort"] for record in records} == {CLIENTS}
+    assert sum(record["attempts"] for record in records) > ROUNDS, "the faults have cost no attempt: were there any?"
+
+
+def test_the_aggregator_says_what_it_went_through(story: Story) -> None:
+    text = story.site.logs("service", "app")
+    assert "the app has ended in mid-run; it is started again and resumes" in text
+    assert "resuming after round" in text
+
+
+def test_what_the_server_holds_contains_no_weight_in_clear(story: Story) -> None:
+    assert sum(len(content) for _, content in story.traffic) > 1_000_000
+    assert story.waiting
+    needles = {v[i : i + 4].tobytes() for v in story.waiting for i in range(0, v.size - 4, 4) if v[i : i + 4].all()}
+    assert len(needles) > 4_000
+    assert list(found(story.traffic, needles)) == []
+    assert list(found([("control", story.waiting[0].tobytes())], needles)) == ["control"]
+
+
+def test_no_byte_of_the_cohort_secret_is_with_the_aggregator(story: Story) -> None:
+    forms = secret_forms(story.site)
+    for service in HOLDERS:
+        printed = story.memory[service].splitlines()
+        assert printed[0] == "3 needles"
+        assert any(line.startswith("looked") and int(line.split()[2]) > 1_000_000 for line in printed)
+        assert [line for line in printed if line.startswith(("memory", "environment"))] == []
+        exported = subprocess.run(
+            ["docker", "export", story.site.container(service)], capture_output=True, check=True, timeout=120
+        ).stdout
+        assert list(found([(service, exported)], forms)) == []
+        assert list(found(story.site.files(service, "/state").items(), forms)) == []
+
+
+def test_the_search_of_memory_finds_what_is_there(story: Story) -> None:
+    printed = story.site.inside("service", SEARCH, user="0", given=b"/run/federation/roster.json".hex().encode())
+    assert "environment of" in printed
+    assert "memory of" in printed
+
+
+def test_only_the_api_of_the_nodes_passes_the_ingress(story: Story) -> None:
+    assert set(story.outside.values()) == {403}
+    assert 'refused "POST /v1/control/list-runs HTTP/1.1" 403' in story.site.logs("ingress")
+
+
+def test_containers_are_what_the_readme_says(story: Story) -> None:
+    services = story.site.compose("ps", "--services").split()
+    for service in services:
+        inspected = json.loads(
+            subprocess.run(
+                ["docker", "inspect", story.site.container(service)], capture_output=True, text=True, check=True
+            ).stdout
+        )[0]
+        host = inspected["HostConfig"]
+        assert inspected["Config"]["User"] == "49999", service
+        assert host["ReadonlyRootfs"], service
+        assert host["Init"], service
+        assert host["CapDrop"] == ["ALL"], service
+        assert host["SecurityOpt"] == ["no-new-privileges:true"], service
+        assert host["RestartPolicy"]["Name"] == "always", service
+        mounted = {mount["Destination"] for mount in inspected["Mounts"]}
+        assert ("/run/kit" in mounted) == ("/data" in mounted) == service.startswith("trainer"), service
+        assert ("/run/node" in mounted) == service.startswith("supernode"), service
+
+
+def test_a_trainer_has_no_way_out(story: Story) -> None:
+    script = "import socket\nsocket.setdefaulttimeout(3)\ntry:\n    socket.create_connection(('ingress', 9443))\n"
+    assert story.site.inside("trainer-0", script + "except OSError as error:\n    print('no way', error)").startswith(
+        "no way"
+    )
+
+
+def test_the_opened_model_is_served(story: Story) -> None:
+    digits = datasets.load("digits")
+    rows = digits.test_x[:32]
+    body = {"inputs": [{"name": "input", "shape": list(rows.shape), "datatype": "FP32", "data": rows.ravel().tolist()}]}
+    request = Request(
+        "http://127.0.0.1:8080/v2/models/digits/infer",
+        json.dumps(body).encode(),
+        headers={"Content-Type": "application/json"},
+    )
+    with urlopen(request, timeout=30) as answer:  # noqa: S310
+        (output,) = json.load(answer)["outputs"]
+    logits = np.array(output["data"], np.float32).reshape(output["shape"])
+    path = story.site.folder / "models" / "digits" / "model.onnx"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    np.testing.assert_allclose(logits, session.run(None, {"input": rows})[0], rtol=1e-4, atol=1e-5)
+    summary = json.loads((path.parent / "summary.json").read_text())
+    assert summary["accuracy"] > 0.8
+    assert summary["sparsity"] >= 0.8
+
+
+def test_every_client_leaves_the_final_model(story: Story) -> None:
+    for number in range(CLIENTS):
+        assert any(name.endswith("model.safetensors") for name in story.site.files(f"trainer-{number}", "/out"))
+
+
+def test_a_changed_bundle_is_refused_by_every_client(story: Story) -> None:
+    script = (
+        "import pathlib, shutil\n"
+        "from aggregator.service import FlowerControl\n"
+        "shutil.copytree('/run/federation/app', '/tmp/app')\n"
+        "file = pathlib.Path('/tmp/app/pyproject.toml')\n"
+        "file.write_text(file.read_text() + '# a comment\\n')\n"
+        "print(FlowerControl(pathlib.Path('/tmp/app'), 'aggregator').submit())\n"
+    )
+    story.site.inside("nodes", script)
+    trainers = [f"trainer-{number}" for number in range(CLIENTS)]
+    story.site.wait(
+        "the refusal", lambda: all("is not on this node's" in story.site.logs(name) for name in trainers), 120
+    )
+
+
+def test_a_node_that_nobody_knows_is_refused(story: Story, tmp_path: Path) -> None:
+    write_node_key(tmp_path)
+    (tmp_path / "flower.key").chmod(0o644)
+    authority = story.site.folder / "site" / "client-0" / "node" / "ca.crt"
+    done = subprocess.run(
+        [
+            *("docker", "run", "--rm", "--network", "pruneseal-test_outer", "--read-only", "--tmpfs", "/tmp"),  # noqa: S108
+            *("--tmpfs", "/run/home:uid=49999", "-v", f"{tmp_path}:/run/node:ro", "-v", f"{authority}:/run/ca.crt:ro"),
+            *("pruneseal-edge", "flower-supernode", "--superlink", "ingress:9443", "--root-certificates"),
+            *("/run/ca.crt", "--auth-supernode-private-key", "/run/node/flower.key", "--max-retries", "1"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode != 0
+    assert "2004" in done.stdout + done.stderr or "305" in done.stdout + done.stderr
+
+
+def test_a_revoked_node_is_refused_and_the_others_are_not(story: Story) -> None:
+    site = story.site
+    file = site.folder / "docker" / "site.toml"
+    text = file.read_text()
+    file.write_text(text.replace('[[clients]]\nname = "client-2"\n', '[[clients]]\nname = "client-3"\n'))
+    before = (site.folder / "kits" / "client-0.tar.gz").read_bytes()
+    printed = site.shell(
+        ".venv/bin/pruneseal provision docker/site.toml --out kits --amend\n"
+        ".venv/bin/pruneseal provision --check kits\n"
+        "tar -xzf kits/aggregator.tar.gz -C site"
+    )
+    assert "revoked: client-2" in printed
+    assert "client-3.tar.gz" in printed
+    assert (site.folder / "kits" / "client-0.tar.gz").read_bytes() == before
+    site.wait("the revocation", lambda: "node client-2 is revoked" in site.logs("nodes"), 60)
+    site.compose("restart", "--timeout", "2", "supernode-2", "supernode-0")
+    site.wait("the refusal", lambda: "Exit Code: 305" in site.logs("supernode-2"), 120)
+    assert "Exit Code: 305" not in site.logs("supernode-0")
