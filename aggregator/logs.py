@@ -1,6 +1,7 @@
 """Logs for machines: one JSON object a line, each with the run, and with the round where there is one.
 
-They go to standard error, and to ``log.jsonl`` in the run's folder, where `pruneseal status` finds them.
+They go to ``log.jsonl`` in the run's folder, from where the service repeats them on its own standard error: Flower
+keeps what an app itself prints. They go to the app's standard error as well, which `flwr log` shows.
 """
 
 import json
@@ -76,6 +77,30 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
         for handler in handlers:
             logger.removeHandler(handler)
             handler.close()
+
+
+class Tail:
+    """The lines of a file that are new since the last look.
+
+    Args:
+        path: The file; what is in it already is not new.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> list[str]:
+        """Whole new lines; a file that was replaced by a shorter one is read from its beginning."""
+        if not self._path.exists():
+            return []
+        if self._path.stat().st_size < self._at:
+            self._at = 0
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._at += len(whole) + len(newline)
+        return whole.decode().splitlines() if newline else []
 
 
 class LogObserver:

@@ -17,14 +17,14 @@ from typing import Any, Final, Self
 from aggregator.journal import Journal, Record
 from aggregator.logs import LogObserver
 from protocol.cohort import Cohort
-from protocol.errors import CheckpointError, PeerError, PruneSealError
+from protocol.errors import CheckpointError, PeerError, PruneSealError, StorageError
 from protocol.files import replace_file
 from protocol.plan import Plan
 from protocol.roster import Roster
 
 STATUS_FILE: Final = "status.json"
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
-"""Under way; at its end; ended by an error that an operator must look at; ended by a signal or a crash of the app."""
+"""Under way; at its end; ended by an error that an operator must look at; ended by a signal, a full disk or a fault."""
 _VERSION = 1
 _PROBLEMS = 50
 _WRITE_SECONDS = 1.0
@@ -127,7 +127,7 @@ class StatusWriter:
         if error is None:
             self._write(state=FINISHED)
             _log.info("the run is finished", extra={"fields": {"event": "finished"}})
-        elif isinstance(error, PruneSealError):
+        elif isinstance(error, PruneSealError) and not isinstance(error, StorageError):
             self._write(state=FAILED, error=f"{type(error).__name__}: {error}")
             _log.error("%s", error, extra={"fields": {"event": "failed", "reason": type(error).__name__}})
         else:
