@@ -14,7 +14,7 @@ run: setup
 KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provision.py,fleet/verify.py
 
 test: setup lint
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='$(KEYED)' --fail-under=100
 
