@@ -132,8 +132,9 @@ class StatusWriter:
             _log.error("%s", error, extra={"fields": {"event": "failed", "reason": type(error).__name__}})
         else:
             self._write(state=STOPPED, error=f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "")
-            text = "the run is stopped and can be resumed"
-            _log.error(text, extra={"fields": {"event": "stopped"}}, exc_info=isinstance(error, Exception))
+            text = str(error) if isinstance(error, StorageError) else "the run is stopped and can be resumed"
+            unexpected = isinstance(error, Exception) and not isinstance(error, StorageError)
+            _log.error("%s", text, extra={"fields": {"event": "stopped"}}, exc_info=unexpected)
 
     # --- what an observer is told ----------------------------------------------------------------
 
