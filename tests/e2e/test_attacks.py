@@ -43,9 +43,9 @@ PLAN = Plan(
     data="tests.e2e.tiny:load",
     epochs=1,
     deadline=120.0,
-    attempts=2,
+    attempts=1,
 )
-PATIENCE = 300.0
+PATIENCE = 600.0
 ACCEPTED = "SuperNode ID:"
 """What a SuperNode prints once the SuperLink has let it in."""
 
