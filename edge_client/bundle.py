@@ -9,6 +9,7 @@ import hashlib
 import logging
 import os
 import sys
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
@@ -58,6 +59,7 @@ def main() -> None:
     """
     if "PRUNESEAL_KIT" not in os.environ:
         raise ConfigError("set PRUNESEAL_KIT to the folder of this node's keys: the list of its bundles is there")
+    import_module("edge_client.app")  # what fails here stays in this node's log; Flower would send its text
     kit, flowers_own = Path(os.environ["PRUNESEAL_KIT"]), vars(flower)
     install = flowers_own["install_from_fab"]
 

@@ -103,7 +103,7 @@ def hurt(story: Story) -> None:
     subprocess.run(["docker", "network", "disconnect", network, node], check=True)
     time.sleep(30)
     subprocess.run(["docker", "network", "connect", network, node], check=True)
-    site.wait("the last round", lambda: site.status().get("state") == "finished", 400)
+    site.wait("the last round", lambda: site.state() == "finished", 400)
 
 
 @pytest.fixture(scope="module")

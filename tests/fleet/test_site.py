@@ -280,3 +280,17 @@ def test_the_lock_files_hold_what_the_project_asks_for() -> None:
 def test_shell_scripts_of_the_images_are_scripts() -> None:
     for name in ("docker/install", "docker/make-images", "docker/requirements/lock", "docker/flwr-clientapp"):
         subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
+
+
+@pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
+@pytest.mark.parametrize(
+    ("name", "services"),
+    [("a", {"supernode", "trainer"}), ("aggregator", {"superlink", "ingress", "app", "service", "nodes"})],
+)
+def test_the_compose_file_of_a_kit_is_complete_with_its_settings(made: Path, name: str, services: set[str]) -> None:
+    done = subprocess.run(
+        ["docker-compose", "config", "--services"], cwd=made / name, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert set(done.stdout.split()) == services
+    assert "variable is not set" not in done.stderr
