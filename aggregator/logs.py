@@ -128,10 +128,11 @@ class LogObserver:
         """Warning: a node that answered with an error."""
         _log.warning("round %d: %s", round_, reason, extra=_fields("failed", round_, node=node, reason=reason))
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         """Info: a sum is complete."""
         more = _fields("summed", round_, attempt=attempt, clients=len(cohort.members), bytes=len(aggregate))
         _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members), extra=more)
+        return {}
 
     def round_done(self, record: Record) -> None:
         """Info: a round's metrics."""

@@ -166,12 +166,12 @@ class StatusWriter:
         self._status.failed += 1
         self._problem(round_, node, "error", reason)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         """Note whose contributions are in the sum."""
-        self._told.summed(round_, attempt, cohort, aggregate)
         for member in cohort.members:
             name = self._roster.nodes[member.node].name
             self._status.nodes.setdefault(name, {"online": True}).update(round=round_, seen=time.time())
+        return self._told.summed(round_, attempt, cohort, aggregate)
 
     def round_done(self, record: Record) -> None:
         """Tell the log; the figures are in ``metrics.jsonl``."""

@@ -1,6 +1,7 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -31,6 +32,7 @@ from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.state import Given, Pending, load_pending, save_pending
 from edge_client.train import evaluate, extract, gradient_at, insert, layout_of, local_update
+from edge_client.work import uses
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.layout import Layout
@@ -58,12 +60,14 @@ class Network:
         method: The plan's method.
         layout: The layout of the travelling tensors.
         initial: The state before round 1.
+        work: The multiply-accumulates of one sample that each position of a weight takes part in, by plain name.
     """
 
     model: nn.Module
     method: Sparsifier
     layout: Layout
     initial: GlobalState
+    work: Mapping[str, int]
 
 
 def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
@@ -75,11 +79,14 @@ def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Net
     method = sparsifier(plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        model = method.wear(models.build(plan.model, input_shape, classes))
-    layout = layout_of(model, method)
+        plain = models.build(plan.model, input_shape, classes)
+    work = uses(plain, input_shape)
+    weights = {name: work[name] for name, parameter in plain.named_parameters() if parameter.dim() > 1}
+    model = method.wear(plain)
+    layout = layout_of(model, method, work)
     vector = extract(model, method, layout)
     initial = first_state(vector, layout, method.first_mask(vector, layout))
-    return Network(model, method, layout, initial)
+    return Network(model, method, layout, initial, weights)
 
 
 def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:

@@ -38,6 +38,17 @@ def own_network(run_folder: Path, plan: Plan, data: DataSet, run: bytes, state: 
     return network
 
 
+def alive_by_tensor(
+    run_folder: Path, plan: Plan, data: DataSet, run: bytes, state: GlobalState, clients: int
+) -> dict[str, tuple[int, int]]:
+    """The non-zero values and all values of each trainable tensor, added up over the clients' own models."""
+    alive: dict[str, tuple[int, int]] = {}
+    for client in range(clients):
+        network = own_network(run_folder, plan, data, run, state, client)
+        _count(network.method.shed(network.model), alive)
+    return alive
+
+
 def own_models(  # a run and where it is
     run_folder: Path, out: Path, plan: Plan, clients: int, data: DataSet, run: bytes, state: GlobalState
 ) -> tuple[dict[str, Any], list[LayerDensity]]:
@@ -52,7 +63,7 @@ def own_models(  # a run and where it is
     """
     parts = partition(plan.partition, data.train_y, data.groups, clients, plan.seed)
     made: list[dict[str, Any]] = []
-    alive: dict[str, list[int]] = {}
+    alive: dict[str, tuple[int, int]] = {}
     for client in range(clients):
         network = own_network(run_folder, plan, data, run, state, client)
         share = datasets.part(data, parts[client], client, clients)
@@ -94,9 +105,8 @@ def _means(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     }
 
 
-def _count(plain: nn.Module, alive: dict[str, list[int]]) -> None:
+def _count(plain: nn.Module, alive: dict[str, tuple[int, int]]) -> None:
     """Add a plain model's non-zero and all values to the counts by tensor."""
     for name, parameter in plain.named_parameters():
-        count = alive.setdefault(name, [0, 0])
-        count[0] += int(parameter.count_nonzero())
-        count[1] += parameter.numel()
+        kept, size = alive.get(name, (0, 0))
+        alive[name] = (kept + int(parameter.count_nonzero()), size + parameter.numel())

@@ -148,6 +148,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
             _card("Accuracy and sparsity", "the averaged model by round", _quality(metrics)),
             _card("Uplink", "cumulative, beside plaintext dense float32 FedAvg", _uplink(metrics, dense)),
             _card("Density by tensor", tensors, _bars(bars), "wide"),
+            _card("Density by round", "share of each tensor that is left", _densities(metrics, bars), "wide"),
             _card("Time and cohort", "seconds by phase and clients, by round", _time(metrics), "wide"),
         )
     page = f"""<!DOCTYPE html>
@@ -207,7 +208,8 @@ def _pairs(pairs: Mapping[str, Any]) -> str:
 
 
 def _round_table(metrics: Rounds) -> str:
-    names = "round cohort left-out lost accuracy loss sparsity kept up down clipped refused attempts"
+    names = "round cohort left-out lost accuracy loss sparsity kept work regrown agreement up votes down clipped"
+    names += " refused attempts"
     head = "".join(f"<th>{name}</th>" for name in [*names.split(), "seconds"])
     body = ""
     for m in metrics:
@@ -215,7 +217,11 @@ def _round_table(metrics: Rounds) -> str:
             *(str(m[key]) for key in ("round", "cohort", "left_out", "dropped")),
             *(_number(m.get(key)) for key in ("accuracy", "loss", "sparsity")),
             f"{m['kept']:,}",
-            *(human_bytes(m[key]) for key in ("uplink_bytes", "downlink_bytes")),
+            *(
+                _number(m.get(key), form)
+                for key, form in (("work_left", ".3f"), ("regrown", ","), ("agreement", ".3f"))
+            ),
+            *(human_bytes(m.get(key, 0)) for key in ("uplink_bytes", "vote_bytes", "downlink_bytes")),
             *(f"{m[key]:,}" for key in ("clipped", "refused", "attempts")),
             f"{sum(m['seconds'].values()):.1f}",
         )
@@ -293,6 +299,23 @@ def _bars(tensors: Sequence[LayerDensity]) -> Figure:
     axes.set_yticks(places, names, color=_INK["ink"])
     axes.set(xlim=(0, 1), ylim=(len(tensors) - 0.5, -0.5))
     axes.grid(visible=False)
+    return figure
+
+
+def _densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> Figure:
+    """A curve for each of the largest tensors, where the run has its density by round."""
+    figure = Figure((10.8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    shown = [t.name for t in tensors if any(t.name in m.get("layer_density", {}) for m in metrics)][: len(_SERIES)]
+    for name, ink in zip(shown, _SERIES, strict=False):
+        points = [(m["round"], m["layer_density"][name]) for m in metrics if name in m.get("layer_density", {})]
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink, label=name)
+    if shown:
+        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=0.8)
+    else:
+        axes.set_title("not measured")
+    axes.set_ylim(0, 1.05)
+    _by_round(axes, metrics[-1]["round"])
     return figure
 
 

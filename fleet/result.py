@@ -124,6 +124,8 @@ def _bytes(metrics: Sequence[Mapping[str, Any]], size: int) -> dict[str, Any]:
     uplink = sum(line["uplink_bytes"] for line in metrics)
     return {
         "uplink_bytes": uplink,
+        "uplink_value_bytes": sum(line["value_bytes"] for line in metrics),
+        "uplink_vote_bytes": sum(line["vote_bytes"] for line in metrics),
         "downlink_bytes": sum(line["downlink_bytes"] for line in metrics),
         "dense_fedavg_uplink_bytes": sum(line["cohort"] * size * 4 for line in metrics),
         "uplink_bytes_per_value": uplink / sum(line["values"] for line in metrics),

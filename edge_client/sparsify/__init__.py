@@ -4,6 +4,7 @@ To add one, write a subclass of `Sparsifier` and list it here.
 """
 
 from edge_client.sparsify import allocation
+from edge_client.sparsify.baselines import Snip, TopK
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
 from edge_client.sparsify.interface import GlobalState, Sparsifier
@@ -15,7 +16,7 @@ from protocol.plan import Plan
 
 METHODS: dict[str, type[Sparsifier]] = {
     method.name: method
-    for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning, SpaFL, SparsyFed)
+    for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, SparsyFed, SpaFL, OneShot, RandomPruning, TopK, Snip)
 }
 
 
