@@ -1,10 +1,13 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
+import json
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
+from importlib.metadata import version
 from time import perf_counter
+from typing import Final
 
 import numpy as np
 import torch
@@ -14,6 +17,7 @@ from edge_client import data as datasets
 from edge_client import models
 from edge_client.keys import Kit, load_kit
 from edge_client.partition import partition
+from edge_client.personal import load_personal, save_personal
 from edge_client.round import (
     Call,
     admit_cohort,
@@ -38,7 +42,7 @@ from protocol.wire import decode_attendance
 
 _log = logging.getLogger("pruneseal.edge_client")
 Metrics = dict[str, int | float]
-_PERSONAL_FILE = "personal.safetensors"
+MODEL_FILE: Final = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,16 @@ class Network:
         method: The plan's method.
         layout: The layout of the travelling tensors.
         initial: The state before round 1.
+        input_shape: The shape of one sample.
+        classes: How many there are.
     """
 
     model: nn.Module
     method: Sparsifier
     layout: Layout
     initial: GlobalState
+    input_shape: tuple[int, ...]
+    classes: int
 
 
 def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
@@ -78,13 +86,37 @@ def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Net
         model = method.wear(models.build(plan.model, input_shape, classes))
     layout = layout_of(model, method)
     vector = extract(model, method, layout)
-    return Network(model, method, layout, first_state(vector, layout, method.first_mask(vector, layout)))
+    initial = first_state(vector, layout, method.first_mask(vector, layout))
+    return Network(model, method, layout, initial, input_shape, classes)
 
 
 def state_after(aggregate: bytes, run: bytes, round_: int, kit: Kit, plan: Plan, network: Network) -> GlobalState:
     """Open the aggregate of a round: the state that every client derives from it."""
     total = open_sum(aggregate, run, round_, kit, plan, network.layout)
     return next_state(total, round_, plan, network.layout, network.method)
+
+
+def provenance(plan: Plan, run: bytes, round_: int, network: Network, sparsity: float) -> dict[str, str]:
+    """What a model's files say of where it comes from."""
+    return {
+        "run": run.hex(),
+        "plan_digest": plan.digest.hex(),
+        "round": str(round_),
+        "method": plan.method,
+        "model": plan.model,
+        "data": plan.data,
+        "input_shape": json.dumps(list(network.input_shape)),
+        "classes": str(network.classes),
+        "sparsity": f"{sparsity:.6f}",
+        "pruneseal": version("pruneseal"),
+    }
+
+
+def plain_checkpoint(network: Network, metadata: Mapping[str, str]) -> checkpoint.Checkpoint:
+    """The network's tensors without what its method wears; the network is plain afterwards."""
+    plain = network.method.shed(network.model)
+    tensors = {name: tensor.detach().numpy() for name, tensor in plain.state_dict().items()}
+    return checkpoint.Checkpoint(tensors, metadata)
 
 
 class Client:
@@ -131,6 +163,7 @@ class Client:
             _log.warning("%s", note)
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
+        parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
@@ -139,14 +172,16 @@ class Client:
         trained = extract(network.model, network.method, network.layout)
         gradient = partial(gradient_at, network.model, network.method, network.layout, state.vector, share, seed)
         values, votes = network.method.submit(trained, network.layout, state, gradient)
-        self._keep_personal(network, call)
-        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, len(share.y))
+        save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
+        weight = network.method.weight(len(share.y))
+        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, weight)
         metrics: Metrics = {
             "loss": loss,
             "correct": score.correct,
             "tested": score.tested,
             "test-loss": score.loss,
-            **_sparsity(state, network.layout),
+            "parameters": parameters,
+            "kept": kept,
             "seconds-open": opened - start,
             "seconds-train": perf_counter() - opened,
         }
@@ -173,8 +208,17 @@ class Client:
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
-        metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
-        return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
+        parameters, kept = network.method.sizes(network.model, network.layout, state)
+        metrics: Metrics = {
+            "correct": score.correct,
+            "tested": score.tested,
+            "test-loss": score.loss,
+            "parameters": parameters,
+            "kept": kept,
+        }
+        if network.method.personal(network.model):
+            self._write_own(network, call, metrics)
+        return Answer(model_digest(state, call, self._kit), metrics)
 
     def _earlier(self, call: Call) -> Pending | None:
         """What this node has answered in the same round, if anything."""
@@ -208,27 +252,15 @@ class Client:
 
     def _load(self, network: Network, state: GlobalState, call: Call) -> None:
         """Put the state into the model, on top of the personal tensors that this run has left here."""
-        path, own = self._personal_path, network.method.personal(network.model)
-        kept = checkpoint.load(path) if own and path.exists() else None
-        if kept is not None and kept.metadata.get("run") == call.run.hex():
-            with torch.no_grad():
-                for name, array in kept.tensors.items():
-                    own[name].copy_(torch.from_numpy(array))
+        own = network.method.personal(network.model)
+        load_personal(self._settings.state, call.run, call.round, own)
         insert(network.model, network.method, network.layout, state.vector)
 
-    def _keep_personal(self, network: Network, call: Call) -> None:
-        tensors = {name: t.detach().numpy() for name, t in network.method.personal(network.model).items()}
-        if tensors:
-            self._settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            metadata = {"method": network.method.name, "run": call.run.hex()}
-            checkpoint.save(self._personal_path, checkpoint.Checkpoint(tensors, metadata))
-            self._personal_path.chmod(0o600)
-
-    @property
-    def _personal_path(self) -> Path:
-        return self._settings.state / _PERSONAL_FILE
-
-
-def _sparsity(state: GlobalState, layout: Layout) -> Metrics:
-    """How many trainable positions there are, and how many are left."""
-    return {"parameters": int(layout.prunable.sum()), "kept": int((state.mask & layout.prunable).sum())}
+    def _write_own(self, network: Network, call: Call, metrics: Metrics) -> None:
+        """Leave this node's own model, which nobody else has, as a checkpoint that `pruneseal export` takes."""
+        sparsity = 1 - metrics["kept"] / metrics["parameters"]
+        metadata = provenance(self._plan, call.run, call.round - 1, network, sparsity)
+        self._settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = self._settings.state / MODEL_FILE
+        checkpoint.save(path, plain_checkpoint(network, metadata))
+        path.chmod(0o600)

@@ -11,7 +11,7 @@ import torch
 
 from aggregator.journal import METRICS_FILE, Journal
 from edge_client import models
-from edge_client.client import Network, state_after
+from edge_client.client import Network, plain_checkpoint, provenance, state_after
 from edge_client.data import DataSet
 from edge_client.keys import load_kit
 from edge_client.sparsify import GlobalState
@@ -20,6 +20,7 @@ from edge_client.train import evaluate, insert
 from export.convert import save_onnx
 from export.exporter import Exported, export
 from export.parity import accuracy
+from fleet.own import own_models
 from fleet.provision import kit_name
 from fleet.report import LayerDensity, write_report
 from protocol import checkpoint
@@ -58,29 +59,12 @@ def finish(
     stored = journal.last()
     kit = load_kit(out / "kits" / kit_name(0))
     state = state_after(stored.aggregate, journal.run, stored.round, kit, plan, network)
-    insert(network.model, network.method, network.layout, state.vector)
     metrics = [json.loads(line) for line in (out / METRICS_FILE).read_text().splitlines()]
-    score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
-    density = _density(network, state)
-    parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)
-    provenance = {
-        "run": journal.run.hex(),
-        "plan_digest": plan.digest.hex(),
-        "round": str(stored.round),
-        "method": plan.method,
-        "model": plan.model,
-        "data": plan.data,
-        "input_shape": json.dumps(list(data.input_shape)),
-        "classes": str(data.classes),
-        "sparsity": f"{1 - kept / parameters:.6f}",
-        "pruneseal": version("pruneseal"),
-    }
-    network.method.shed(network.model)
-    tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
-    checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
-    rows = np.random.default_rng(plan.seed).permutation(len(data.test_y))[:_PARITY_INPUTS]
-    made = export(network.model, data.input_shape, provenance, data.test_x[rows])
-    save_onnx(out / ONNX_FILE, made.model)
+    if network.method.personal(network.model):
+        figures, density = own_models(out, plan, clients, data, journal.run, state)
+    else:
+        figures, density = _one_model(out, plan, network, data, journal.run, state)
+    plain = network.method.shed(network.model)
     summary = {
         "version": version("pruneseal"),
         "method": plan.method,
@@ -89,6 +73,32 @@ def finish(
         "partition": plan.partition,
         "clients": clients,
         "rounds": stored.round,
+        **figures,
+        **_bytes(metrics, sum(t.numel() for t in plain.state_dict().values() if t.is_floating_point())),
+        **_encryption(plan),
+        "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
+        "verified": verified,
+        "plan": plan.to_config(),
+    }
+    replace_file(out / SUMMARY_FILE, (json.dumps(summary, indent=1) + "\n").encode())
+    write_report(out / REPORT_FILE, metrics, summary, density)
+    return summary
+
+
+def _one_model(
+    out: Path, plan: Plan, network: Network, data: DataSet, run: bytes, state: GlobalState
+) -> tuple[dict[str, Any], list[LayerDensity]]:
+    """Write the averaged model; its figures, and the density of its tensors."""
+    insert(network.model, network.method, network.layout, state.vector)
+    score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
+    density = _density(network, state)
+    parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)
+    metadata = provenance(plan, run, state.round, network, 1 - kept / parameters)
+    checkpoint.save(out / CHECKPOINT_FILE, plain_checkpoint(network, metadata))
+    rows = np.random.default_rng(plan.seed).permutation(len(data.test_y))[:_PARITY_INPUTS]
+    made = export(network.model, data.input_shape, metadata, data.test_x[rows])
+    save_onnx(out / ONNX_FILE, made.model)
+    figures = {
         "parameters": parameters,
         "kept": kept,
         "sparsity": 1 - kept / parameters,
@@ -98,15 +108,8 @@ def finish(
         "onnx_bytes": len(made.model),
         "onnx_dense_bytes": made.dense_bytes,
         "multiply_accumulates_left": _work_left(made),
-        **_bytes(metrics, network.layout.size),
-        **_encryption(plan),
-        "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
-        "verified": verified,
-        "plan": plan.to_config(),
     }
-    replace_file(out / SUMMARY_FILE, (json.dumps(summary, indent=1) + "\n").encode())
-    write_report(out / REPORT_FILE, metrics, summary, density)
-    return summary
+    return figures, density
 
 
 def _density(network: Network, state: GlobalState) -> list[LayerDensity]:

@@ -8,12 +8,14 @@ from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.local import FedSparsifyLocal
+from edge_client.sparsify.spafl import SpaFL
 from edge_client.sparsify.sparsyfed import SparsyFed
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 METHODS: dict[str, type[Sparsifier]] = {
-    method.name: method for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning, SparsyFed)
+    method.name: method
+    for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning, SpaFL, SparsyFed)
 }
 
 

@@ -112,6 +112,14 @@ class Sparsifier(ABC):
         """
         return trained, NO_VOTES
 
+    def weight(self, samples: int) -> int:
+        """What a client's values count for in the mean: by default as many as its training samples."""
+        return samples
+
+    def sizes(self, model: nn.Module, layout: Layout, state: GlobalState) -> tuple[int, int]:
+        """How many trainable positions a client's model has, and how many are left: by default those that travel."""
+        return int(layout.prunable.sum()), int((state.mask & layout.prunable).sum())
+
     @abstractmethod
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """The mask after round ``state.round``, bool[P]: a pure function, the same on every client.

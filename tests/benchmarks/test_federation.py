@@ -16,6 +16,7 @@ from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
 
 PLANS: dict[str, dict[str, Any]] = {
+    "personal weights": {"method": "spafl", "partition": "group"},
     "votes": {"method": "fedsparsify-local", "partition": "iid"},
     "filters and statistics": {
         "method": "fedsparsify-global", "granularity": "filter", "model": "tests.edge_client.networks:tabular"
@@ -39,7 +40,7 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
     state = state_after(journal.last().aggregate, journal.run, plan.rounds, kit, plan, clear.network)
     assert clear.state.vector.tobytes() == state.vector.tobytes()
     assert clear.state.mask.tolist() == state.mask.tolist()
-    assert not state.mask.all()
+    assert state.mask.all() == (name == "personal weights")
 
     lines = run["lines"]
     assert [step.uplink for step in steps] == [line["uplink_bytes"] for line in lines]
