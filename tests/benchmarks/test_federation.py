@@ -17,6 +17,7 @@ from tests.edge_client.federation import tiny_plan
 
 PLANS: dict[str, dict[str, Any]] = {
     "personal weights": {"method": "spafl", "partition": "group"},
+    "sparse from the start": {"method": "sparsyfed", "partition": "iid", "powerprop": 1.25},
     "votes": {"method": "fedsparsify-local", "partition": "iid"},
     "filters and statistics": {
         "method": "fedsparsify-global", "granularity": "filter", "model": "tests.edge_client.networks:tabular"
@@ -48,7 +49,9 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
     assert [4 * step.values for step in steps] == [line["values"] for line in lines]
     assert [step.clipped for step in steps] == [line["clipped"] for line in lines]
     np.testing.assert_allclose([step.sparsity for step in steps], [line["sparsity"] for line in lines], atol=1e-12)
-    assert [step.vote_bytes > 0 for step in steps] == ([False, True, True] if name == "votes" else [False] * 3)
+    assert [step.vote_bytes > 0 for step in steps] == {
+        "votes": [False, True, True], "sparse from the start": [True] * 3
+    }.get(name, [False] * 3)  # fmt: skip
 
     assert encrypted_run(plan, tmp_path / "run", workers=2, fresh=False) == run
     with pytest.raises(ConfigError, match="holds a run of another plan"):
