@@ -143,7 +143,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
                 allocation=allocation_,
                 layer_floor=layer_floor,
-                powerprop=powerprop or (_BETA if method == SparsyFed.name else _DEFAULT.powerprop),
+                powerprop=_powerprop(method) if powerprop is None else powerprop,
                 rounds=rounds,
                 fraction=fraction,
                 min_cohort=min_cohort,
@@ -167,6 +167,11 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
             console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False, soft_wrap=True)
             raise
         _show(console, out, summary)
+
+
+def _powerprop(method: str) -> float:
+    """The beta that a method has where none is given."""
+    return _BETA if method == SparsyFed.name else _DEFAULT.powerprop
 
 
 def _fields(more: list[str] | None) -> dict[str, Any]:

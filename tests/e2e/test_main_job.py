@@ -95,8 +95,9 @@ def test_a_run_is_never_overwritten(main_job: FinishedRun) -> None:
     assert "already holds a run: go on with --resume, or choose another --out" in again.stderr
 
 
-def test_resuming_with_other_settings_is_refused(main_job: FinishedRun) -> None:
-    again = pruneseal("run", "--out", main_job.out, "--resume", "--bits", "12")
+@pytest.mark.parametrize("options", [("--bits", "12"), ("--set", "bits=12")])
+def test_resuming_with_other_settings_is_refused(main_job: FinishedRun, options: tuple[str, str]) -> None:
+    again = pruneseal("run", "--out", main_job.out, "--resume", *options)
     assert again.returncode == 1
     assert "began with --bits 16, not 12" in again.stderr
 
