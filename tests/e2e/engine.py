@@ -58,6 +58,7 @@ class Site:
         self.folder = folder
         self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "pruneseal-test", "PYTHONPATH": str(folder)}
         self.seconds: dict[str, float] = {}
+        self._containers: dict[str, str] = {}
 
     def shell(self, text: str, timeout: float = 600, *, check: bool = True) -> str:
         """Run a block of commands; what it prints."""
@@ -80,8 +81,10 @@ class Site:
         return self.shell(" ".join([*COMPOSE, *arguments]), check=check)
 
     def container(self, service: str) -> str:
-        """The id of a service's container."""
-        return self.compose("ps", "-q", service).strip()
+        """The id of a service's container; a restart does not change it."""
+        if service not in self._containers:
+            self._containers[service] = self.compose("ps", "-q", service).strip()
+        return self._containers[service]
 
     def inside(self, service: str, script: str, *arguments: str, user: str = "49999", given: bytes = b"") -> str:
         """Run a Python script in a service's container."""

@@ -23,7 +23,7 @@ from fleet.certificates import write_node_key
 from tests.e2e.engine import SEARCH, Site, available, checkout, commands, found
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
-ROUNDS, CLIENTS = 6, 3
+ROUNDS, CLIENTS = 12, 3
 SECTION = "Everything on one machine"
 HOLDERS = ("superlink", "ingress", "app", "service", "nodes")
 
@@ -77,16 +77,18 @@ def hurt(story: Story) -> None:
     """Let things happen to a run, each in another round."""
     site = story.site
 
-    def rounds() -> int:
-        return len(site.records())
+    def wait_for_rounds(more: int, after: str) -> None:
+        wanted = len(site.records()) + more
+        assert wanted <= ROUNDS, f"the run is over before anything could happen {after}"
+        site.wait(f"a round {after}", lambda: len(site.records()) >= wanted, 400)
 
-    site.wait("round 1", lambda: rounds() >= 1, 400)
+    wait_for_rounds(1, "at all")
     look_at_traffic(story)
+    site.kill("trainer-2")
     forms = "\n".join(form.hex() for form in secret_forms(site)).encode()
     for service in HOLDERS:
         story.memory[service] = site.inside(service, SEARCH, user="0", given=forms)
-    site.kill("trainer-2")
-    site.wait("the round after a client was killed", lambda: rounds() >= 2, 400)
+    wait_for_rounds(1, "after a client was killed")
     look_at_traffic(story)
     app = "import os\n" + "\n".join(
         (
@@ -95,11 +97,10 @@ def hurt(story: Story) -> None:
         )
     )
     site.inside("app", app)
-    site.wait("the round after the app was killed", lambda: rounds() >= 3, 400)
+    wait_for_rounds(1, "after the app was killed")
     site.kill("superlink")
-    site.wait("the round after the SuperLink was killed", lambda: rounds() >= 4, 400)
-    node = site.container("supernode-1")
-    network = "pruneseal-test_outer"
+    wait_for_rounds(1, "after the SuperLink was killed")
+    node, network = site.container("supernode-1"), "pruneseal-test_outer"
     subprocess.run(["docker", "network", "disconnect", network, node], check=True)
     time.sleep(30)
     subprocess.run(["docker", "network", "connect", network, node], check=True)
