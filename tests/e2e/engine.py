@@ -93,6 +93,11 @@ class Site:
         assert done.returncode == 0, done.stderr[-3000:]
         return done.stdout
 
+    def processes(self, service: str) -> str:
+        """The commands of a container's processes."""
+        command = ["docker", "top", self.container(service), "-eo", "pid,args"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
     def memory(self, service: str, needles: Iterable[bytes]) -> tuple[int, list[str]]:
         """Search environment and memory of a container's processes: how many bytes were read, and where a needle is."""
         command = ["docker", "top", self.container(service), "-eo", "pid"]
@@ -145,7 +150,7 @@ class Site:
         end = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs()[-6000:]}"
-            time.sleep(1)
+            time.sleep(0.5)
 
 
 def _pieces(process: Path) -> Iterator[tuple[str, bytes]]:

@@ -23,7 +23,7 @@ from fleet.certificates import write_node_key
 from tests.e2e.engine import Site, available, checkout, commands, found
 
 pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
-ROUNDS, CLIENTS = 12, 3
+ROUNDS, CLIENTS = 20, 3
 SECTION = "Everything on one machine"
 HOLDERS = ("superlink", "ingress", "app", "service", "nodes")
 
@@ -84,6 +84,7 @@ def hurt(story: Story) -> None:
 
     wait_for_rounds(1, "at all")
     look_at_traffic(story)
+    site.wait("training", lambda: "edge_client.bundle" in site.processes("trainer-2"), 60)
     site.kill("trainer-2")
     for service in HOLDERS:
         story.memory[service] = site.memory(service, secret_forms(site))
@@ -95,6 +96,7 @@ def hurt(story: Story) -> None:
             "    if b'flwr-serverapp' in open(f'/proc/{pid}/cmdline', 'rb').read(): os.kill(int(pid), 9)",
         )
     )
+    site.wait("the app", lambda: "flwr-serverapp" in site.processes("app"), 60)
     site.inside("app", app)
     wait_for_rounds(1, "after the app was killed")
     site.kill("superlink")
