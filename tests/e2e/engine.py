@@ -58,6 +58,7 @@ class Site:
         self.folder = folder
         self.environment = {**os.environ, "COMPOSE_PROJECT_NAME": "pruneseal-test", "PYTHONPATH": str(folder)}
         self.seconds: dict[str, float] = {}
+        self._containers: dict[str, str] = {}
 
     def shell(self, text: str, timeout: float = 600, *, check: bool = True) -> str:
         """Run a block of commands; what it prints."""
@@ -80,18 +81,34 @@ class Site:
         return self.shell(" ".join([*COMPOSE, *arguments]), check=check)
 
     def container(self, service: str) -> str:
-        """The id of a service's container."""
-        return self.compose("ps", "-q", service).strip()
+        """The id of a service's container; a restart does not change it."""
+        if service not in self._containers:
+            self._containers[service] = self.compose("ps", "-q", service).strip()
+        return self._containers[service]
 
-    def inside(self, service: str, script: str, *arguments: str, user: str = "49999", given: bytes = b"") -> str:
-        """Run a Python script in a service's container."""
-        privileged = ["--privileged"] if user == "0" else []
-        command = ["docker", "exec", "-i", *privileged, "-u", user, self.container(service)]
-        done = subprocess.run(
-            [*command, "python3", "-c", script, *arguments], input=given, capture_output=True, timeout=120, check=False
-        )
-        assert done.returncode == 0, done.stderr.decode()[-3000:]
-        return done.stdout.decode()
+    def inside(self, service: str, script: str) -> str:
+        """Run a Python script in a service's container, as its user."""
+        command = ["docker", "exec", self.container(service), "python3", "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    def processes(self, service: str) -> str:
+        """The commands of a container's processes."""
+        command = ["docker", "top", self.container(service), "-eo", "pid,args"]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout
+
+    def memory(self, service: str, needles: Iterable[bytes]) -> tuple[int, list[str]]:
+        """Search environment and memory of a container's processes: how many bytes were read, and where a needle is."""
+        command = ["docker", "top", self.container(service), "-eo", "pid"]
+        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+        wanted, read, places = list(needles), 0, []
+        for pid in listed.split()[1:]:
+            for where, piece in _pieces(Path("/proc") / pid):
+                read += len(piece)
+                if any(needle in piece for needle in wanted):
+                    places.append(where)
+        return read, places
 
     def files(self, service: str, path: str) -> dict[str, bytes]:
         """The files under a path in a container, volumes included."""
@@ -133,46 +150,34 @@ class Site:
         end = time.monotonic() + seconds
         while not ready():
             assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs()[-6000:]}"
-            time.sleep(1)
+            time.sleep(0.5)
 
 
-SEARCH = """
-import os, re, sys
-needles = [bytes.fromhex(line) for line in sys.stdin.read().split()]
-print(len(needles), "needles")
-pattern = re.compile(b"|".join(map(re.escape, needles)))
-for pid in filter(str.isdigit, os.listdir("/proc")):
-    if int(pid) == os.getpid():
-        continue
+def _pieces(process: Path) -> Iterator[tuple[str, bytes]]:
+    """The environment of a process, and its readable memory in pieces that overlap."""
     try:
-        environment = open(f"/proc/{pid}/environ", "rb").read()
-        maps, memory = open(f"/proc/{pid}/maps").read(), open(f"/proc/{pid}/mem", "rb", 0)
+        yield f"environment of {process}", (process / "environ").read_bytes()
+        maps = (process / "maps").read_text().splitlines()
+        memory = (process / "mem").open("rb", 0)
     except OSError:
-        continue
-    if pattern.search(environment):
-        print("environment of", pid)
-    looked = 0
-    for line in maps.splitlines():
-        span, mode = line.split()[:2]
-        if "r" not in mode or line.endswith(("[vvar]", "[vsyscall]")):
-            continue
-        begin, end = (int(x, 16) for x in span.split("-"))
-        tail = b""
-        while begin < end:
-            try:
-                memory.seek(begin)
-                piece = memory.read(min(end - begin, 1 << 24))
-            except OSError:
-                break
-            if not piece:
-                break
-            looked += len(piece)
-            if pattern.search(tail + piece):
-                print("memory of", pid)
-            tail, begin = piece[-256:], begin + len(piece)
-    print("looked", pid, looked)
-"""
-"""Searches the environment and memory of all processes of a container; run it there as root."""
+        return  # it has ended
+    with memory:
+        for line in maps:
+            span, mode = line.split()[:2]
+            if "r" not in mode or line.endswith(("[vvar]", "[vvar_vclock]", "[vsyscall]")):
+                continue
+            at, end = (int(number, 16) for number in span.split("-"))
+            tail = b""
+            while at < end:
+                try:
+                    memory.seek(at)
+                    piece = memory.read(min(end - at, 1 << 24))
+                except (OSError, ValueError):
+                    break  # a page that is reserved and not there
+                if not piece:
+                    break
+                yield f"memory of {process}", tail + piece
+                tail, at = piece[-256:], at + len(piece)
 
 
 def found(data: Iterable[tuple[str, bytes]], needles: Iterable[bytes]) -> Iterator[str]:

@@ -247,7 +247,7 @@ def test_a_site_file_that_is_absent_is_named(tmp_path: Path) -> None:
 def test_the_site_file_of_the_one_machine_federation_is_one() -> None:
     site = read_site(ROOT / "docker" / "site.toml")
     assert [client.name for client in site.clients] == ["client-0", "client-1", "client-2"]
-    assert site.plan.rounds == 6
+    assert site.plan.rounds == 20
 
 
 def test_neither_out_nor_check_is_an_error_that_says_so() -> None:
