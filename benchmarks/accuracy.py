@@ -27,7 +27,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import CLEAR_ONLY, NO_TARGET, Cell
+from benchmarks.cells import NO_TARGET, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.machine import machine, versions
 from benchmarks.tasks import TASKS
@@ -46,7 +46,7 @@ HEADLINE: Final = (
     ("fedsparsify-global", 0.95, "iid"),
     ("fedsparsify-local", 0.95, "iid"),
     ("sparsyfed", 0.95, "dirichlet:0.1"),
-    ("top-k", 0.95, "dirichlet:0.1"),
+    ("topk", 0.95, "dirichlet:0.1"),
     ("spafl", 0.0, "iid"),
 )
 """Method, sparsity and division of the cells that are run with three seeds, before all others."""
@@ -204,8 +204,6 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
         given.seeds, given.sparsities, given.partitions or task.partitions, methods
     ):
         target = 0.0 if method in NO_TARGET else sparsity
-        if given.encrypted and method in CLEAR_ONLY:
-            continue
         chosen.append(Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted))
     return tuple(dict.fromkeys(chosen))
 
