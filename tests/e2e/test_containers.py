@@ -210,10 +210,11 @@ def test_the_opened_model_is_served(story: Story) -> None:
     with urlopen(request, timeout=30) as answer:  # noqa: S310
         (output,) = json.load(answer)["outputs"]
     logits = np.array(output["data"], np.float32).reshape(output["shape"])
-    path = story.site.folder / "models" / "digits" / "model.onnx"
+    folder = story.site.folder / "models" / "digits"
+    path = folder / json.loads((folder / "export.json").read_text())["recommended"]
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     np.testing.assert_allclose(logits, session.run(None, {"input": rows})[0], rtol=1e-4, atol=1e-5)
-    summary = json.loads((path.parent / "summary.json").read_text())
+    summary = json.loads((story.site.folder / "opened" / "summary.json").read_text())
     assert summary["accuracy"] > 0.8
     assert summary["sparsity"] >= 0.8
 
