@@ -36,7 +36,7 @@ def uses(model: nn.Module, input_shape: tuple[int, ...]) -> dict[str, int]:
     try:
         model.eval()
         with torch.no_grad():
-            model(torch.zeros(1, *input_shape))
+            model(torch.zeros(1, *input_shape, dtype=next((p.dtype for p in model.parameters()), None)))
     except (RuntimeError, ValueError, IndexError) as error:
         raise ConfigError(f"the model cannot take a batch of inputs of shape {input_shape}: {error}") from error
     finally:

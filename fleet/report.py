@@ -148,7 +148,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
             _card("Accuracy and sparsity", "the averaged model by round", _quality(metrics)),
             _card("Uplink", "cumulative, beside plaintext dense float32 FedAvg", _uplink(metrics, dense)),
             _card("Density by tensor", tensors, _bars(bars), "wide"),
-            _card("Density by round", "share of each tensor that is left", _densities(metrics, bars), "wide"),
+            *_densities(metrics, bars),
             _card("Time and cohort", "seconds by phase and clients, by round", _time(metrics), "wide"),
         )
     page = f"""<!DOCTYPE html>
@@ -302,21 +302,21 @@ def _bars(tensors: Sequence[LayerDensity]) -> Figure:
     return figure
 
 
-def _densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> Figure:
-    """A curve for each of the largest tensors, where the run has its density by round."""
+def _densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> tuple[str, ...]:
+    """A card with a curve for each of the largest tensors, where the run has their density by round."""
+    measured = [m for m in metrics if "layer_density" in m]
+    shown = [t.name for t in tensors if any(t.name in m["layer_density"] for m in measured)][: len(_SERIES)]
+    if not shown:
+        return ()
     figure = Figure((10.8, 2.6), layout="constrained")
     axes = figure.subplots()
-    shown = [t.name for t in tensors if any(t.name in m.get("layer_density", {}) for m in metrics)][: len(_SERIES)]
     for name, ink in zip(shown, _SERIES, strict=False):
-        points = [(m["round"], m["layer_density"][name]) for m in metrics if name in m.get("layer_density", {})]
+        points = [(m["round"], m["layer_density"][name]) for m in measured]
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink, label=name)
-    if shown:
-        axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=5, handlelength=0.8)
-    else:
-        axes.set_title("not measured")
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_SERIES), handlelength=0.8)
     axes.set_ylim(0, 1.05)
     _by_round(axes, metrics[-1]["round"])
-    return figure
+    return (_card("Density by round", "the share that is left of the largest tensors", figure, "wide"),)
 
 
 def _time(metrics: Rounds) -> Figure:
