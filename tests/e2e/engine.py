@@ -182,7 +182,7 @@ def _pieces(process: Path) -> Iterator[tuple[str, bytes]]:
 
 def found(data: Iterable[tuple[str, bytes]], needles: Iterable[bytes]) -> Iterator[str]:
     """Where a needle lies."""
-    pattern = re.compile(b"|".join(map(re.escape, needles)))
+    wanted = list(needles)
     for name, content in data:
-        if pattern.search(content):
+        if any(needle in content for needle in wanted):
             yield name
