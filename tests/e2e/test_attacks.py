@@ -33,7 +33,7 @@ from fleet.provision import kit_name, provision
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES = 3
 PLAN = Plan(
     sparsity=0.5,

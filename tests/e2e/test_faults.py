@@ -30,7 +30,7 @@ from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, group_members, lines
 from tests.e2e.proxy import Proxy
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES, ROUNDS = 4, 9
 PLAN = Plan(
     sparsity=0.5,
