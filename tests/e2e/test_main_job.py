@@ -111,8 +111,8 @@ def test_export_turns_the_checkpoint_into_the_same_onnx_file(main_job: FinishedR
 
 def test_the_run_ends_with_an_export_folder_whose_figures_are_in_the_summary(main_job: FinishedRun) -> None:
     folder, summary = main_job.out, main_job.summary
-    names = ["export.json", "figure.svg", "model.int8.onnx", "model.onnx", "model_card.md"]
-    assert sorted(path.name for path in folder.iterdir()) == names
+    names = {"export.json", "figure.svg", "model.int8.onnx", "model.onnx", "model_card.md"}
+    assert names <= {path.name for path in folder.iterdir()}
     assert summary["onnx_bytes"] == (folder / "model.onnx").stat().st_size
     assert summary["int8_onnx_bytes"] == (folder / "model.int8.onnx").stat().st_size
     assert summary["dense_onnx_bytes"] > 9 * summary["onnx_bytes"]
@@ -125,8 +125,8 @@ def test_the_run_ends_with_an_export_folder_whose_figures_are_in_the_summary(mai
 @pytest.mark.parametrize(
     ("name", "key", "value"),
     [
-        ("export/model.onnx", "opset", None),
-        ("export/model.int8.onnx", "opset", None),
+        ("model.onnx", "opset", None),
+        ("model.int8.onnx", "opset", None),
         ("model.safetensors", "kind", "checkpoint"),
         ("rounds/round-000040/aggregate.bin", "kind", "aggregate"),
     ],
