@@ -14,7 +14,9 @@ VOTING = ("fedsparsify-local", "sparsyfed", "snip")
 @pytest.fixture(scope="module", params=[name for name in METHODS if name != "fedsparsify-global"])
 def short(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
     """Four rounds of a method; `fedsparsify-global` has the main job."""
-    return finished(tmp_path_factory.mktemp(request.param) / "run", "--method", request.param, *SHORT)
+    name = str(request.param)
+    more = ("--learning-rate", "0.5") if name == "topk" else ()  # with small steps nothing grows back in four rounds
+    return finished(tmp_path_factory.mktemp(name) / "run", "--method", name, *SHORT, *more)
 
 
 def test_every_sum_is_exact_and_the_target_is_reached(short: FinishedRun) -> None:
