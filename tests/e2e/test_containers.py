@@ -157,7 +157,7 @@ def test_what_the_server_holds_contains_no_mask(story: Story) -> None:
     kept = np.concatenate([tensors[name].ravel() != 0 for name in sorted(tensors)])
     needles = set()
     for order in ("big", "little"):
-        packed = np.packbits(kept, bitorder=order).tobytes()  # type: ignore[arg-type]
+        packed = np.packbits(kept, bitorder=order).tobytes()
         windows = {packed[at : at + 16] for at in range(0, len(packed) - 16, 16)}
         needles |= {window for window in windows if len(set(window)) >= 8}
     assert len(needles) > 50
