@@ -5,7 +5,7 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/digits
 
-.PHONY: run test lint setup clean
+.PHONY: run test test-deployment lint setup clean
 
 run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
@@ -14,9 +14,13 @@ run: setup
 KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provision.py,fleet/verify.py
 
 test: setup lint
-	$(BIN)/python -m pytest --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not deployment" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='$(KEYED)' --fail-under=100
+
+# A whole deployment of real processes and containers, its faults and its attacks: minutes of waiting for deadlines.
+test-deployment: setup
+	$(BIN)/python -m pytest -m deployment $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

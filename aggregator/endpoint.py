@@ -26,27 +26,37 @@ from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
 
 _log = logging.getLogger("pruneseal.aggregator")
-_SPARE_BYTES = 64_000_000
+SPARE_BYTES = 64_000_000
+"""The free space below which no run is started."""
 _LAST_ROUNDS = 20
 
 
-def hindrances(settings: Settings) -> list[str]:
-    """What keeps the aggregator from working, each with what to do; empty where it is ready."""
+def shortages(settings: Settings) -> list[str]:
+    """What the aggregator lacks before it can run, each with what to do; empty where it lacks nothing."""
     found = []
     try:
         load_roster(settings.roster)
-        status = read_status(settings.state)
-        if status is not None and status.state == FAILED:
-            found.append(f"the run has failed: {status.error}")
     except PruneSealError as error:
         found.append(str(error))
     try:
         settings.state.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(settings.state).free
-        if free < _SPARE_BYTES:
+        if free < SPARE_BYTES:
             found.append(f"{free // 1_000_000} MB are free on the disk of {settings.state}: make space")
     except OSError as error:
         found.append(f"{settings.state} cannot be used: {error.strerror}")
+    return found
+
+
+def hindrances(settings: Settings) -> list[str]:
+    """What keeps the aggregator from working, each with what to do; empty where it is ready."""
+    found = shortages(settings)
+    try:
+        status = read_status(settings.state)
+        if status is not None and status.state == FAILED:
+            found.append(f"the run has failed: {status.error}")
+    except PruneSealError as error:
+        found.append(str(error))
     return found
 
 
@@ -92,7 +102,7 @@ def endpoint(host: str, port: int, settings: Settings, trouble: Callable[[], lis
         if path == "/live":
             return HTTPStatus.OK, "text/plain", b"alive\n"
         if path == "/ready":
-            wrong = [*hindrances(settings), *trouble()]
+            wrong = list(dict.fromkeys([*hindrances(settings), *trouble()]))
             code = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
             return code, "text/plain; charset=utf-8", ("\n".join(wrong or ["ready"]) + "\n").encode()
         if path == "/status":

@@ -1,6 +1,7 @@
 """Logs for machines: one JSON object a line, each with the run, and with the round where there is one.
 
-They go to standard error, and to ``log.jsonl`` in the run's folder, where `pruneseal status` finds them.
+They go to ``log.jsonl`` in the run's folder, from where the service repeats them on its own standard error: Flower
+keeps what an app itself prints. They go to the app's standard error as well, which `flwr log` shows.
 """
 
 import json
@@ -78,6 +79,30 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
             handler.close()
 
 
+class Tail:
+    """The lines of a file that are new since the last look.
+
+    Args:
+        path: The file; what is in it already is not new.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._at = path.stat().st_size if path.exists() else 0
+
+    def new(self) -> list[str]:
+        """Whole new lines; a file that was replaced by a shorter one is read from its beginning."""
+        if not self._path.exists():
+            return []
+        if self._path.stat().st_size < self._at:
+            self._at = 0
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            whole, newline, _ = file.read().rpartition(b"\n")
+        self._at += len(whole) + len(newline)
+        return whole.decode().splitlines() if newline else []
+
+
 class LogObserver:
     """Tells the log."""
 
@@ -103,10 +128,11 @@ class LogObserver:
         """Warning: a node that answered with an error."""
         _log.warning("round %d: %s", round_, reason, extra=_fields("failed", round_, node=node, reason=reason))
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         """Info: a sum is complete."""
         more = _fields("summed", round_, attempt=attempt, clients=len(cohort.members), bytes=len(aggregate))
         _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members), extra=more)
+        return {}
 
     def round_done(self, record: Record) -> None:
         """Info: a round's metrics."""

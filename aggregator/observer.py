@@ -23,8 +23,12 @@ class Observer(Protocol):
     def failed(self, round_: int, node: int, reason: str) -> None:
         """A node, or Flower in its place, has answered with an error."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
-        """A cohort's sum is complete, and about to be written."""
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+        """A cohort's sum is complete, and about to be written.
+
+        Returns:
+            Figures for the round's line of metrics, from an observer that can open the sum. An aggregator cannot: none.
+        """
 
     def round_done(self, record: Record) -> None:
         """A round's metrics are complete."""

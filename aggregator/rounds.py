@@ -13,6 +13,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil, isfinite
+from statistics import median_low
 
 import numpy as np
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
@@ -28,7 +29,7 @@ from protocol.cohort import Cohort, gather_cohort, successor_sizes
 from protocol.errors import AgreementError, MalformedMessage, PeerError, QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.wire import encode_aggregate
+from protocol.wire import contribution_length, encode_aggregate
 
 _WAIT_SECONDS = 0.5
 _SAMPLING, _SURVIVORS = 0x53414D50, 0x53555256
@@ -54,6 +55,8 @@ class _Tally:
     uplink: int = 0
     downlink: int = 0
     values: int = 0
+    value_bytes: int = 0
+    vote_bytes: int = 0
     clipped: int = 0
     cohorts: list[frozenset[int]] = field(default_factory=list)
     refused: Counter[str] = field(default_factory=Counter)
@@ -124,11 +127,13 @@ class Run:
             "loss": sum(loss * samples for loss, samples in losses) / cohort.samples,
             "clipped": tally.clipped,
             "values": tally.values,
+            "value_bytes": tally.value_bytes,
+            "vote_bytes": tally.vote_bytes,
             "uplink_bytes": tally.uplink,
             "downlink_bytes": tally.downlink,
             "seconds": {**tally.seconds, "other": time.monotonic() - start - sum(tally.seconds.values())},
         }
-        self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
+        record.update(self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate))
         self._journal.save(self._aggregate, record)
         self._unpublished = record
 
@@ -205,6 +210,9 @@ class Run:
                     total.add(contribution)
                     tally.seconds["add"] += time.monotonic() - adding
                     tally.values += contribution.values
+                    bare = contribution_length(contribution.values, 0, len(contribution.sealed), self._plan.parameters)
+                    tally.value_bytes += bare
+                    tally.vote_bytes += len(answer.frame) - bare
                     clipped += int(answer.metrics.get("clipped", 0))
                     answered.append(node)
                     self._observer.phase(tally.round, "contribute", len(answered), len(members))
@@ -241,8 +249,9 @@ class Run:
         record["uplink_bytes"] += uplink
         record["downlink_bytes"] += downlink
         totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
-        sizes = Counter((a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers)
-        parameters, kept = sizes.most_common(1)[0][0]
+        # The middle one: a lying client cannot move it far, and clients may differ where each has a model of its own.
+        sizes = [(a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers]
+        parameters, kept = median_low(sizes)
         tested = totals["tested"]
         record["accuracy"] = totals["correct"] / tested if tested else None
         record["test_loss"] = totals["test-loss"] / tested if tested else None

@@ -3,6 +3,7 @@
 It serves the endpoint (:mod:`aggregator.endpoint`) and keeps the run going: Flower starts an app once and forgets it
 when its process dies, so this process submits the app to the SuperLink, watches whether some process holds the run's
 lock, and submits it again where none does and the run is neither finished nor failed. The app resumes from the journal.
+While the disk is full it waits. It repeats the log of the run on standard error.
 An error that an operator must look at is not tried again; starting the service anew tries again.
 
 From the environment, besides the aggregator's own settings: ``PRUNESEAL_METRICS``, the address of the endpoint
@@ -34,9 +35,9 @@ from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
 from flwr.supercore.control import ControlHttpClient
 from flwr.supercore.fab import Fab
 
-from aggregator.endpoint import endpoint
+from aggregator.endpoint import endpoint, shortages
 from aggregator.journal import is_held, read_records
-from aggregator.logs import JsonFormatter
+from aggregator.logs import LOG_FILE, JsonFormatter, Tail
 from aggregator.settings import Settings, read_settings
 from aggregator.status import FAILED, FINISHED, read_status
 from protocol.errors import ConfigError, PruneSealError
@@ -113,11 +114,18 @@ class Supervisor:
     Args:
         folder: The run's folder.
         flower: Submits and stops.
+        lacking: What is missing for a start, in words.
         clock: Seconds that never run backwards.
     """
 
-    def __init__(self, folder: Path, flower: Flower, clock: Callable[[], float] = time.monotonic) -> None:
-        self._folder, self._flower, self._clock = folder, flower, clock
+    def __init__(
+        self,
+        folder: Path,
+        flower: Flower,
+        lacking: Callable[[], list[str]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._folder, self._flower, self._lacking, self._clock = folder, flower, lacking, clock
         self._fresh = True  # a service that begins tries again what had failed
         self._flower_run = ""
         self._starting: tuple[float, int] | None = None  # until when the app may take to come, and its starts before
@@ -136,10 +144,15 @@ class Supervisor:
             return
         if self._starting is not None:
             until, before = self._starting
-            if starts == before and self._clock() < until:
+            if starts == before and self._clock() < until and not self._lacking():
                 return
             self._fresh, self._starting = starts == before, None
         if (state == FAILED and not self._fresh) or self._clock() < self._earliest:
+            return
+        if wrong := self._lacking():  # a full disk, for one: the app would only fail again
+            if wrong != self.trouble:
+                _log.error("the run waits: %s", "; ".join(wrong))
+            self.trouble = wrong
             return
         self._submit(starts)
 
@@ -205,10 +218,13 @@ def serve(settings: Settings, flower: Flower | None, host: str, port: int, stop:
         port: Its port.
         stop: Ends it.
     """
-    supervisor = Supervisor(settings.state, flower) if flower is not None else None
+    supervisor = Supervisor(settings.state, flower, lambda: shortages(settings)) if flower is not None else None
+    log = Tail(settings.state / LOG_FILE)
     with endpoint(host, port, settings, lambda: supervisor.trouble if supervisor else []) as bound:
         _log.info("listening on %s:%d", host, bound)
         while not stop.wait(_TICK_SECONDS):
+            for line in log.new():
+                sys.stderr.write(f"{line}\n")
             if supervisor is not None:
                 try:
                     supervisor.tick()

@@ -17,14 +17,14 @@ from typing import Any, Final, Self
 from aggregator.journal import Journal, Record
 from aggregator.logs import LogObserver
 from protocol.cohort import Cohort
-from protocol.errors import CheckpointError, PeerError, PruneSealError
+from protocol.errors import CheckpointError, PeerError, PruneSealError, StorageError
 from protocol.files import replace_file
 from protocol.plan import Plan
 from protocol.roster import Roster
 
 STATUS_FILE: Final = "status.json"
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
-"""Under way; at its end; ended by an error that an operator must look at; ended by a signal or a crash of the app."""
+"""Under way; at its end; ended by an error that an operator must look at; ended by a signal, a full disk or a fault."""
 _VERSION = 1
 _PROBLEMS = 50
 _WRITE_SECONDS = 1.0
@@ -127,13 +127,14 @@ class StatusWriter:
         if error is None:
             self._write(state=FINISHED)
             _log.info("the run is finished", extra={"fields": {"event": "finished"}})
-        elif isinstance(error, PruneSealError):
+        elif isinstance(error, PruneSealError) and not isinstance(error, StorageError):
             self._write(state=FAILED, error=f"{type(error).__name__}: {error}")
             _log.error("%s", error, extra={"fields": {"event": "failed", "reason": type(error).__name__}})
         else:
             self._write(state=STOPPED, error=f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "")
-            text = "the run is stopped and can be resumed"
-            _log.error(text, extra={"fields": {"event": "stopped"}}, exc_info=isinstance(error, Exception))
+            text = str(error) if isinstance(error, StorageError) else "the run is stopped and can be resumed"
+            unexpected = isinstance(error, Exception) and not isinstance(error, StorageError)
+            _log.error("%s", text, extra={"fields": {"event": "stopped"}}, exc_info=unexpected)
 
     # --- what an observer is told ----------------------------------------------------------------
 
@@ -165,12 +166,12 @@ class StatusWriter:
         self._status.failed += 1
         self._problem(round_, node, "error", reason)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         """Note whose contributions are in the sum."""
-        self._told.summed(round_, attempt, cohort, aggregate)
         for member in cohort.members:
             name = self._roster.nodes[member.node].name
             self._status.nodes.setdefault(name, {"online": True}).update(round=round_, seen=time.time())
+        return self._told.summed(round_, attempt, cohort, aggregate)
 
     def round_done(self, record: Record) -> None:
         """Tell the log; the figures are in ``metrics.jsonl``."""

@@ -27,10 +27,11 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import CLEAR_ONLY, NO_TARGET, Cell
+from benchmarks.cells import NO_TARGET, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.machine import machine, versions
 from benchmarks.tasks import TASKS
+from edge_client import models
 from edge_client.sparsify import METHODS
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
@@ -45,7 +46,7 @@ HEADLINE: Final = (
     ("fedsparsify-global", 0.95, "iid"),
     ("fedsparsify-local", 0.95, "iid"),
     ("sparsyfed", 0.95, "dirichlet:0.1"),
-    ("top-k", 0.95, "dirichlet:0.1"),
+    ("topk", 0.95, "dirichlet:0.1"),
     ("spafl", 0.0, "iid"),
 )
 """Method, sparsity and division of the cells that are run with three seeds, before all others."""
@@ -118,10 +119,12 @@ def _clear(plan: Plan, name: str) -> dict[str, Any]:
         curves["values"].append(step.values)
         if round_ % 5 == 0 or round_ == plan.rounds:
             print(f"{name}, round {round_}: {curves['accuracy'][-1]:.4f} at {step.sparsity:.4f}", flush=True)
-    found: dict[str, Any] = {**curves, "parameters": int(federation.network.layout.prunable.sum())}
+    found: dict[str, Any] = dict(curves)
     if federation.network.method.personal(federation.network.model):
         found["own_accuracy"] = federation.own_accuracy()
-    return found | {"dense_uplink": plan.rounds * federation.clients * federation.network.layout.size * 4}
+    plain = models.build(plan.model, federation.data.input_shape, federation.data.classes).state_dict()
+    size = sum(tensor.numel() for tensor in plain.values() if tensor.is_floating_point())
+    return found | {"dense_uplink": plan.rounds * federation.clients * size * 4}
 
 
 def _encrypted(plan: Plan, folder: Path) -> dict[str, Any]:
@@ -131,7 +134,6 @@ def _encrypted(plan: Plan, folder: Path) -> dict[str, Any]:
         "accuracy": [line["accuracy"] for line in lines],
         "sparsity": [line["sparsity"] for line in lines],
         "uplink": [line["uplink_bytes"] for line in lines],
-        "parameters": summary["parameters"],
         "verified": summary["verified"],
         "dense_uplink": summary["dense_fedavg_uplink_bytes"],
     }
@@ -202,8 +204,6 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
         given.seeds, given.sparsities, given.partitions or task.partitions, methods
     ):
         target = 0.0 if method in NO_TARGET else sparsity
-        if given.encrypted and method in CLEAR_ONLY:
-            continue
         chosen.append(Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted))
     return tuple(dict.fromkeys(chosen))
 

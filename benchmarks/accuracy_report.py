@@ -94,7 +94,7 @@ def checks(found: Mapping[Key, Group]) -> list[dict[str, Any]]:
         text = "points that the better FedSparsify at 0.95 ends below dense FedAvg (IID)"
         made.append((text, gap, f"<= {LARGEST_GAP}", gap <= LARGEST_GAP))
     sparsyfed, top_k = (
-        found.get(("fashion", "dirichlet:0.1", method, 0.95, False)) for method in ("sparsyfed", "top-k")
+        found.get(("fashion", "dirichlet:0.1", method, 0.95, False)) for method in ("sparsyfed", "topk")
     )
     if sparsyfed is not None and top_k is not None:
         lead = 100 * (sparsyfed.mean - top_k.mean)

@@ -4,16 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from benchmarks.baselines import TopK
 from benchmarks.tasks import TASKS
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {"sparsyfed": {"powerprop": 1.25}}
 """What a method's paper adds to the settings of the task."""
-
-CLEAR_ONLY: Final = frozenset({TopK.name})
-"""Baselines that the product does not have."""
 
 NO_TARGET: Final = frozenset({"fedavg", "spafl"})
 """Methods for which the plan's sparsity means nothing."""

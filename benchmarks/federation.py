@@ -111,15 +111,15 @@ class Clear:
         plan, layout, state = self.plan, self.network.layout, self.state
         terms = terms_of(state, layout)
         step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
-        total = sum(len(rows) for rows in self.parts)
+        weights = [self.network.method.weight(len(rows)) for rows in self.parts]
         values, votes, clipped = np.zeros(len(terms.support), np.int64), np.zeros(0, np.int64), 0
-        for node, rows in enumerate(self.parts):
+        for node, weight in enumerate(weights):
             self.enter(node)
             given, elected = submission(plan, self.network, self.share(node), state, node)
             self._leave(node)
             dither = dither_of(plan, state.round + 1, 1, node, len(terms.support))
             kept = gather(given, terms.support)
-            integers, cut = quantise(kept, step, Share(len(rows), total), plan.parameters.grid, dither)
+            integers, cut = quantise(kept, step, Share(weight, sum(weights)), plan.parameters.grid, dither)
             values += integers
             votes = _added(votes, elected[terms.support.positions] if elected.size else elected)
             clipped += cut
@@ -127,24 +127,25 @@ class Clear:
             Sum(terms, self.clients, values, votes), state.round + 1, plan, layout, self.network.method
         )
         uplink, vote_bytes = self._bytes(values.size, votes.size, len(encode_terms(terms)) + _SIV_TAG)
-        kept_share = float((self.state.mask & layout.prunable).sum()) / float(layout.prunable.sum())
-        return Step(self.score(), 1 - kept_share, values.size, vote_bytes, uplink, clipped)
+        score, sparsity = self.score()
+        return Step(score, sparsity, values.size, vote_bytes, uplink, clipped)
 
-    def score(self) -> Score:
-        """Of the global model on all test rows; where clients keep tensors of their own, of each on its part."""
+    def score(self) -> tuple[Score, float]:
+        """Of the global model on all test rows, or of each client's own on its part of them; and the share of zeros."""
         network, data = self.network, self.data
-        if not network.method.personal(network.model):
-            insert(network.model, network.method, network.layout, self.state.vector)
-            return evaluate(network.model, data.test_x.copy(), data.test_y.copy())
-        scores = []
-        for node in range(self.clients):
+        alone = bool(network.method.personal(network.model))
+        scores, parameters, kept = [], 0, 0
+        for node in range(self.clients if alone else 1):
             self.enter(node)
             insert(network.model, network.method, network.layout, self.state.vector)
-            share = self.share(node)
-            scores.append(evaluate(network.model, share.test_x, share.test_y))
-        return Score(
-            sum(each.correct for each in scores), sum(each.tested for each in scores), sum(each.loss for each in scores)
-        )
+            own, left = network.method.sizes(network.model, network.layout, self.state)
+            parameters, kept = parameters + own, kept + left
+            x, y = (data.test_x[node :: self.clients], data.test_y[node :: self.clients]) if alone else (
+                data.test_x, data.test_y
+            )  # fmt: skip
+            scores.append(evaluate(network.model, x.copy(), y.copy()))
+        total = Score(*(sum(getattr(each, name) for each in scores) for name in ("correct", "tested", "loss")))
+        return total, 1 - kept / parameters
 
     def own_accuracy(self) -> float:
         """The mean over clients of the accuracy on test rows mixed like the client's own classes."""

@@ -1,9 +1,9 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from time import perf_counter
 
 import numpy as np
@@ -14,7 +14,8 @@ from edge_client import data as datasets
 from edge_client import models
 from edge_client.keys import Opener, load_kit
 from edge_client.partition import partition
-from edge_client.result import leave, to_checkpoint
+from edge_client.personal import load_personal, save_personal
+from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
     Call,
     admit_cohort,
@@ -31,6 +32,7 @@ from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.state import Given, Pending, load_pending, save_pending
 from edge_client.train import evaluate, extract, gradient_at, insert, layout_of, local_update
+from edge_client.work import uses
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.layout import Layout
@@ -39,7 +41,6 @@ from protocol.wire import decode_attendance
 
 _log = logging.getLogger("pruneseal.edge_client")
 Metrics = dict[str, int | float]
-_PERSONAL_FILE = "personal.safetensors"
 
 
 @dataclass(frozen=True)
@@ -59,12 +60,14 @@ class Network:
         method: The plan's method.
         layout: The layout of the travelling tensors.
         initial: The state before round 1.
+        work: The multiply-accumulates of one sample that each position of a weight takes part in, by plain name.
     """
 
     model: nn.Module
     method: Sparsifier
     layout: Layout
     initial: GlobalState
+    work: Mapping[str, int]
 
 
 def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
@@ -76,10 +79,14 @@ def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Net
     method = sparsifier(plan)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(plan.seed)
-        model = method.wear(models.build(plan.model, input_shape, classes))
-    layout = layout_of(model, method)
+        plain = models.build(plan.model, input_shape, classes)
+    work = uses(plain, input_shape)
+    weights = {name: work[name] for name, parameter in plain.named_parameters() if parameter.dim() > 1}
+    model = method.wear(plain)
+    layout = layout_of(model, method, work)
     vector = extract(model, method, layout)
-    return Network(model, method, layout, first_state(vector, layout, method.first_mask(vector, layout)))
+    initial = first_state(vector, layout, method.first_mask(vector, layout))
+    return Network(model, method, layout, initial, weights)
 
 
 def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
@@ -132,6 +139,7 @@ class Client:
             _log.warning("%s", note)
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
+        parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
@@ -140,14 +148,16 @@ class Client:
         trained = extract(network.model, network.method, network.layout)
         gradient = partial(gradient_at, network.model, network.method, network.layout, state.vector, share, seed)
         values, votes = network.method.submit(trained, network.layout, state, gradient)
-        self._keep_personal(network, call)
-        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, len(share.y))
+        save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
+        weight = network.method.weight(len(share.y))
+        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, weight)
         metrics: Metrics = {
             "loss": loss,
             "correct": score.correct,
             "tested": score.tested,
             "test-loss": score.loss,
-            **_sparsity(state, network.layout),
+            "parameters": parameters,
+            "kept": kept,
             "seconds-open": opened - start,
             "seconds-train": perf_counter() - opened,
         }
@@ -171,17 +181,23 @@ class Client:
     def evaluate(self, call: Call, aggregate: bytes) -> Answer:
         """Open the sum of the last round and score its model; answer with the model's keyed digest.
 
-        Where the node has an output folder, the model is left there.
+        Where the node has an output folder, the model is left there; a model of its own is left in any case.
         """
         share, network = self._data()
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
-        if self._settings.out is not None:
-            whole = datasets.load(self._settings.data or self._plan.data)
-            leave(self._settings.out, to_checkpoint(network, state, call.run, self._plan, whole))
-        metrics: Metrics = {"correct": score.correct, "tested": score.tested, "test-loss": score.loss}
-        return Answer(model_digest(state, call, self._kit), {**metrics, **_sparsity(state, network.layout)})
+        parameters, kept = network.method.sizes(network.model, network.layout, state)
+        metrics: Metrics = {
+            "correct": score.correct,
+            "tested": score.tested,
+            "test-loss": score.loss,
+            "parameters": parameters,
+            "kept": kept,
+        }
+        if self._settings.out is not None or network.method.personal(network.model):
+            self._leave(network, call, 1 - kept / parameters)
+        return Answer(model_digest(state, call, self._kit), metrics)
 
     def _earlier(self, call: Call) -> Pending | None:
         """What this node has answered in the same round, if anything."""
@@ -215,27 +231,19 @@ class Client:
 
     def _load(self, network: Network, state: GlobalState, call: Call) -> None:
         """Put the state into the model, on top of the personal tensors that this run has left here."""
-        path, own = self._personal_path, network.method.personal(network.model)
-        kept = checkpoint.load(path) if own and path.exists() else None
-        if kept is not None and kept.metadata.get("run") == call.run.hex():
-            with torch.no_grad():
-                for name, array in kept.tensors.items():
-                    own[name].copy_(torch.from_numpy(array))
+        own = network.method.personal(network.model)
+        load_personal(self._settings.state, call.run, call.round, own)
         insert(network.model, network.method, network.layout, state.vector)
 
-    def _keep_personal(self, network: Network, call: Call) -> None:
-        tensors = {name: t.detach().numpy() for name, t in network.method.personal(network.model).items()}
-        if tensors:
-            self._settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-            metadata = {"method": network.method.name, "run": call.run.hex()}
-            checkpoint.save(self._personal_path, checkpoint.Checkpoint(tensors, metadata))
-            self._personal_path.chmod(0o600)
-
-    @property
-    def _personal_path(self) -> Path:
-        return self._settings.state / _PERSONAL_FILE
-
-
-def _sparsity(state: GlobalState, layout: Layout) -> Metrics:
-    """How many trainable positions there are, and how many are left."""
-    return {"parameters": int(layout.prunable.sum()), "kept": int((state.mask & layout.prunable).sum())}
+    def _leave(self, network: Network, call: Call, sparsity: float) -> None:
+        """Leave the final model: in the output folder, or, a model that nobody else has, with the node's state."""
+        settings, plan = self._settings, self._plan
+        whole = datasets.load(settings.data or plan.data)
+        made = to_checkpoint(network, call.run, call.round - 1, plan, whole, sparsity)
+        if settings.out is not None:
+            leave(settings.out, made, plan.model)
+            return
+        settings.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path = settings.state / CHECKPOINT_FILE
+        checkpoint.save(path, made)
+        path.chmod(0o600)

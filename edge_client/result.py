@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from edge_client.data import DataSet
-from edge_client.sparsify import GlobalState
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
@@ -29,40 +28,46 @@ EXPORT_COMMAND: Final = (sys.executable, "-m", "fleet.cli", "export")
 _log = logging.getLogger("pruneseal.edge_client")
 
 
-def to_checkpoint(network: "Network", state: GlobalState, run: bytes, plan: Plan, data: DataSet) -> Checkpoint:
-    """A state as a checkpoint that says where it is from.
+def to_checkpoint(
+    network: "Network", run: bytes, round_: int, plan: Plan, data: DataSet, sparsity: float
+) -> Checkpoint:
+    """The network as a checkpoint that says where it is from; what its method wears is taken off, here and for good.
 
     Args:
-        network: The plan's network, the state in its model.
-        state: The state after the last round.
+        network: The plan's network, the final state in its model.
         run: The name of the run.
-        plan: Its plan.
-        data: Gives the shape of the input and the number of classes.
+        round_: The last round.
+        plan: The run's plan.
+        data: Gives the shape of the input, the classes and how raw values become inputs.
+        sparsity: The share of zeros among the trainable parameters, in [0, 1].
     """
-    prunable = network.layout.prunable
-    sparsity = 1 - int((state.mask & prunable).sum()) / int(prunable.sum())
+    plain = network.method.shed(network.model)
     provenance = {
         "run": run.hex(),
         "plan_digest": plan.digest.hex(),
-        "round": str(state.round),
+        "round": str(round_),
         "method": plan.method,
         "model": plan.model,
         "data": plan.data,
         "input_shape": json.dumps(list(data.input_shape)),
         "classes": str(data.classes),
+        "labels": json.dumps(data.label_names),
+        "input_scale": repr(data.scale),
+        "input_shift": repr(data.shift),
+        **({} if data.raw_range is None else {"input_range": json.dumps(data.raw_range)}),
         "sparsity": f"{sparsity:.6f}",
         "pruneseal": version("pruneseal"),
     }
-    tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
-    return Checkpoint(tensors, provenance)
+    return Checkpoint({name: tensor.detach().numpy() for name, tensor in plain.state_dict().items()}, provenance)
 
 
-def leave(folder: Path, result: Checkpoint) -> "subprocess.Popen[bytes]":
+def leave(folder: Path, result: Checkpoint, model: str) -> "subprocess.Popen[bytes]":
     """Write the checkpoint and start the export of it; what the export prints is in ``export.log``.
 
     Args:
         folder: Made if it is absent; files of the same names are replaced.
         result: The final model.
+        model: The network that the plan names; this node trusts its code, for it has trained it.
 
     Raises:
         StorageError: The folder cannot be written.
@@ -71,7 +76,7 @@ def leave(folder: Path, result: Checkpoint) -> "subprocess.Popen[bytes]":
         folder.mkdir(parents=True, exist_ok=True)
         checkpoint.save(folder / CHECKPOINT_FILE, result)
         with (folder / EXPORT_LOG).open("wb") as log:
-            command = [*EXPORT_COMMAND, str(folder / CHECKPOINT_FILE), "--out", str(folder)]
+            command = [*EXPORT_COMMAND, str(folder / CHECKPOINT_FILE), "--out", str(folder), "--model", model]
             started = subprocess.Popen(  # noqa: S603  # our own command
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )

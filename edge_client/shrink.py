@@ -4,8 +4,8 @@ Law: for a mask, bool[P], and the same rows, seed and settings, training ``shrin
 ``model`` as masked training of the whole network would, up to the rounding of sums of fewer terms: weights, batch-norm
 statistics and integer buffers. Dropout draws for all channels of the whole network, so it drops the same ones.
 
-Channels are taken out only where `edge_client/structure.py` proves that they are zero in training; a network that it
-cannot read is copied as it is.
+Channels are taken out only where `edge_client/structure.py` proves that they are zero in training; a network that
+cannot be traced is copied as it is.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edge_client.structure import Cut, trace
+from edge_client.structure import DROPOUTS, Cut
+from edge_client.trace import trace
 from protocol.layout import Layout, Mask, TensorSpec, unflatten
 
 
@@ -64,7 +65,7 @@ def shrink(model: nn.Module, layout: Layout, mask: Mask) -> Shrunk:
     places: dict[str, Tensor] = {}
     for name, cut in cuts.items():
         module = small.get_submodule(name)
-        if isinstance(module, nn.Dropout | nn.Dropout1d | nn.Dropout2d | nn.Dropout3d):
+        if isinstance(module, DROPOUTS):
             small.set_submodule(name, _WideDropout(module, cut))
         else:
             places |= {f"{name}.{own}": place for own, place in _narrow(module, cut).items()}

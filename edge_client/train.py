@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from edge_client.data import Share
 from edge_client.shrink import shrink
-from edge_client.sparsify.interface import Sparsifier
+from edge_client.sparsify.interface import Sparsifier, plain_name
 from protocol.errors import ConfigError, TrainingError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten, unflatten
 from protocol.plan import Plan
@@ -38,8 +38,13 @@ class Score:
     loss: float
 
 
-def layout_of(model: nn.Module, method: Sparsifier) -> Layout:
+def layout_of(model: nn.Module, method: Sparsifier, work: Mapping[str, int] | None = None) -> Layout:
     """The layout of the tensors that travel.
+
+    Args:
+        model: What the method wears.
+        method: Says what travels.
+        work: How often the plain model uses each parameter; by default once.
 
     Raises:
         ConfigError: The model is not float32, or nothing of it can be trained.
@@ -49,7 +54,10 @@ def layout_of(model: nn.Module, method: Sparsifier) -> Layout:
     if wrong := [name for name, tensor in travelling.items() if tensor.dtype != torch.float32]:
         raise ConfigError(f"models are trained in float32, but {wrong[0]} is {travelling[wrong[0]].dtype}")
     return Layout(
-        tuple(TensorSpec(name, tuple(travelling[name].shape), name in trainable) for name in sorted(travelling))
+        tuple(
+            TensorSpec(name, tuple(travelling[name].shape), name in trainable, (work or {}).get(plain_name(name), 1))
+            for name in sorted(travelling)
+        )
     )
 
 

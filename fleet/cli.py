@@ -25,6 +25,7 @@ from fleet.bench import run as run_bench
 from fleet.inspect import describe_file
 from fleet.kits import check_kits
 from fleet.opening import open_run
+from fleet.own import CLIENTS
 from fleet.provision import plan_from_toml
 from fleet.provision import provision as make_kits
 from fleet.site import provision_site, read_site
@@ -142,7 +143,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
                 first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
                 allocation=allocation_,
                 layer_floor=layer_floor,
-                powerprop=powerprop or (_BETA if method == SparsyFed.name else _DEFAULT.powerprop),
+                powerprop=_powerprop(method) if powerprop is None else powerprop,
                 rounds=rounds,
                 fraction=fraction,
                 min_cohort=min_cohort,
@@ -166,6 +167,11 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
             console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False, soft_wrap=True)
             raise
         _show(console, out, summary)
+
+
+def _powerprop(method: str) -> float:
+    """The beta that a method has where none is given."""
+    return _BETA if method == SparsyFed.name else _DEFAULT.powerprop
 
 
 def _fields(more: list[str] | None) -> dict[str, Any]:
@@ -193,6 +199,7 @@ def _require_same(out: Path, given: dict[str, Any]) -> None:
 
 def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
     verified, work = summary["verified"], summary["multiply_accumulates_left"]
+    own = f"{CLIENTS}/node-*" if "own_models" in summary else ""
     for name, text in (
         ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
         ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
@@ -214,7 +221,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
             else f"{_size(summary['int8_onnx_bytes'], summary['dense_onnx_bytes'])}; "
             f"accuracy {summary['int8_accuracy']:.4f}; {summary['int8_speed']:.2f}x as fast as dense",
         ),
-        ("recommended", str(out / result.EXPORT_FOLDER / summary["recommended"])),
+        ("recommended", str(out / own / summary["recommended"])),
         ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",

@@ -2,11 +2,10 @@
 
 import json
 import time
-from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aggregator.journal import METRICS_FILE, is_held
-from aggregator.logs import LOG_FILE
+from aggregator.logs import LOG_FILE, Tail
 from aggregator.status import FAILED, FINISHED, read_status
 from fleet.deployment import HOST, LOG_FOLDER, Deployment
 from fleet.progress import Progress
@@ -24,17 +23,17 @@ def follow(deployment: Deployment, progress: Progress) -> None:
         DeploymentError: The run has failed, or its service cannot keep it going; it can be resumed.
     """
     out = deployment.run
-    rounds, log = _Tail(out / METRICS_FILE), _Tail(out / LOG_FILE)
+    rounds, log = Tail(out / METRICS_FILE), Tail(out / LOG_FILE)
     trouble = _Trouble(f"http://{HOST}:{deployment.metrics_port}")
     before = read_status(out)
     starts = before.starts if before is not None else 0
     while True:
         deployment.tend()
         status = read_status(out)
-        for entry in log.new():
+        for entry in map(json.loads, log.new()):
             if entry.get("event") in _SHOWN:
                 progress.message(entry["message"])
-        for record in rounds.new():
+        for record in map(json.loads, rounds.new()):
             progress.round_done(record)
         if status is not None and status.starts > starts:
             if status.state == FINISHED and not is_held(out):
@@ -77,24 +76,3 @@ class _Trouble:
         self._since = min(self._since, now)
         if now - self._since > _TROUBLE_SECONDS:
             raise DeploymentError("; ".join(wrong))
-
-
-class _Tail:
-    """The lines of a JSON-lines file that are new since the last look."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
-
-    def new(self) -> list[dict[str, Any]]:
-        """Complete new lines; a file that was replaced by a shorter one is read from where the new one ends."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._at)
-            whole = file.read().rpartition(b"\n")[0]
-        if not whole:
-            self._at = min(self._at, self._path.stat().st_size)
-            return []
-        self._at += len(whole) + 1
-        return [json.loads(line) for line in whole.splitlines()]

@@ -23,6 +23,7 @@ from edge_client.partition import partition
 from fleet.deployment import Deployment, prepare
 from fleet.follow import follow
 from fleet.grid import LocalGrid
+from fleet.masks import MaskWatch
 from fleet.progress import Progress
 from fleet.provision import AGGREGATOR, kit_name, provision
 from fleet.result import finish
@@ -132,13 +133,13 @@ def go(out: Path, console: Console) -> dict[str, Any]:
                 follow(deployment, progress)
             verified = None
         else:
-            verified = _run_here(out, plan, options, network, progress)
+            verified = _run_here(out, plan, options, network, data, progress)
     kit = load_kit(out / "kits" / kit_name(0))
     return finish(out, out, kit, plan, options.clients, network, data, verified)
 
 
 def _run_here(
-    out: Path, plan: Plan, options: Options, network: Network, progress: Progress
+    out: Path, plan: Plan, options: Options, network: Network, data: datasets.DataSet, progress: Progress
 ) -> dict[str, object] | None:
     """Run the rounds in this process, over a pool of client processes; what the verifier found, if there is one."""
     kits = out / "kits"
@@ -154,16 +155,16 @@ def _run_here(
         seed=plan.seed,
     ) as grid:
         context = Context(1, 1, {}, RecordDict(), dict(plan.to_config()))
-        desk = _Desk(progress, verifier)
+        desk = _Desk(progress, verifier, MaskWatch(out, plan, network, data, options.clients))
         server_app(lambda: settings, lambda *_: nullcontext(desk))(grid, context)
     return verifier.summary() if verifier else None
 
 
 class _Desk:
-    """Shows a run to its operator, and lets the verifier see every sum."""
+    """Shows a run to its operator, lets the verifier see every sum, and adds what the masks tell."""
 
-    def __init__(self, progress: Progress, verifier: Verifier | None) -> None:
-        self._progress, self._verifier = progress, verifier
+    def __init__(self, progress: Progress, verifier: Verifier | None, watch: MaskWatch) -> None:
+        self._progress, self._verifier, self._watch = progress, verifier, watch
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
         """On one machine all nodes are always there."""
@@ -177,9 +178,10 @@ class _Desk:
     def failed(self, round_: int, node: int, reason: str) -> None:
         """The round's own message names the reasons."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         if self._verifier is not None:
             self._verifier.check(round_, attempt, cohort, aggregate)
+        return self._watch.figures(cohort.members[0].run, round_, aggregate)
 
     def round_done(self, record: Record) -> None:
         self._progress.round_done(record)

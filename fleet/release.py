@@ -131,6 +131,24 @@ def release(
     return result
 
 
+def summarised(export: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run's summary says of an export with data."""
+    exact, int8, first = export["files"][MODEL_FILE], export["files"].get(INT8_FILE), export["latency"][0]
+    return {
+        "onnx_accuracy": exact["accuracy"],
+        "onnx_max_abs_diff": exact["max_abs_diff"],
+        "onnx_bytes": exact["bytes"],
+        "dense_onnx_bytes": export["dense_bytes"],
+        "int8_onnx_bytes": int8 and int8["bytes"],
+        "int8_accuracy": int8 and int8["accuracy"],
+        "int8_refused": export["int8_refused"],
+        "recommended": export["recommended"],
+        "onnx_speed": first[MODEL_FILE]["speed"],
+        "int8_speed": int8 and first[INT8_FILE]["speed"],
+        "multiply_accumulates_left": export["multiply_accumulates_left"],
+    }
+
+
 def told(out: Path, export: Mapping[str, Any]) -> list[str]:
     """An export in a few lines for a terminal."""
     work = export["multiply_accumulates_left"]
@@ -242,7 +260,7 @@ def _latency(
         for batch in _BATCHES:
             found = compare(files, inputs[:batch], threads, seconds=0.5)
             times = {name: asdict(t) | {"speed": t.speed(found["dense"])} for name, t in found.items()}
-        rows.append({"threads": threads, "batch": batch, **times})
+            rows.append({"threads": threads, "batch": batch, **times})
     return rows
 
 

@@ -148,6 +148,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
             _card("Accuracy and sparsity", "the averaged model by round", _quality(metrics)),
             _card("Uplink", "cumulative, beside plaintext dense float32 FedAvg", _uplink(metrics, dense)),
             _card("Density by tensor", tensors, _bars(bars), "wide"),
+            *_densities(metrics, bars),
             _card("Time and cohort", "seconds by phase and clients, by round", _time(metrics), "wide"),
         )
     page = f"""<!DOCTYPE html>
@@ -207,7 +208,8 @@ def _pairs(pairs: Mapping[str, Any]) -> str:
 
 
 def _round_table(metrics: Rounds) -> str:
-    names = "round cohort left-out lost accuracy loss sparsity kept up down clipped refused attempts"
+    names = "round cohort left-out lost accuracy loss sparsity kept work regrown agreement up votes down clipped"
+    names += " refused attempts"
     head = "".join(f"<th>{name}</th>" for name in [*names.split(), "seconds"])
     body = ""
     for m in metrics:
@@ -215,7 +217,11 @@ def _round_table(metrics: Rounds) -> str:
             *(str(m[key]) for key in ("round", "cohort", "left_out", "dropped")),
             *(_number(m.get(key)) for key in ("accuracy", "loss", "sparsity")),
             f"{m['kept']:,}",
-            *(human_bytes(m[key]) for key in ("uplink_bytes", "downlink_bytes")),
+            *(
+                _number(m.get(key), form)
+                for key, form in (("work_left", ".3f"), ("regrown", ","), ("agreement", ".3f"))
+            ),
+            *(human_bytes(m.get(key, 0)) for key in ("uplink_bytes", "vote_bytes", "downlink_bytes")),
             *(f"{m[key]:,}" for key in ("clipped", "refused", "attempts")),
             f"{sum(m['seconds'].values()):.1f}",
         )
@@ -294,6 +300,23 @@ def _bars(tensors: Sequence[LayerDensity]) -> Figure:
     axes.set(xlim=(0, 1), ylim=(len(tensors) - 0.5, -0.5))
     axes.grid(visible=False)
     return figure
+
+
+def _densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> tuple[str, ...]:
+    """A card with a curve for each of the largest tensors, where the run has their density by round."""
+    measured = [m for m in metrics if "layer_density" in m]
+    shown = [t.name for t in tensors if any(t.name in m["layer_density"] for m in measured)][: len(_SERIES)]
+    if not shown:
+        return ()
+    figure = Figure((10.8, 2.6), layout="constrained")
+    axes = figure.subplots()
+    for name, ink in zip(shown, _SERIES, strict=False):
+        points = [(m["round"], m["layer_density"][name]) for m in measured]
+        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink, label=name)
+    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_SERIES), handlelength=0.8)
+    axes.set_ylim(0, 1.05)
+    _by_round(axes, metrics[-1]["round"])
+    return (_card("Density by round", "the share that is left of the largest tensors", figure, "wide"),)
 
 
 def _time(metrics: Rounds) -> Figure:

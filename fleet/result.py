@@ -12,10 +12,12 @@ from aggregator.journal import Journal, read_records
 from edge_client.client import Network, state_after
 from edge_client.data import DataSet
 from edge_client.keys import Opener
+from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.interface import plain_name
 from edge_client.train import evaluate, insert
-from fleet.release import INT8_FILE, MODEL_FILE, release
+from fleet.own import own_models
+from fleet.release import release, summarised
 from fleet.report import LayerDensity, write_report
 from protocol import checkpoint
 from protocol.errors import CheckpointError
@@ -23,8 +25,6 @@ from protocol.files import replace_file
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SECURITY_BITS
 from protocol.plan import Plan
 
-CHECKPOINT_FILE: Final = "model.safetensors"
-EXPORT_FOLDER: Final = "export"
 SUMMARY_FILE: Final = "summary.json"
 REPORT_FILE: Final = "report.html"
 
@@ -39,7 +39,7 @@ def finish(
     data: DataSet,
     verified: Mapping[str, object] | None,
 ) -> dict[str, Any]:
-    """Open the last sum; write checkpoint, export folder, summary and report.
+    """Open the last sum; write checkpoint and export, summary and report.
 
     Args:
         run: The run's folder.
@@ -63,31 +63,12 @@ def finish(
     if not stored.round:
         raise CheckpointError(f"{run} holds no complete round yet")
     state = state_after(stored.aggregate, journal.run, stored.round, kit, plan, network)
-    insert(network.model, network.method, network.layout, state.vector)
     metrics = read_records(run)
-    score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
-    density = _density(network, state)
-    parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)
-    provenance = {
-        "run": journal.run.hex(),
-        "plan_digest": plan.digest.hex(),
-        "round": str(stored.round),
-        "method": plan.method,
-        "model": plan.model,
-        "data": plan.data,
-        "input_shape": json.dumps(list(data.input_shape)),
-        "classes": str(data.classes),
-        "labels": json.dumps(data.label_names),
-        "input_scale": repr(data.scale),
-        "input_shift": repr(data.shift),
-        **({} if data.raw_range is None else {"input_range": json.dumps(data.raw_range)}),
-        "sparsity": f"{1 - kept / parameters:.6f}",
-        "pruneseal": version("pruneseal"),
-    }
-    network.method.shed(network.model)
-    tensors = {name: tensor.detach().numpy() for name, tensor in network.model.state_dict().items()}
-    checkpoint.save(out / CHECKPOINT_FILE, checkpoint.Checkpoint(tensors, provenance))
-    exported = release(out / CHECKPOINT_FILE, out / EXPORT_FOLDER, data, model=plan.model)
+    if network.method.personal(network.model):
+        figures, density = own_models(run, out, plan, clients, data, journal.run, state)
+    else:
+        figures, density = _one_model(out, plan, network, data, journal.run, state)
+    plain = network.method.shed(network.model)
     summary = {
         "version": version("pruneseal"),
         "method": plan.method,
@@ -96,12 +77,8 @@ def finish(
         "partition": plan.partition,
         "clients": clients,
         "rounds": stored.round,
-        "parameters": parameters,
-        "kept": kept,
-        "sparsity": 1 - kept / parameters,
-        "accuracy": score.correct / score.tested,
-        **_exported(exported),
-        **_bytes(metrics, network.layout.size),
+        **figures,
+        **_bytes(metrics, sum(t.numel() for t in plain.state_dict().values() if t.is_floating_point())),
         **_encryption(plan),
         "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
         "verified": verified,
@@ -112,22 +89,24 @@ def finish(
     return summary
 
 
-def _exported(export: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures of the export folder."""
-    exact, int8, first = export["files"][MODEL_FILE], export["files"].get(INT8_FILE), export["latency"][0]
-    return {
-        "onnx_accuracy": exact["accuracy"],
-        "onnx_max_abs_diff": exact["max_abs_diff"],
-        "onnx_bytes": exact["bytes"],
-        "dense_onnx_bytes": export["dense_bytes"],
-        "int8_onnx_bytes": int8 and int8["bytes"],
-        "int8_accuracy": int8 and int8["accuracy"],
-        "int8_refused": export["int8_refused"],
-        "recommended": export["recommended"],
-        "onnx_speed": first[MODEL_FILE]["speed"],
-        "int8_speed": int8 and first[INT8_FILE]["speed"],
-        "multiply_accumulates_left": export["multiply_accumulates_left"],
+def _one_model(
+    out: Path, plan: Plan, network: Network, data: DataSet, run: bytes, state: GlobalState
+) -> tuple[dict[str, Any], list[LayerDensity]]:
+    """Write and export the averaged model; its figures, and the density of its tensors."""
+    insert(network.model, network.method, network.layout, state.vector)
+    score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
+    density = _density(network, state)
+    parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)
+    made = to_checkpoint(network, run, state.round, plan, data, 1 - kept / parameters)
+    checkpoint.save(out / CHECKPOINT_FILE, made)
+    figures = {
+        "parameters": parameters,
+        "kept": kept,
+        "sparsity": 1 - kept / parameters,
+        "accuracy": score.correct / score.tested,
+        **summarised(release(out / CHECKPOINT_FILE, out, data, model=plan.model)),
     }
+    return figures, density
 
 
 def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
@@ -145,6 +124,8 @@ def _bytes(metrics: Sequence[Mapping[str, Any]], size: int) -> dict[str, Any]:
     uplink = sum(line["uplink_bytes"] for line in metrics)
     return {
         "uplink_bytes": uplink,
+        "uplink_value_bytes": sum(line["value_bytes"] for line in metrics),
+        "uplink_vote_bytes": sum(line["vote_bytes"] for line in metrics),
         "downlink_bytes": sum(line["downlink_bytes"] for line in metrics),
         "dense_fedavg_uplink_bytes": sum(line["cohort"] * size * 4 for line in metrics),
         "uplink_bytes_per_value": uplink / sum(line["values"] for line in metrics),

@@ -2,6 +2,11 @@
 
 import warnings
 
+from hypothesis import settings
+
+settings.register_profile("pruneseal", deadline=None)  # how long an example takes depends on what else the machine does
+settings.load_profile("pruneseal")
+
 with warnings.catch_warnings():
     # Flower imports a name that the newest release of one of its own dependencies calls deprecated.
     warnings.simplefilter("ignore", DeprecationWarning)

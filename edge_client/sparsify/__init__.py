@@ -4,16 +4,19 @@ To add one, write a subclass of `Sparsifier` and list it here.
 """
 
 from edge_client.sparsify import allocation
+from edge_client.sparsify.baselines import Snip, TopK
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.local import FedSparsifyLocal
+from edge_client.sparsify.spafl import SpaFL
 from edge_client.sparsify.sparsyfed import SparsyFed
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
 METHODS: dict[str, type[Sparsifier]] = {
-    method.name: method for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, OneShot, RandomPruning, SparsyFed)
+    method.name: method
+    for method in (FedAvg, FedSparsifyGlobal, FedSparsifyLocal, SparsyFed, SpaFL, OneShot, RandomPruning, TopK, Snip)
 }
 
 

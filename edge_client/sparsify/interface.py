@@ -112,6 +112,18 @@ class Sparsifier(ABC):
         """
         return trained, NO_VOTES
 
+    def weight(self, samples: int) -> int:
+        """What a client's values count for in the mean: by default as many as its training samples."""
+        return samples
+
+    def alive(self, layout: Layout, state: GlobalState) -> Mask:
+        """The positions that the global model uses, bool[P]: by default those that travel."""
+        return state.mask
+
+    def sizes(self, model: nn.Module, layout: Layout, state: GlobalState) -> tuple[int, int]:
+        """How many trainable positions a client's model has, and how many of them are alive."""
+        return int(layout.prunable.sum()), int((self.alive(layout, state) & layout.prunable).sum())
+
     @abstractmethod
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """The mask after round ``state.round``, bool[P]: a pure function, the same on every client.

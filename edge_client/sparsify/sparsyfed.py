@@ -25,17 +25,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge_client.sparsify.allocation import allocate, weights
-from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.allocation import weights
+from edge_client.sparsify.interface import GlobalState
 from edge_client.sparsify.powerprop import layers
-from edge_client.sparsify.topk import kept_at
+from edge_client.sparsify.ranked import RankedWeights
 from protocol.errors import ConfigError
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
 
 
-class SparsyFed(Sparsifier):
+class SparsyFed(RankedWeights):
     """SparsyFed with one target sparsity for all clients."""
 
     name = "sparsyfed"
@@ -44,12 +44,9 @@ class SparsyFed(Sparsifier):
         super().__init__(plan)
         if plan.powerprop <= 1:
             raise ConfigError(f"sparsyfed needs powerprop above 1 (its authors use 1.25), not {plan.powerprop}")
-        self._dense: str | None = None
 
     def wear(self, model: nn.Module) -> nn.Module:
         """Powerpropagation, and activations pruned in the backward pass."""
-        if self.plan.dense_first:
-            self._dense = next((f"{name}." for name, _ in layers(model)), None)
         model = super().wear(model)
         prune_activations(model)
         return model
@@ -62,15 +59,15 @@ class SparsyFed(Sparsifier):
 
     def first_mask(self, vector: Vector, layout: Layout) -> Mask:
         """The largest initial magnitudes of every layer."""
-        self._top(vector, self.plan.sparsity, "erk", layout, layout.prunable)  # refuses a target that leaves no weight
+        self.top(vector, self.plan.sparsity, "erk", layout, layout.prunable)  # refuses a target that leaves no weight
         start = min(self.plan.start_sparsity, self.plan.sparsity)
-        return self._top(vector, start, "erk", layout, np.ones(layout.size, np.bool_))
+        return self.top(vector, start, "erk", layout, np.ones(layout.size, np.bool_))
 
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
     ) -> tuple[Vector, Mask]:
         """Top-K of the trained theta, and a vote for every position that is in it."""
-        kept = self._top(trained, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        kept = self.top(trained, self.plan.sparsity, self.plan.allocation, layout, state.mask)
         kept &= (trained != 0) | ~weights(layout)
         return np.where(kept, trained, np.float32(0)), kept
 
@@ -79,23 +76,7 @@ class SparsyFed(Sparsifier):
         union: Mask = votes > 0
         if state.round < self.plan.rounds:
             return union
-        return self._top(mean, self.plan.sparsity, self.plan.allocation, layout, union)
-
-    def _top(self, vector: Vector, sparsity: float, rule: str, layout: Layout, alive: Mask) -> Mask:
-        """The top weights among what is alive that a sparsity leaves room for, and all that is not ranked."""
-        ranked = weights(layout)
-        for tensor, start in zip(layout.tensors, layout.offsets, strict=False):
-            if self._dense is not None and tensor.name.startswith(self._dense):
-                ranked[start : start + tensor.size] = False
-        others = int((layout.prunable & ~ranked).sum())
-        room = kept_at(sparsity, int(layout.prunable.sum())) - others
-        if room < 1:
-            raise ConfigError(
-                f"sparsity {sparsity} leaves no weight: {self.name} does not prune {others} of the positions (biases, "
-                "normalisation, a dense first layer); choose a lower one"
-            )
-        mask = allocate(np.abs(vector), ranked & alive, room, layout, rule, self.plan.layer_floor)
-        return mask | (alive & ~ranked)
+        return self.top(mean, self.plan.sparsity, self.plan.allocation, layout, union)
 
 
 def prune_activations(model: nn.Module) -> None:

@@ -362,7 +362,7 @@ class Watch:
     def failed(self, round_: int, node: int, reason: str) -> None:
         self.failures.append((round_, node, reason))
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         clients = {client.kit.node: client for client in self.grid.clients.values()}
         one = clients[cohort.bearer]
         total = open_sum(aggregate, cohort.members[0].run, round_, one.kit, one.plan, one.layout)
@@ -373,6 +373,7 @@ class Watch:
             assert np.array_equal(total.votes, sum(votes))
         assert total.clients == len(clear)
         self.sums.append((round_, attempt, cohort, total))
+        return {"seen": len(self.sums)}
 
     def round_done(self, record: Record) -> None:
         self.records.append(record)

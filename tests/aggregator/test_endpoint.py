@@ -141,8 +141,8 @@ def test_what_hinders_it_is_named(settings: Settings, monkeypatch: pytest.Monkey
     assert hindrances(settings) == []
     assert "cannot be read" in hindrances(replace(settings, roster=tmp_path / "none.json"))[0]
     (tmp_path / "file").write_text("")
-    assert "cannot be used" in hindrances(replace(settings, state=tmp_path / "file"))[-1]
-    monkeypatch.setattr("aggregator.endpoint._SPARE_BYTES", 1 << 62)
+    assert "cannot be used" in hindrances(replace(settings, state=tmp_path / "file"))[0]
+    monkeypatch.setattr("aggregator.endpoint.SPARE_BYTES", 1 << 62)
     assert "make space" in hindrances(settings)[0]
 
 

@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import AGGREGATE_FILE, METRICS_FILE, RECORD_FILE, RUN_FILE, Journal, Stored
-from protocol.errors import CheckpointError, ConfigError
+from aggregator.journal import (
+    AGGREGATE_FILE,
+    METRICS_FILE,
+    RECORD_FILE,
+    RUN_FILE,
+    Journal,
+    Stored,
+    is_held,
+    read_records,
+)
+from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.plan import Plan
 
 PLAN = Plan()
@@ -170,3 +179,61 @@ def test_the_part_of_a_line_that_a_crash_has_left_goes(tmp_path: Path) -> None:
         (tmp_path / METRICS_FILE).write_text(json.dumps(record(1)) + "\n" + line[:length])
         journal.publish(record(2))
         assert published(tmp_path) == [record(1), record(2)]
+
+
+# --- a full disk, and who may run --------------------------------------------------------------------
+
+
+def test_a_full_disk_is_told_with_what_to_do_and_leaves_the_rounds_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, PLAN)
+    journal.save(b"first", record(1))
+    journal.publish(record(1))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = r"round 2 cannot be written .* No space left on device\. Free space"
+    with pytest.raises(StorageError, match=told):
+        journal.save(b"second", record(2))
+    with pytest.raises(StorageError, match=told):
+        journal.publish(record(2))
+    monkeypatch.undo()
+    assert journal.last() == Stored(1, b"first", record(1))
+    journal.publish(record(2))
+    assert published(tmp_path) == [record(1), record(2)]
+
+
+def test_only_one_process_holds_a_run_and_whoever_looks_does_not_disturb_it(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    assert not is_held(tmp_path)
+    with journal.held():
+        assert is_held(tmp_path)
+        assert is_held(tmp_path)
+    assert not is_held(tmp_path)
+    assert not is_held(tmp_path / "nowhere")
+
+
+def test_what_a_killed_run_was_about_to_write_is_cleared_by_the_next_that_runs_and_not_by_one_that_reads(
+    tmp_path: Path,
+) -> None:
+    journal = Journal(tmp_path, PLAN)
+    (tmp_path / "rounds" / ".half").mkdir()
+    assert Journal(tmp_path, PLAN).last().round == 0
+    assert kept(tmp_path) == [".half"]
+    with journal.held():
+        assert kept(tmp_path) == []
+
+
+def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path: Path) -> None:
+    assert read_records(tmp_path) == []
+    journal = Journal(tmp_path, PLAN)
+    journal.save(b"first", record(1))
+    assert read_records(tmp_path) == [record(1)]
+    journal.publish(record(1, accuracy=0.5))
+    assert read_records(tmp_path) == [record(1, accuracy=0.5)]
+    journal.save(b"second", record(2))
+    (tmp_path / METRICS_FILE).write_text(json.dumps(record(1, accuracy=0.5)) + "\n" + '{"round": ')
+    assert read_records(tmp_path) == [record(1, accuracy=0.5), record(2)]

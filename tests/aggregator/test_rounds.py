@@ -669,9 +669,10 @@ class Killer(Watch):
         super().phase(round_, name, done, total)
         self._count()
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
-        super().summed(round_, attempt, cohort, aggregate)
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+        figures = super().summed(round_, attempt, cohort, aggregate)
         self._count()
+        return figures
 
     def round_done(self, record: Record) -> None:
         super().round_done(record)

@@ -44,7 +44,8 @@ class Stage:
     def __init__(self, folder: Path) -> None:
         self.folder, self.now, self.starts, self.rounds = folder, 0.0, 0, 0
         self.journal, self.flower = Journal(folder, PLAN), StubFlower()
-        self.supervisor = Supervisor(folder, self.flower, lambda: self.now)
+        self.lacking: list[str] = []
+        self.supervisor = Supervisor(folder, self.flower, lambda: self.lacking, lambda: self.now)
 
     def app(self, state: str, rounds: int = 0) -> None:
         """The app has started, and ended in this state after so many new rounds."""
@@ -100,7 +101,7 @@ def test_a_failed_run_waits_for_its_operator_and_a_new_service_tries_again(stage
     stage.look()
     stage.app(FAILED)
     assert [stage.look(60) for _ in range(3)] == [[]] * 3
-    stage.supervisor = Supervisor(stage.folder, stage.flower, lambda: stage.now)
+    stage.supervisor = Supervisor(stage.folder, stage.flower, list, lambda: stage.now)
     assert stage.look() == ["submit"]
     assert [stage.look(1) for _ in range(3)] == [[]] * 3
 
@@ -136,6 +137,16 @@ def test_a_superlink_that_is_away_is_told_and_asked_again(stage: Stage) -> None:
     assert stage.supervisor.trouble == ["the SuperLink does not answer"]
     stage.flower.away = False
     assert stage.look(10) == ["submit"]
+    assert stage.supervisor.trouble == []
+
+
+def test_while_something_is_lacking_nothing_is_started_and_afterwards_it_is_by_itself(stage: Stage) -> None:
+    stage.look()
+    stage.lacking = ["0 MB are free on the disk: make space"]
+    assert [stage.look(60) for _ in range(5)] == [[]] * 5
+    assert stage.supervisor.trouble == stage.lacking
+    stage.lacking = []
+    assert stage.look(1) == ["stop run 1", "submit"]
     assert stage.supervisor.trouble == []
 
 

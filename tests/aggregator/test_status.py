@@ -9,11 +9,11 @@ import pytest
 
 from aggregator.app import log_and_status
 from aggregator.journal import Journal, is_held
-from aggregator.logs import LOG_FILE, JsonFormatter
+from aggregator.logs import LOG_FILE, JsonFormatter, Tail
 from aggregator.rounds import Run
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, STATUS_FILE, STOPPED, Status, read_status
-from protocol.errors import CheckpointError, QuorumError
+from protocol.errors import CheckpointError, QuorumError, StorageError
 from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Scene, fails, make_scene, sends, sends_nothing, small_plan
 
 
@@ -99,7 +99,13 @@ def test_a_run_that_fails_keeps_what_to_do_and_counts_on_when_it_is_resumed(scen
 
 
 @pytest.mark.parametrize(
-    ("error", "text"), [(SystemExit(0), ""), (KeyboardInterrupt(), ""), (RuntimeError("odd"), "RuntimeError: odd")]
+    ("error", "text"),
+    [
+        (SystemExit(0), ""),
+        (KeyboardInterrupt(), ""),
+        (RuntimeError("odd"), "RuntimeError: odd"),
+        (StorageError("make space"), "StorageError: make space"),
+    ],
 )
 def test_a_run_that_is_ended_from_outside_is_stopped_not_failed(scene: Scene, error: BaseException, text: str) -> None:
     with pytest.raises(type(error)):
@@ -151,3 +157,18 @@ def test_an_exception_is_one_line_of_the_log_too() -> None:
     line = JsonFormatter("ab").format(record)
     assert "\n" not in line
     assert "two\nlines" in json.loads(line)["exception"]
+
+
+def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
+    path = tmp_path / "log"
+    path.write_text("old\n")
+    tail, absent = Tail(path), Tail(tmp_path / "none")
+    assert (tail.new(), absent.new()) == ([], [])
+    with path.open("a") as file:
+        file.write("a\nb")
+        file.flush()
+        assert tail.new() == ["a"]
+        file.write("c\n")
+    assert (tail.new(), tail.new()) == (["bc"], [])
+    path.write_text("d\n")
+    assert tail.new() == ["d"]

@@ -15,10 +15,8 @@ from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import Cell
 from benchmarks.tasks import TASKS, Task
 from edge_client.sparsify import METHODS
-from edge_client.sparsify.interface import GlobalState
 from protocol.errors import ConfigError, DataError
-from protocol.layout import Layout, TensorSpec
-from tests.edge_client.federation import TINY_DATA, TINY_MODEL, tiny_plan
+from tests.edge_client.federation import TINY_DATA, TINY_MODEL
 
 TINY = Task("tiny", TINY_DATA, TINY_MODEL, 4, {"group": "a group a client"}, {"epochs": 1, "batch_size": 8})
 CELL = Cell("tiny", "fedsparsify-local", 0.5, "group", 3, rounds=3)
@@ -102,7 +100,7 @@ def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> Non
     assert [check["holds"] for check in checks(groups([dense, spafl]))] == [False]
     skewed = [
         synthetic(Cell("fashion", method, 0.95, "dirichlet:0.1", 1, 1), [value])
-        for method, value in (("sparsyfed", 0.7), ("top-k", 0.6))
+        for method, value in (("sparsyfed", 0.7), ("topk", 0.6))
     ]
     assert [check["holds"] for check in checks(groups(skewed))] == [True]
 
@@ -124,9 +122,6 @@ def test_headline_cells_come_first_with_three_seeds_and_no_cell_twice() -> None:
     assert [(cell.method, cell.sparsity, cell.partition) for cell in cells[: 3 * len(known)]] == known * 3
     assert {cell.seed for cell in cells[3 * len(known) :]} == {1990}
     assert sum(cell.method == "fedavg" for cell in cells) == 3 + 2
-    encrypted = accuracy._options(["--data", "idx:x", "--encrypted"]).cells
-    assert encrypted
-    assert not any(cell.method == "top-k" for cell in encrypted)
 
 
 def test_the_printed_command_leaves_folders_out() -> None:
@@ -137,21 +132,6 @@ def test_the_printed_command_leaves_folders_out() -> None:
 def test_fashion_needs_its_data_named() -> None:
     with pytest.raises(ConfigError, match="Fashion-MNIST needs --data"):
         Cell("fashion", "fedavg", 0.0, "iid", 1, 2).plan(None)
-
-
-def test_top_k_sends_every_position_and_only_its_largest_weights_and_ends_at_the_target() -> None:
-    layout = Layout((TensorSpec("a.bias", (4,), True), TensorSpec("a.weight", (4, 5), True)))
-    method = METHODS["top-k"](tiny_plan(method="top-k", sparsity=0.5, rounds=3))
-    vector = np.arange(-12, 12, dtype=np.float32)
-    everything = np.ones(24, np.bool_)
-    values, votes = method.submit(vector, layout, GlobalState(0, vector, everything), lambda: vector)
-    # 12 of 24 stay: the four biases, and the eight largest of the weights -8 .. 11, the earlier of two 6.
-    assert np.flatnonzero(values).tolist() == [*range(7), *range(19, 24)]
-    assert votes.size == 0
-    masks = [
-        method.survivors(vector, np.zeros(24, np.int64), 3, layout, GlobalState(t, vector, everything)) for t in (1, 3)
-    ]
-    assert [int(mask.sum()) for mask in masks] == [24, 12]
 
 
 def test_a_window_of_the_activity_data_lies_in_one_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,8 @@ from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
 
 PLANS: dict[str, dict[str, Any]] = {
+    "personal weights": {"method": "spafl", "partition": "group"},
+    "sparse from the start": {"method": "sparsyfed", "partition": "iid", "powerprop": 1.25},
     "votes": {"method": "fedsparsify-local", "partition": "iid"},
     "filters and statistics": {
         "method": "fedsparsify-global", "granularity": "filter", "model": "tests.edge_client.networks:tabular"
@@ -39,7 +41,7 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
     state = state_after(journal.last().aggregate, journal.run, plan.rounds, kit, plan, clear.network)
     assert clear.state.vector.tobytes() == state.vector.tobytes()
     assert clear.state.mask.tolist() == state.mask.tolist()
-    assert not state.mask.all()
+    assert state.mask.all() == (name == "personal weights")
 
     lines = run["lines"]
     assert [step.uplink for step in steps] == [line["uplink_bytes"] for line in lines]
@@ -47,7 +49,9 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
     assert [4 * step.values for step in steps] == [line["values"] for line in lines]
     assert [step.clipped for step in steps] == [line["clipped"] for line in lines]
     np.testing.assert_allclose([step.sparsity for step in steps], [line["sparsity"] for line in lines], atol=1e-12)
-    assert [step.vote_bytes > 0 for step in steps] == ([False, True, True] if name == "votes" else [False] * 3)
+    assert [step.vote_bytes > 0 for step in steps] == {
+        "votes": [False, True, True], "sparse from the start": [True] * 3
+    }.get(name, [False] * 3)  # fmt: skip
 
     assert encrypted_run(plan, tmp_path / "run", workers=2, fresh=False) == run
     with pytest.raises(ConfigError, match="holds a run of another plan"):

@@ -33,7 +33,7 @@ from fleet.provision import kit_name, provision
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES = 3
 PLAN = Plan(
     sparsity=0.5,
@@ -43,9 +43,9 @@ PLAN = Plan(
     data="tests.e2e.tiny:load",
     epochs=1,
     deadline=120.0,
-    attempts=2,
+    attempts=1,
 )
-PATIENCE = 300.0
+PATIENCE = 600.0
 ACCEPTED = "SuperNode ID:"
 """What a SuperNode prints once the SuperLink has let it in."""
 

@@ -7,7 +7,7 @@ import pytest
 from protocol import checkpoint
 from tests.e2e.conftest import ROOT, finished, pruneseal
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 SETTINGS = (
     *("--clients", "3", "--rounds", "2", "--epochs", "1", "--sparsity", "0.5"),
     *("--model", "tests.e2e.tiny:build", "--data", "tests.e2e.tiny:load"),

@@ -10,7 +10,7 @@ import pytest
 
 from tests.e2e.engine import ROOT, available, checkout
 
-pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
+pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.skipif(not available(), reason="no Docker engine")]
 IMAGES = ("ingress", "aggregator", "edge", "serve")
 
 

@@ -29,8 +29,8 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"]:
     """The exports that clients start: here they only tell their arguments."""
     exports: list[subprocess.Popen[bytes]] = []
 
-    def noted(folder: Path, made: Checkpoint) -> "subprocess.Popen[bytes]":
-        exports.append(leave(folder, made))
+    def noted(folder: Path, made: Checkpoint, model: str) -> "subprocess.Popen[bytes]":
+        exports.append(leave(folder, made, model))
         return exports[-1]
 
     monkeypatch.setattr(result, "EXPORT_COMMAND", ECHO)
@@ -52,7 +52,8 @@ def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
     assert leaving.evaluate(call, aggregate) == without
     (export,) = started
     assert export.wait(timeout=60) == 0
-    assert (out / EXPORT_LOG).read_text().split() == [str(out / CHECKPOINT_FILE), "--out", str(out)]
+    arguments = [str(out / CHECKPOINT_FILE), "--out", str(out), "--model", PLAN.model]
+    assert (out / EXPORT_LOG).read_text().split() == arguments
 
     stored = checkpoint.load(out / CHECKPOINT_FILE)
     network = build_network(PLAN, (5,), 4)
@@ -69,4 +70,4 @@ def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
 def test_a_folder_that_cannot_be_written_is_an_error_of_this_node(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StorageError, match="the result cannot be written"):
-        leave(tmp_path / "file" / "out", Checkpoint({}, {}))
+        leave(tmp_path / "file" / "out", Checkpoint({}, {}), "digits-mlp")

@@ -1,4 +1,4 @@
-"""``edge_client.structure``: what dies with a filter, what could be taken out, and what is not guessed at."""
+"""``edge_client.structure`` and ``edge_client.trace``: what dies with a filter, what could go, what is not guessed."""
 
 from collections.abc import Callable
 
@@ -11,7 +11,8 @@ from torch import nn
 
 from edge_client.models import build, names
 from edge_client.sparsify.fedavg import FedAvg
-from edge_client.structure import Structure, trace
+from edge_client.structure import Structure
+from edge_client.trace import trace
 from edge_client.train import layout_of
 from protocol.layout import Layout, Mask, unflatten
 from tests.edge_client import networks
@@ -225,3 +226,43 @@ def test_a_module_that_may_not_keep_zero_is_not_understood(module: nn.Module) ->
     layout, structure = layout_of(network, METHOD), trace(network)
     assert structure.unproved == (f"inner: {type(module).__name__}",)
     assert structure.cuts(without(layout, structure, {"conv": [0]}), layout) == {}
+
+
+class InPlace(nn.Module):
+    """Adds in place, to what only the addition sees, or to what somebody has looked at before and will again."""
+
+    def __init__(self, *, shared: bool) -> None:
+        super().__init__()
+        self.shared = shared
+        self.left, self.right, self.out = nn.Conv2d(2, 4, 1), nn.Conv2d(2, 4, 1), nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        left, right = self.left(x), self.right(x)
+        total = left
+        total += right
+        total = total + left if self.shared else total
+        return self.out(nn.functional.adaptive_avg_pool2d(total, 1).flatten(1))  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(("shared", "unproved"), [(False, ()), (True, ("add: add", "add_1: add"))])
+def test_an_addition_in_place_is_understood_where_nobody_else_sees_it(shared: bool, unproved: tuple[str, ...]) -> None:
+    network = networks.seeded(lambda: InPlace(shared=shared))
+    layout, structure = layout_of(network, METHOD), trace(network)
+    assert structure.unproved == unproved
+    mask = without(layout, structure, {"left": [1], "right": [1]})
+    assert bool(structure.cuts(mask, layout)) != shared
+    assert unflatten(mask, layout)["out.weight"][:, 1].any() == shared
+
+
+class Aliased(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.out = nn.Linear(5, 6), nn.Linear(6, 3)
+        self.alias = self.fc
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.relu(self.fc(x)))  # type: ignore[no-any-return]
+
+
+def test_one_module_under_two_names_has_no_filters() -> None:
+    assert trace(networks.seeded(Aliased)).filters == ()

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from edge_client import models
-from export.exporter import export
+from export.exporter import export, export_int8
+from export.latency import Latency
 from export.parity import infer, open_session
+from export.scaling import Scaling
 from protocol.errors import ParityError
 
 
@@ -81,3 +83,42 @@ def test_the_proof_is_of_the_finished_file(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("export.exporter.convert", swapped)
     with pytest.raises(ParityError):
         export(model, (1, 28, 28), {}, x)
+
+
+def with_dead_filters() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 40, 3), nn.ReLU(), nn.Flatten(), nn.Linear(40 * 36, 10))
+    for name in ("0.weight", "0.bias"):
+        model.get_parameter(name).data[:15] = 0
+    return model
+
+
+@pytest.mark.parametrize(
+    ("exact", "rounded", "width"),
+    [(1.0, 0.5, 32), (0.5, 1.0, 25), (1.0, 0.99, 25)],
+    ids=["rounded counts are faster", "exact counts are faster", "a difference within the noise"],
+)
+def test_channel_counts_are_rounded_where_that_is_measured_to_be_faster(
+    monkeypatch: pytest.MonkeyPatch, exact: float, rounded: float, width: int
+) -> None:
+    cpu = {"dense": 2.0, "exact": exact, "rounded": rounded}
+    monkeypatch.setattr(
+        "export.exporter.compare", lambda files, *_: {name: Latency(1, 1, 1, 1, cpu[name]) for name in files}
+    )
+    made = export(with_dead_filters(), (1, 8, 8), {}, samples((1, 8, 8)))
+    kernel = next(t for t in onnx.load_from_string(made.plain).graph.initializer if len(t.dims) == 4)
+    assert kernel.dims[0] == width
+    assert made.rounded is (width == 32)
+    assert made.speeds == {"exact": 2 / exact, "rounded": 2 / rounded}
+
+
+def test_raw_inputs_are_scaled_inside_the_file_and_the_work_left_stands_in_its_metadata() -> None:
+    model, x = sparse("fashion-mlp", (1, 28, 28), 0.9), 255 * samples((1, 28, 28))
+    made = export(model, (1, 28, 28), {"sparsity": "0.9"}, x, Scaling(255.0))
+    with torch.no_grad():
+        expected = model.eval()(torch.from_numpy(x / np.float32(255))).numpy()
+    np.testing.assert_allclose(infer(open_session(made.model), x), expected, atol=1e-5)
+    for data in (made.model, export_int8(made, x)):
+        metadata = {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props}
+        assert float(metadata["multiply_accumulates_left"]) == pytest.approx(made.work_left, abs=1e-6)
+        assert metadata["sparsity"] == "0.9"

@@ -73,9 +73,10 @@ def test_files_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_measuring_ends_soon_after_the_time_that_it_is_given() -> None:
-    start = time.perf_counter()
-    compare({"a": linear(), "b": linear()}, X, seconds=0.2)
-    assert time.perf_counter() - start < 20
+    files = {"a": linear(), "b": linear()}
+    start = time.process_time()  # not the wall clock: other programs may run as well
+    compare(files, X, seconds=0.2)
+    assert time.process_time() - start < 2
 
 
 def test_nothing_to_time_is_refused() -> None:

@@ -62,6 +62,13 @@ def test_help_of_run_names_what_can_be_chosen() -> None:
         ("--data", "cifar", "cifar"),
         ("--model", "lenet6", "lenet6"),
         ("--partition", "sorted", "sorted"),
+        ("--allocation", "fair", "there is no allocation 'fair'; known are global, uniform, erk, macs"),
+        ("--layer-floor", "0.2", "layer-floor (0.2) is more than sparsity 0.95 leaves"),
+        ("--powerprop", "0", "powerprop must be 1 or more, not 0.0"),
+        ("--prox", "-1", "proximal must be 0 or more, not -1.0"),
+        ("--set", "rouns=3", "the run config has unknown keys: rouns"),
+        ("--set", "rounds", "--set takes KEY=VALUE with a value in TOML, such as rounds=10 or model='lenet5'"),
+        ("--set", "rounds='many'", "rounds must be of type int, not 'many'"),
     ],
 )
 def test_bad_settings_are_refused_before_anything_is_written(
@@ -78,7 +85,9 @@ def test_an_unknown_option_is_a_usage_error() -> None:
     assert call("run", "--out", "x", "--sparsety", "0.9").exit_code == 2
 
 
-def test_the_one_shot_method_prunes_ten_rounds_before_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def plans(monkeypatch: pytest.MonkeyPatch) -> list[Plan]:
+    """The plans that runs would have begun with."""
     seen: list[Plan] = []
 
     def stop(out: Path, plan: Plan, options: local.Options) -> None:
@@ -86,8 +95,34 @@ def test_the_one_shot_method_prunes_ten_rounds_before_the_end(tmp_path: Path, mo
         raise KeyboardInterrupt
 
     monkeypatch.setattr(local, "start", stop)
+    return seen
+
+
+def test_the_one_shot_method_prunes_ten_rounds_before_the_end(tmp_path: Path, plans: list[Plan]) -> None:
     assert call("run", "--out", tmp_path, "--method", "one-shot", "--rounds", "40").exit_code == 130
-    assert seen[0].first_prune == 30
+    assert plans[0].first_prune == 30
+
+
+@pytest.mark.parametrize(
+    ("options", "beta"),
+    [
+        (("--method", "sparsyfed"), 1.25),
+        (("--method", "sparsyfed", "--powerprop", "2"), 2.0),
+        ((), 1.0),
+        (("--powerprop", "1.5"), 1.5),
+    ],
+)
+def test_sparsyfed_has_powerpropagation_unless_another_beta_is_given(
+    tmp_path: Path, plans: list[Plan], options: tuple[str, ...], beta: float
+) -> None:
+    assert call("run", "--out", tmp_path, *options).exit_code == 130
+    assert plans[0].powerprop == beta
+
+
+def test_any_field_of_the_plan_can_be_set(tmp_path: Path, plans: list[Plan]) -> None:
+    options = ("--set", "strict-majority=true", "--set", "threshold-estimator='clipped'", "--set", "exponent=2")
+    assert call("run", "--out", tmp_path, *options).exit_code == 130
+    assert (plans[0].strict_majority, plans[0].threshold_estimator, plans[0].exponent) == (True, "clipped", 2.0)
 
 
 def test_provision_makes_kits_once_and_never_overwrites_them(tmp_path: Path) -> None:

@@ -116,7 +116,9 @@ def test_a_consumer_sends_raw_pixels(folder: Path, name: str) -> None:
 def test_the_recommended_file_is_the_faster_one_that_was_measured(folder: Path) -> None:
     made = described(folder)
     first = made["latency"][0]
-    assert (first["threads"], first["batch"]) == (1, 1)
+    settings = [(row["threads"], row["batch"]) for row in made["latency"]]
+    assert settings[:2] == [(1, 1), (1, 32)]
+    assert settings[2:] in ([], [(2, 1), (2, 32)])
     ratio = first["model.onnx"]["cpu"] / first["model.int8.onnx"]["cpu"]
     assert made["recommended"] == ("model.int8.onnx" if ratio > 1.05 else "model.onnx")
 

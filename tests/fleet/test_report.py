@@ -161,7 +161,7 @@ def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
 
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
-    assert "2 8 0 2 0.600 1.000 0.360 5,000 100.0 kB 200.0 kB 3 0 2 3.2" in page.text
+    assert "2 8 0 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 B 200.0 kB 3 0 2 3.2" in page.text
     assert "learning-rate 0.05 model cnn schedule [1, 32] verify true" in page.text
     assert "ring degree 4096 ciphertext modulus 60 bits plaintext modulus 49 bits" in page.text
     assert "it learnt no weight, no update, no averaged model" in page.text
@@ -297,3 +297,15 @@ def test_a_refused_int8_file_is_told_with_its_reason(tmp_path: Path) -> None:
     _, page = _report(tmp_path, int8_onnx_bytes=None, int8_refused="too bad", multiply_accumulates_left=None)
     assert "model.int8.onnx none: too bad" in page.text
     assert "work left cannot be counted" in page.text
+
+
+def test_what_the_operator_sees_of_the_masks_is_in_the_table_and_a_figure(tmp_path: Path) -> None:
+    seen = {"work_left": 0.25, "regrown": 1234, "agreement": 0.875, "vote_bytes": 20_000}
+    densities = {"fc1.weight": 0.25, "fc2.weight": 0.5, "elsewhere": 1.0}
+    path = tmp_path / "report.html"
+    bars = [LayerDensity("fc1.weight", 1, 4), LayerDensity("fc2.weight", 1, 2)]
+    write_report(path, _metrics(3, **seen, layer_density=densities), _summary(), bars)
+    page = _Page(path.read_text())
+    assert "0.250 1,234 0.875 100.0 kB 20.0 kB 200.0 kB" in page.text
+    assert page.tags["svg"] == len(_FIGURES) + 1
+    assert "Density by round" in page.text

@@ -16,7 +16,7 @@ from aggregator.journal import Journal
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
 from fleet.cli import app
-from fleet.follow import _Tail, _Trouble
+from fleet.follow import _Trouble
 from fleet.watch import look, show
 from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
@@ -116,23 +116,6 @@ def test_a_server_that_answers_something_else_is_refused(tmp_path: Path) -> None
         port = stack.enter_context(endpoint("127.0.0.1", 0, Settings(tmp_path, tmp_path), list))
         with pytest.raises(ConfigError, match="cannot be read: HTTP Error 404"):
             look(f"http://127.0.0.1:{port}/elsewhere")
-
-
-def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
-    path = tmp_path / "log"
-    path.write_text('{"old": 1}\n')
-    tail, absent = _Tail(path), _Tail(tmp_path / "none")
-    assert (tail.new(), absent.new()) == ([], [])
-    with path.open("a") as file:
-        file.write('{"a": 1}\n{"b": ')
-        file.flush()
-        assert tail.new() == [{"a": 1}]
-        file.write("2}\n")
-    assert (tail.new(), tail.new()) == ([{"b": 2}], [])
-    path.write_text("")
-    assert tail.new() == []
-    path.write_text('{"c": 3}\n')
-    assert tail.new() == [{"c": 3}]
 
 
 def test_a_service_that_stays_in_trouble_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -266,3 +266,18 @@ def test_encrypted_rounds_shrink_the_update_by_whole_filters_and_the_statistics_
     # Of six neurons three stay: 3 * 5 + 3 weights and biases before, 4 * 3 weights behind; four classes; the norm.
     assert sizes[0] == network.layout.size
     assert sizes[-1] == 3 * 5 + 3 + 4 * 3 + 4 + 3 * 4 * normed
+
+
+def test_a_client_says_in_its_log_where_filters_are_only_masked(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plan = tiny_plan(method="fedsparsify-global", granularity="filter", model="tests.edge_client.tiny:normed")
+    fed = federation(plan)
+    play_round(fed.clients(tmp_path), fed, 1, b"")
+    assert caplog.messages == ["filters are masked, not removed, at norm: BatchNorm1d"] * 4
+
+
+def test_filters_and_an_allocation_of_weights_contradict_each_other() -> None:
+    for changes in ({"allocation": "uniform"}, {"layer_floor": 0.1}):
+        with pytest.raises(ConfigError, match="filters go evenly from every layer: leave allocation and layer-floor"):
+            sparsifier(plan_of("fedsparsify-global", granularity="filter", **changes))

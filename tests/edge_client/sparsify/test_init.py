@@ -19,7 +19,9 @@ def test_every_method_is_found_under_its_own_name(name: str) -> None:
 
 
 def test_the_papers_method_its_baselines_and_the_dense_one_are_there() -> None:
-    assert {"fedavg", "fedsparsify-global", "fedsparsify-local", "sparsyfed", "one-shot", "random"} <= set(METHODS)
+    assert {"fedavg", "fedsparsify-global", "fedsparsify-local", "sparsyfed", "spafl", "one-shot", "random"} <= set(
+        METHODS
+    )
 
 
 @pytest.mark.parametrize("name", ["", "FedAvg", "fedsparsify", "magic"])

@@ -6,7 +6,6 @@ neuron and keeps all weights at home. Both run two rounds of the real protocol.
 
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import pytest
@@ -30,7 +29,9 @@ from protocol.wire import contribution_length, decode_attendance
 from tests.edge_client import tiny
 from tests.edge_client.federation import RUN, Federation, Played, federation, play_round, tiny_plan
 
-PERSONAL_FILE: Final = "personal.safetensors"
+
+def personal_file(folder: Path, node: int, round_: int, run: bytes = RUN) -> Path:
+    return folder / str(node) / "state" / "personal" / f"{run.hex()}-{round_:06d}.safetensors"
 
 
 class MajorityVote(Sparsifier):
@@ -224,8 +225,7 @@ def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path
             folder = tmp_path / str(node) / "state"
             trained, expected = personal_after_training(fed, node, number, kept.get(node), thresholds)
             assert load_pending(folder).values.tobytes() == trained.tobytes()
-            stored = checkpoint.load(folder / PERSONAL_FILE)
-            assert stored == checkpoint.Checkpoint(expected, {"method": "toy-personal", "run": RUN.hex()})
+            assert checkpoint.load(personal_file(tmp_path, node, number)) == checkpoint.Checkpoint(expected, {})
             kept[node] = expected
             sealed = load_pending(folder).sealed if node == played.cohort.bearer else b""
             assert len(sent.payload) == contribution_length(6, 0, len(sealed), plan.parameters)
@@ -241,7 +241,7 @@ def test_scoring_leaves_personal_weights_as_they_are(tmp_path: Path) -> None:
     fed = federation(tiny_plan(method=PersonalWeights.name))
     clients = fed.clients(tmp_path)
     aggregate = play_round(clients, fed, 1, b"").aggregate
-    file = tmp_path / "2" / "state" / PERSONAL_FILE
+    file = personal_file(tmp_path, 2, 1)
     before = file.read_bytes()
     one, other = (clients[2].evaluate(Call(RUN, 2, 1), aggregate) for _ in range(2))
     assert file.read_bytes() == before
@@ -252,7 +252,9 @@ def test_personal_weights_are_this_users_alone(tmp_path: Path) -> None:
     fed = federation(tiny_plan(method=PersonalWeights.name))
     client = fed.clients(tmp_path)[2]
     client.train(Call(RUN, 1, 1), b"")
-    assert (tmp_path / "2" / "state" / PERSONAL_FILE).stat().st_mode & 0o777 == 0o600
+    file = personal_file(tmp_path, 2, 1)
+    assert file.stat().st_mode & 0o777 == 0o600
+    assert file.parent.stat().st_mode & 0o777 == 0o700
 
 
 def test_another_run_begins_with_fresh_weights_and_not_with_those_of_the_last_one(tmp_path: Path) -> None:
@@ -261,5 +263,6 @@ def test_another_run_begins_with_fresh_weights_and_not_with_those_of_the_last_on
     used.train(Call(RUN, 1, 1), b"")
     used.train(Call(bytes(16), 1, 1), b"")
     fresh.train(Call(bytes(16), 1, 1), b"")
-    files = [tmp_path / name / "2" / "state" / PERSONAL_FILE for name in ("used", "fresh")]
+    files = [personal_file(tmp_path / name, 2, 1, bytes(16)) for name in ("used", "fresh")]
+    assert list(files[0].parent.iterdir()) == files[:1]
     assert checkpoint.load(files[0]) == checkpoint.load(files[1])
