@@ -29,10 +29,10 @@ import torch
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
 from benchmarks.cells import NO_TARGET, Cell
 from benchmarks.federation import Clear, encrypted_run
-from benchmarks.machine import machine, versions
 from benchmarks.tasks import TASKS
 from edge_client import models
 from edge_client.sparsify import METHODS
+from fleet.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.plan import Plan

@@ -34,7 +34,6 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from aggregator.admission import ContributionDesk
 from aggregator.summation import CohortSum
-from benchmarks.machine import machine, versions
 from edge_client.cipher import RoundCipher
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.round import (
@@ -51,6 +50,7 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
+from fleet.machine import machine, versions
 from protocol.cohort import Cohort, gather_cohort
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import pack

@@ -30,12 +30,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks.federation import encrypted_run, submission, weighted_mean
-from benchmarks.machine import machine, versions
 from edge_client import data as datasets
 from edge_client.client import Network, build_network
 from edge_client.partition import partition
 from edge_client.sparsify import GlobalState
 from edge_client.train import evaluate, insert
+from fleet.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.layout import Vector

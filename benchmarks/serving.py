@@ -26,10 +26,10 @@ import torch
 import uvloop
 from torch import nn
 
-from benchmarks.machine import machine, versions
 from edge_client import models
 from export.compact import compact
 from export.convert import convert
+from fleet.machine import machine, versions
 
 SHAPE = (3, 32, 32)
 TARGET = 2.0
