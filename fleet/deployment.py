@@ -120,6 +120,7 @@ class Deployment:
         try:
             self.start_superlink()
             self.register()
+            self.start_aggregator()
             self.start_service()
             for node in range(self.nodes):
                 self.start_node(node)
@@ -164,22 +165,18 @@ class Deployment:
         self._start("superlink", command, self._environment("superlink"))
         self._wait_for("superlink", self._healthy)
 
-    def start_service(self) -> None:
-        """Start the aggregator: the process that runs its app, and the one that keeps it going."""
-        environment = self._environment("aggregator") | {
-            "PRUNESEAL_ROSTER": str(self.out / "kits" / AGGREGATOR / "roster.json"),
-            "PRUNESEAL_RUN": str(self.run),
-            "PRUNESEAL_METRICS": f"{HOST}:{self.metrics_port}",
-            "PRUNESEAL_APP": str(self.out / APP_FOLDER),
-            "PRUNESEAL_SUPERLINK": CONNECTION,
-        }
+    def start_aggregator(self) -> None:
+        """Start the process that runs the aggregator's app."""
         flags = {
             "--runtime-api-address": f"{HOST}:{self.port}",
             "--root-certificates": self.out / "tls" / CA_FILE,
             "--superexec-auth-secret-file": self.out / "kits" / AGGREGATOR / EXECUTOR_FILE,
         }
-        self._start("aggregator", [str(_BIN / "flower-superexec"), *_options(flags)], environment)
-        self._start("service", [sys.executable, "-m", "aggregator.service"], environment)
+        self._start("aggregator", [str(_BIN / "flower-superexec"), *_options(flags)], self._aggregators())
+
+    def start_service(self) -> None:
+        """Start the process that keeps the aggregator's app going."""
+        self._start("service", [sys.executable, "-m", "aggregator.service"], self._aggregators())
 
     def start_node(self, node: int) -> None:
         """Start a node: the SuperNode, which holds Flower's key, and the SuperExec, which holds the others."""
@@ -231,6 +228,15 @@ class Deployment:
                 self._start(name, *self._commands[name])
 
     # --- details ---------------------------------------------------------------------------------
+
+    def _aggregators(self) -> dict[str, str]:
+        return self._environment("aggregator") | {
+            "PRUNESEAL_ROSTER": str(self.out / "kits" / AGGREGATOR / "roster.json"),
+            "PRUNESEAL_RUN": str(self.run),
+            "PRUNESEAL_METRICS": f"{HOST}:{self.metrics_port}",
+            "PRUNESEAL_APP": str(self.out / APP_FOLDER),
+            "PRUNESEAL_SUPERLINK": CONNECTION,
+        }
 
     def _environment(self, name: str) -> dict[str, str]:
         home = self._flower / name if name.startswith("node-") else self._flower

@@ -27,6 +27,8 @@ def pruneseal(*arguments: str | Path, timeout: float = 300) -> "subprocess.Compl
 @contextmanager
 def running(*arguments: str | Path) -> Iterator["subprocess.Popen[str]"]:
     """Start the command in a process group of its own; what is left of it at the end is killed."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests in the background: the command would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [*COMMAND, *map(str, arguments)],
         cwd=ROOT,
