@@ -19,7 +19,9 @@ from protocol.cohort import Cohort
 from protocol.errors import PeerError
 
 LOG_FILE: Final = "log.jsonl"
-_ROOT: Final = "pruneseal"
+ROOT: Final = "pruneseal"
+"""The logger above all of ours."""
+
 _MOST_BYTES, _OLD_FILES = 10_000_000, 2
 
 _log = logging.getLogger("pruneseal.aggregator")
@@ -60,7 +62,7 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
         run: Its name, in hex.
         level: The lowest level that is written.
     """
-    logger = logging.getLogger(_ROOT)
+    logger = logging.getLogger(ROOT)
     before = logger.level
     handlers = (
         logging.StreamHandler(),
