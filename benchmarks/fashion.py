@@ -23,13 +23,12 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from benchmarks.federation import encrypted_run, submission, weighted_mean
+from benchmarks.page import check_table, drawing, head, publish
 from edge_client import data as datasets
 from edge_client.client import Network, build_network
 from edge_client.partition import partition
@@ -250,20 +249,15 @@ def _gap(part: Mapping[str, Any], run: Mapping[str, Any]) -> float:
 
 def markdown(result: Mapping[str, Any]) -> str:
     """The results as a page."""
-    head = (
+    columns = (
         "| clients' data | system | sparsity | accuracy at the end | mean of the last 5 | points below dense "
         "| uplink, bytes a value | uplink of dense | sums verified |"
     )
     lines = [
-        "# Encrypted FedSparsify-Global beside plain dense FedAvg, Fashion-MNIST",
-        "",
-        f"    {result['command']}",
-        "",
-        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
-        "",
+        *head("Encrypted FedSparsify-Global beside plain dense FedAvg, Fashion-MNIST", result),
         "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["settings"].items()) + ".",
         "",
-        head,
+        columns,
         "|---|---|---|---|---|---|---|---|---|",
     ]
     for division, part in result["parts"].items():
@@ -285,20 +279,15 @@ def markdown(result: Mapping[str, Any]) -> str:
                 f"| {run['uplink_ratio']:.3f} | {run['verified']['rounds']} rounds, "
                 f"{run['verified']['values']:,} integers |"
             )
-    lines += ["", "| check | found | limit | holds |", "|---|---|---|---|"]
-    lines += [
-        f"| {check['check']} | {check['found']:.4g} | {check['limit']} | {'yes' if check['holds'] else 'NO'} |"
-        for check in result["checks"]
-    ]
+    lines += ["", *check_table(result["checks"])]
     return "\n".join([*lines, "", "![accuracy and sparsity by round](fashion.svg)", ""])
 
 
 def figure(result: Mapping[str, Any], path: Path) -> None:
     """Accuracy by round of both systems, above the sparsity of the encrypted one."""
     parts = result["parts"]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "font.size": 9}):
-        drawing = Figure(figsize=(4.2 * len(parts) + 0.6, 4.6), layout="constrained")
-        grid: Any = drawing.subplots(
+    with drawing(path, 4.2 * len(parts) + 0.6, 4.6) as drawn:
+        grid: Any = drawn.subplots(
             2, len(parts), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
         )
         for column, (division, part) in enumerate(parts.items()):
@@ -307,7 +296,6 @@ def figure(result: Mapping[str, Any], path: Path) -> None:
         grid[0, 0].set_ylabel("test accuracy")
         grid[1, 0].set_ylabel("sparsity")
         grid[0, 0].legend(loc="lower right", frameon=False)
-        drawing.savefig(path, metadata={"Date": None})
 
 
 def _curves(axes: Axes, title: str, part: Mapping[str, Any]) -> None:
@@ -359,11 +347,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "fashion.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "fashion.md").write_text(page := markdown(result))
     figure(result, options.out / "fashion.svg")
-    print(page)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return publish(options.out, "fashion", result, markdown(result))
 
 
 if __name__ == "__main__":
