@@ -19,7 +19,9 @@ from protocol.cohort import Cohort
 from protocol.errors import PeerError
 
 LOG_FILE: Final = "log.jsonl"
-_ROOT: Final = "pruneseal"
+ROOT: Final = "pruneseal"
+"""The logger above all of ours."""
+
 _MOST_BYTES, _OLD_FILES = 10_000_000, 2
 
 _log = logging.getLogger("pruneseal.aggregator")
@@ -60,7 +62,7 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
         run: Its name, in hex.
         level: The lowest level that is written.
     """
-    logger = logging.getLogger(_ROOT)
+    logger = logging.getLogger(ROOT)
     before = logger.level
     handlers = (
         logging.StreamHandler(),
@@ -104,15 +106,23 @@ class Tail:
 
 
 class LogObserver:
-    """Tells the log."""
+    """Tells the log, which names the nodes as they are registered."""
+
+    def __init__(self) -> None:
+        self._names: dict[int, str] = {}
+
+    def name(self, node: int) -> str:
+        """What a node is called: its name when it was last there, or its number in Flower."""
+        return self._names.get(node) or str(node)
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
         """Info: who is there."""
+        self._names = dict(nodes)
         _log.info(
             "round %d: %d nodes are there",
             round_,
             len(nodes),
-            extra=_fields("online", round_, nodes=[name or str(node) for node, name in sorted(nodes.items())]),
+            extra=_fields("online", round_, nodes=[self.name(node) for node in sorted(nodes)]),
         )
 
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
@@ -121,12 +131,13 @@ class LogObserver:
 
     def refused(self, round_: int, node: int, error: PeerError) -> None:
         """Warning: a message that does not count."""
-        more = _fields("refused", round_, node=node, reason=type(error).__name__)
+        more = _fields("refused", round_, node=self.name(node), reason=type(error).__name__)
         _log.warning("%s", refusal(round_, error), extra=more)
 
     def failed(self, round_: int, node: int, reason: str) -> None:
         """Warning: a node that answered with an error."""
-        _log.warning("round %d: %s", round_, reason, extra=_fields("failed", round_, node=node, reason=reason))
+        more = _fields("failed", round_, node=self.name(node), reason=reason)
+        _log.warning("round %d: %s", round_, reason, extra=more)
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
         """Info: a sum is complete."""

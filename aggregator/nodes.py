@@ -8,12 +8,10 @@ the connection's name in ``$FLWR_HOME/config.toml`` (``aggregator``). SIGTERM an
 
 import logging
 import os
-import signal
 import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any, Final, Protocol
 
 import httpx
@@ -26,7 +24,7 @@ from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, Unregi
 from flwr.supercore.constant import NodeStatus
 from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
-from aggregator.logs import JsonFormatter
+from aggregator.process import begin
 from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
 
@@ -100,17 +98,7 @@ def keep(roster: Path, folder: Path, connection: str, stop: threading.Event) -> 
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """The process; its exit code."""
-    stop = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a signal handler
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(""))
-    logging.getLogger("pruneseal").addHandler(handler)
-    logging.getLogger("pruneseal").setLevel(logging.INFO)
+    stop = begin()
     if missing := [name for name in ("PRUNESEAL_ROSTER", "PRUNESEAL_NODES") if name not in environment]:
         _log.error("set %s: the roster's file, and the folder of the nodes' public keys", " and ".join(missing))
         return 1

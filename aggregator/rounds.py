@@ -9,70 +9,27 @@ complete round.
 """
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from math import ceil, isfinite
+from collections.abc import Mapping, Sequence
+from math import ceil
 from statistics import median_low
 
 import numpy as np
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceDesk, ContributionDesk
+from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Journal, Record
 from aggregator.observer import Observer
-from aggregator.replies import stream_replies
 from aggregator.summation import CohortSum
-from protocol.carry import from_record, to_record
+from aggregator.tally import Tally
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
-from protocol.errors import AgreementError, MalformedMessage, PeerError, QuorumError
+from protocol.errors import AgreementError, QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import contribution_length, encode_aggregate
 
 _WAIT_SECONDS = 0.5
 _SAMPLING, _SURVIVORS = 0x53414D50, 0x53555256
-
-
-@dataclass(frozen=True)
-class _Answer:
-    """One client's answer: where it came from, its frame and its scalars."""
-
-    source: int
-    frame: bytes
-    metrics: Mapping[str, float]
-
-
-@dataclass
-class _Tally:
-    """What is counted while a round goes on."""
-
-    round: int
-    attempt: int = 0
-    asked: int = 0
-    left_out: int = 0
-    uplink: int = 0
-    downlink: int = 0
-    values: int = 0
-    value_bytes: int = 0
-    vote_bytes: int = 0
-    clipped: int = 0
-    cohorts: list[frozenset[int]] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
-    seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
-    errors: Counter[str] = field(default_factory=Counter)
-    recent: Counter[str] = field(default_factory=Counter)
-
-    def fail(self, reason: str) -> None:
-        """Count why a client did not answer, for the round and for the message under way."""
-        self.errors[reason] += 1
-        self.recent[reason] += 1
-
-    def reasons(self, errors: Counter[str]) -> str:
-        """The commonest reasons in brackets, or nothing."""
-        common = ", ".join(f"{count} x {reason!r}" for reason, count in errors.most_common(3))
-        return f" ({common})" if common else ""
 
 
 class Run:
@@ -89,6 +46,7 @@ class Run:
     def __init__(self, grid: Grid, plan: Plan, roster: Roster, journal: Journal, observer: Observer) -> None:
         self._grid, self._plan, self._roster = grid, plan, roster
         self._journal, self._observer = journal, observer
+        self._asker = Asker(grid, journal.run, plan.deadline, observer)
         self._aggregate = b""
         self._unpublished: Record | None = None
 
@@ -104,12 +62,12 @@ class Run:
         if stored.round:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
         for number in range(stored.round + 1, self._plan.rounds + 1):
-            self._round(_Tally(number))
-        self._evaluate(_Tally(self._plan.rounds + 1, attempt=1))
+            self._round(Tally(number))
+        self._evaluate(Tally(self._plan.rounds + 1, attempt=1))
 
     # --- one round -----------------------------------------------------------------------------
 
-    def _round(self, tally: _Tally) -> None:
+    def _round(self, tally: Tally) -> None:
         start = time.monotonic()
         cohort = None
         while cohort is None:
@@ -137,17 +95,17 @@ class Run:
         self._journal.save(self._aggregate, record)
         self._unpublished = record
 
-    def _train(self, tally: _Tally) -> dict[int, _Answer]:
+    def _train(self, tally: Tally) -> dict[int, Answer]:
         """Ask for attendances until enough are in; each by the number of its node."""
         while True:
             self._next_attempt(tally)
             nodes = self._select(tally)
             tally.asked, tally.left_out = len(nodes), 0
             desk = AttendanceDesk(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
-            present: dict[int, _Answer] = {}
+            present: dict[int, Answer] = {}
             start = time.monotonic()
-            for answer in self._ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
-                with _Refusals(tally, self._observer, answer.source):
+            for answer in self._asker.ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
+                with Refusals(tally, self._observer, answer.source):
                     present[desk.admit(answer.frame).node] = answer
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
             tally.seconds["train"] += time.monotonic() - start
@@ -160,7 +118,7 @@ class Run:
                 return present
             time.sleep(_WAIT_SECONDS)
 
-    def _contribute(self, tally: _Tally, trained: Mapping[int, _Answer]) -> Cohort | None:
+    def _contribute(self, tally: Tally, trained: Mapping[int, Answer]) -> Cohort | None:
         """Add up the contributions of the largest safe cohort; None where no safe one is left."""
         able, lost = list(trained), ""
         while alive := self._members(tally, able):
@@ -178,7 +136,7 @@ class Run:
         self._tell(tally, f"{missing}, too many for a safe sum of the others; the round starts over")
         return None
 
-    def _members(self, tally: _Tally, able: Sequence[int]) -> list[int]:
+    def _members(self, tally: Tally, able: Sequence[int]) -> list[int]:
         """The members of the next cohort: as many of those who can answer as may follow the round's earlier cohorts."""
         if not tally.cohorts:
             return sorted(able)
@@ -192,7 +150,7 @@ class Run:
         order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
         return sorted(order.choice(left, max(sizes), replace=False).tolist())
 
-    def _sum(self, tally: _Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
+    def _sum(self, tally: Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
         """Ask a cohort and add what arrives; the nodes whose contributions are in the sum."""
         desk = ContributionDesk(cohort, tally.attempt, self._plan, self._roster)
         total = CohortSum(cohort, tally.attempt, self._plan)
@@ -200,10 +158,10 @@ class Run:
         clipped = 0
         start, added = time.monotonic(), tally.seconds["add"]
         try:
-            for answer in self._ask(
+            for answer in self._asker.ask(
                 tally, "train.contribute", list(members), "cohort", cohort.encode(), "contribution"
             ):
-                with _Refusals(tally, self._observer, answer.source):
+                with Refusals(tally, self._observer, answer.source):
                     node = members[answer.source]
                     contribution = desk.admit(node, answer.frame)
                     adding = time.monotonic()
@@ -226,11 +184,11 @@ class Run:
 
     # --- after the last round ------------------------------------------------------------------
 
-    def _evaluate(self, tally: _Tally) -> None:
+    def _evaluate(self, tally: Tally) -> None:
         """Let every node that is there score the final model."""
         nodes = sorted(self._grid.get_node_ids())
-        answers: list[_Answer] = []
-        for answer in self._ask(tally, "evaluate", nodes, "aggregate", self._aggregate, "model"):
+        answers: list[Answer] = []
+        for answer in self._asker.ask(tally, "evaluate", nodes, "aggregate", self._aggregate, "model"):
             if answers and answer.frame != answers[0].frame:
                 raise AgreementError("model", (answers[0].source, answer.source))
             answers.append(answer)
@@ -241,7 +199,7 @@ class Run:
             )
         self._publish(answers, tally.uplink, tally.downlink)
 
-    def _publish(self, answers: Sequence[_Answer], uplink: int = 0, downlink: int = 0) -> None:
+    def _publish(self, answers: Sequence[Answer], uplink: int = 0, downlink: int = 0) -> None:
         """Complete the last round's record with what the clients say of its model and further bytes, and write it."""
         record, self._unpublished = self._unpublished, None
         if record is None:
@@ -260,12 +218,12 @@ class Run:
         self._journal.publish(record)
         self._observer.round_done(record)
 
-    # --- messages ------------------------------------------------------------------------------
+    # --- attempts and nodes ------------------------------------------------------------------------------
 
-    def _tell(self, tally: _Tally, text: str) -> None:
+    def _tell(self, tally: Tally, text: str) -> None:
         self._observer.message(f"round {tally.round}: {text}")
 
-    def _next_attempt(self, tally: _Tally) -> None:
+    def _next_attempt(self, tally: Tally) -> None:
         if tally.attempt == self._plan.attempts:
             reasons = tally.reasons(tally.errors) or " (no answer in time)"
             back = " Those who were lost must come back: the others refuse a sum that would expose them."
@@ -278,7 +236,7 @@ class Run:
             )
         tally.attempt += 1
 
-    def _select(self, tally: _Tally) -> list[int]:
+    def _select(self, tally: Tally) -> list[int]:
         """A random part of the nodes that are there; waits for the smallest cohort."""
         end = time.monotonic() + self._plan.deadline
         while len(names := {node.node_id: node.name for node in self._grid.get_nodes()}) < self._plan.min_cohort:
@@ -294,60 +252,3 @@ class Run:
         # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
-
-    def _ask(
-        self, tally: _Tally, kind: str, nodes: Sequence[int], name: str, frame: bytes, reply: str
-    ) -> Iterator[_Answer]:
-        """Send one message to many nodes; yield the frames that come back, count bytes, report failures."""
-        call = ConfigRecord({"run": self._journal.run, "round": tally.round, "attempt": tally.attempt})
-        content = RecordDict({name: to_record({name: frame}), "call": call})
-        messages = [Message(content, node, kind, ttl=self._plan.deadline, group_id=str(tally.round)) for node in nodes]
-        tally.downlink += len(frame) * len(messages)
-        tally.recent.clear()
-        for source, message in stream_replies(self._grid, messages, self._plan.deadline):
-            if message.has_error():
-                reason = message.error.reason or f"Flower error {message.error.code}"
-                tally.fail(reason.split(" [ref")[0])
-                self._observer.failed(tally.round, source, reason)
-                continue
-            answer = None
-            with _Refusals(tally, self._observer, source):
-                answer = _read(source, message, reply)
-            if answer is not None:
-                tally.uplink += len(answer.frame)
-                yield answer
-
-
-class _Refusals:
-    """Turns a peer's error into a count and a line for the operator; everything else goes through."""
-
-    def __init__(self, tally: _Tally, observer: Observer, source: int) -> None:
-        self._tally, self._observer, self._source = tally, observer, source
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> bool:
-        if not isinstance(error, PeerError):
-            return False
-        self._tally.refused[type(error).__name__] += 1
-        self._tally.fail(type(error).__name__)
-        self._observer.refused(self._tally.round, self._source, error)
-        return True
-
-
-def _read(source: int, message: Message, name: str) -> _Answer:
-    """The frame and the scalars of a reply.
-
-    Raises:
-        MalformedMessage: There is no frame of ours under this name.
-    """
-    records = message.content.array_records
-    frames = from_record(records[name]) if name in records else {}
-    if set(frames) != {name}:
-        raise MalformedMessage(f"the reply holds no {name}")
-    metrics = message.content.metric_records.get("metrics") or MetricRecord()
-    numbers = {
-        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
-    }
-    return _Answer(source, frames[name], numbers)

@@ -15,7 +15,6 @@ it; the run goes on.
 import hashlib
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -23,7 +22,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Final, Protocol
 
 import httpx
@@ -37,7 +35,8 @@ from flwr.supercore.fab import Fab
 
 from aggregator.endpoint import endpoint, shortages
 from aggregator.journal import is_held, read_records
-from aggregator.logs import LOG_FILE, JsonFormatter, Tail
+from aggregator.logs import LOG_FILE, Tail
+from aggregator.process import begin
 from aggregator.settings import Settings, read_settings
 from aggregator.status import FAILED, FINISHED, read_status
 from protocol.errors import ConfigError, PruneSealError
@@ -235,17 +234,7 @@ def serve(settings: Settings, flower: Flower | None, host: str, port: int, stop:
 
 def main(environment: Mapping[str, str] = os.environ) -> int:
     """The process; its exit code."""
-    stop = threading.Event()
-
-    def end(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # the signature of a signal handler
-        stop.set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, end)
-    handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(""))
-    logging.getLogger("pruneseal").addHandler(handler)
-    logging.getLogger("pruneseal").setLevel(logging.INFO)
+    stop = begin()
     try:
         serve(read_settings(environment), flower_command(environment), *address(environment), stop)
     except PruneSealError as error:

@@ -107,7 +107,6 @@ class StatusWriter:
     def __init__(self, folder: Path, plan: Plan, journal: Journal, roster: Roster) -> None:
         self._path, self._roster = folder / STATUS_FILE, roster
         self._told = LogObserver()
-        self._names: dict[int, str] = {}
         self._written = 0.0
         run = journal.run.hex()
         before = read_status(folder)
@@ -129,7 +128,8 @@ class StatusWriter:
             _log.info("the run is finished", extra={"fields": {"event": "finished"}})
         elif isinstance(error, PruneSealError) and not isinstance(error, StorageError):
             self._write(state=FAILED, error=f"{type(error).__name__}: {error}")
-            _log.error("%s", error, extra={"fields": {"event": "failed", "reason": type(error).__name__}})
+            fields = {"event": "failed", "round": self._status.round, "reason": type(error).__name__}
+            _log.error("%s", error, extra={"fields": fields})
         else:
             self._write(state=STOPPED, error=f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "")
             text = str(error) if isinstance(error, StorageError) else "the run is stopped and can be resumed"
@@ -141,10 +141,9 @@ class StatusWriter:
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
         """Note who is there."""
         self._told.online(round_, nodes)
-        self._names = {node: name or str(node) for node, name in nodes.items()}
         for entry in self._status.nodes.values():
             entry["online"] = False
-        for name in self._names.values():
+        for name in map(self._told.name, nodes):
             self._status.nodes.setdefault(name, {"round": 0}).update(online=True, seen=time.time())
         self._write(round=round_, phase="train", answered=0, asked=0)
 
@@ -183,8 +182,7 @@ class StatusWriter:
         self._told.message(text)
 
     def _problem(self, round_: int, node: int, kind: str, text: str) -> None:
-        name = self._names.get(node, str(node))
-        entry = {"time": time.time(), "round": round_, "node": name, "kind": kind, "text": text}
+        entry = {"time": time.time(), "round": round_, "node": self._told.name(node), "kind": kind, "text": text}
         self._status.problems = [*self._status.problems, entry][-_PROBLEMS:]
         self._write(round=round_)
 

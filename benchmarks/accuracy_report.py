@@ -6,11 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.figure import Figure
 
 from benchmarks.cells import NO_TARGET, Cell
+from benchmarks.page import check_table, drawing, head
 from benchmarks.tasks import TASKS
 from edge_client.sparsify import METHODS
 
@@ -138,12 +137,7 @@ def pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
     """The results as a page."""
     lines = [
-        "# Accuracy by method, sparsity and division of the data",
-        "",
-        f"    {result['command']}",
-        "",
-        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
-        "",
+        *head("Accuracy by method, sparsity and division of the data", result),
         "Accuracy after the last round, percent, mean over the seeds of each cell and, with several, the standard "
         "deviation. *zeros*: the share of zero parameters at the end. *uplink*: all bytes that all clients sent, "
         "and their ratio to 4 bytes a parameter, client and round.",
@@ -169,11 +163,7 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
                 f"| {group.uplink / 1e6:.2f} MB | {group.uplink / group.dense:.4f} | {len(group.seeds)} |"
             )
     if result["checks"]:
-        lines += ["", "## Checks", "", "| check | found | limit | holds |", "|---|---|---|---|"]
-        lines += [
-            f"| {check['check']} | {check['found']:.4g} | {check['limit']} | {'yes' if check['holds'] else 'NO'} |"
-            for check in result["checks"]
-        ]
+        lines += ["", "## Checks", "", *check_table(result["checks"])]
     if result["pairs"]:
         lines += [
             "",
@@ -199,9 +189,8 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
     panels = list(dict.fromkeys((key[0], key[1]) for key in found if not key[4]))
     methods = [name for name in METHODS if any(key[2] == name for key in found)]
     for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
-        with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "font.size": 9}):
-            drawing = Figure(figsize=(3.6 * len(panels) + 0.6, 3.4), layout="constrained")
-            axes: Any = drawing.subplots(1, len(panels), squeeze=False)
+        with drawing(out / f"accuracy-{kind}.svg", 3.6 * len(panels) + 0.6, 3.4) as drawn:
+            axes: Any = drawn.subplots(1, len(panels), squeeze=False)
             for panel, (task, partition) in zip(axes[0], panels, strict=True):
                 for number, method in enumerate(methods):
                     here = [g for key, g in found.items() if key[:3] == (task, partition, method) and not key[4]]
@@ -222,5 +211,4 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
             handles = {
                 name: line for panel in axes[0] for line, name in zip(*panel.get_legend_handles_labels(), strict=True)
             }
-            drawing.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)
-            drawing.savefig(out / f"accuracy-{kind}.svg", metadata={"Date": None})
+            drawn.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)

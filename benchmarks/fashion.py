@@ -17,19 +17,18 @@ import argparse
 import json
 import multiprocessing
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
+from benchmarks.fashion_report import PARTITIONS, checks, figure, markdown
 from benchmarks.federation import encrypted_run, submission, weighted_mean
+from benchmarks.page import publish
 from edge_client import data as datasets
 from edge_client.client import Network, build_network
 from edge_client.partition import partition
@@ -42,21 +41,8 @@ from protocol.layout import Vector
 from protocol.plan import Plan
 
 CLIENTS: Final = 10
-PARTITIONS: Final = {"iid": "IID", "shards:2": "two classes a client"}
 BITS: Final = (16, 12)
 """The grids; the second, and any further one, is tried on IID shares alone."""
-
-LARGEST_GAP: Final = 1.5
-"""Points of test accuracy that the encrypted IID run may end below the dense one."""
-
-LARGEST_RATIO: Final = 0.20
-"""Of the bytes that dense FedAvg sends in float32."""
-
-LARGEST_BYTES: Final = {16: 2.3, 12: 1.7}
-"""Uplink bytes a value, by bits of the grid."""
-
-_LAST = 5  # rounds of the mean that stands beside the last accuracy
-_COLOURS = {"dense": "#777777", "sparse": "#e08a1e", "encrypted": "#1b6ca8"}
 
 
 @dataclass(frozen=True)
@@ -212,124 +198,8 @@ def measure(options: Options) -> dict[str, Any]:
             **{key: value for key, value in asdict(plan).items() if key not in left_out},
         },
         "parts": parts,
-        "checks": [check for division, part in parts.items() for check in _checks(division, part, options.rounds)],
+        "checks": [check for division, part in parts.items() for check in checks(division, part, options.rounds)],
     }
-
-
-def _checks(division: str, part: Mapping[str, Any], rounds: int) -> list[dict[str, Any]]:
-    """What must hold, and whether it does."""
-    checks = []
-    for run in part["encrypted"]:
-        where = f"{PARTITIONS[division]}, {run['bits']} bits"
-        found: list[tuple[str, float, bool, str]] = [
-            ("rounds verified", run["verified"]["rounds"], run["verified"]["rounds"] == rounds, f"{rounds}"),
-            (
-                "uplink of dense FedAvg's",
-                run["uplink_ratio"],
-                run["uplink_ratio"] <= LARGEST_RATIO,
-                f"<= {LARGEST_RATIO}",
-            ),
-        ]
-        if (limit := LARGEST_BYTES.get(run["bits"])) is not None:
-            size = run["uplink_bytes_per_value"]
-            found.append(("uplink bytes a value", size, size <= limit, f"<= {limit}"))
-        if division == "iid":
-            gap = _gap(part, run)
-            found.append(("points below dense at the end", gap, gap <= LARGEST_GAP, f"<= {LARGEST_GAP}"))
-        checks += [
-            {"check": f"{what} ({where})", "found": value, "limit": limit, "holds": holds}
-            for what, value, holds, limit in found
-        ]
-    return checks
-
-
-def _gap(part: Mapping[str, Any], run: Mapping[str, Any]) -> float:
-    """How many points of accuracy a run ends below the dense one."""
-    return 100.0 * float(part["dense"]["accuracy"][-1] - run["accuracy"][-1])
-
-
-def markdown(result: Mapping[str, Any]) -> str:
-    """The results as a page."""
-    head = (
-        "| clients' data | system | sparsity | accuracy at the end | mean of the last 5 | points below dense "
-        "| uplink, bytes a value | uplink of dense | sums verified |"
-    )
-    lines = [
-        "# Encrypted FedSparsify-Global beside plain dense FedAvg, Fashion-MNIST",
-        "",
-        f"    {result['command']}",
-        "",
-        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
-        "",
-        "; ".join(f"{key.replace('_', ' ')} {value}" for key, value in result["settings"].items()) + ".",
-        "",
-        head,
-        "|---|---|---|---|---|---|---|---|---|",
-    ]
-    for division, part in result["parts"].items():
-        name, curve = PARTITIONS[division], part["dense"]["accuracy"]
-        lines.append(
-            f"| {name} | dense FedAvg, plain | 0 | {curve[-1]:.4f} | {np.mean(curve[-_LAST:]):.4f} | | 4 | 1 | |"
-        )
-        curve, sparsity = part["sparse"]["accuracy"], part["encrypted"][0]["sparsity"][-1]
-        lines.append(
-            f"| {name} | FedSparsify-Global, plain | {sparsity:.4f} | {curve[-1]:.4f} | {np.mean(curve[-_LAST:]):.4f} "
-            f"| {_gap(part, part['sparse']):+.2f} | | | |"
-        )
-        for run in part["encrypted"]:
-            curve = run["accuracy"]
-            lines.append(
-                f"| {name} | FedSparsify-Global, encrypted, {run['bits']} bits | {run['sparsity'][-1]:.4f} "
-                f"| {curve[-1]:.4f} | {np.mean(curve[-_LAST:]):.4f} | {_gap(part, run):+.2f} "
-                f"| {run['uplink_bytes_per_value']:.3f} "
-                f"| {run['uplink_ratio']:.3f} | {run['verified']['rounds']} rounds, "
-                f"{run['verified']['values']:,} integers |"
-            )
-    lines += ["", "| check | found | limit | holds |", "|---|---|---|---|"]
-    lines += [
-        f"| {check['check']} | {check['found']:.4g} | {check['limit']} | {'yes' if check['holds'] else 'NO'} |"
-        for check in result["checks"]
-    ]
-    return "\n".join([*lines, "", "![accuracy and sparsity by round](fashion.svg)", ""])
-
-
-def figure(result: Mapping[str, Any], path: Path) -> None:
-    """Accuracy by round of both systems, above the sparsity of the encrypted one."""
-    parts = result["parts"]
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "font.size": 9}):
-        drawing = Figure(figsize=(4.2 * len(parts) + 0.6, 4.6), layout="constrained")
-        grid: Any = drawing.subplots(
-            2, len(parts), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [3, 1]}
-        )
-        for column, (division, part) in enumerate(parts.items()):
-            _curves(grid[0, column], PARTITIONS[division], part)
-            _sparsity(grid[1, column], part)
-        grid[0, 0].set_ylabel("test accuracy")
-        grid[1, 0].set_ylabel("sparsity")
-        grid[0, 0].legend(loc="lower right", frameon=False)
-        drawing.savefig(path, metadata={"Date": None})
-
-
-def _curves(axes: Axes, title: str, part: Mapping[str, Any]) -> None:
-    accuracy = part["dense"]["accuracy"]
-    axes.plot(range(1, len(accuracy) + 1), accuracy, color=_COLOURS["dense"], label="dense FedAvg, plain")
-    merged = part["sparse"]["merged"]
-    label = "FedSparsify, plain, before each purge"
-    axes.plot(range(1, len(merged) + 1), merged, color=_COLOURS["sparse"], linewidth=1, label=label)
-    for run, line in zip(part["encrypted"], ("-", ":", "--", "-."), strict=False):
-        label = f"FedSparsify, encrypted, {run['bits']} bits"
-        rounds = range(1, len(run["accuracy"]) + 1)
-        axes.plot(rounds, run["accuracy"], line, color=_COLOURS["encrypted"], label=label)
-    axes.set_title(title)
-    axes.grid(alpha=0.3)
-
-
-def _sparsity(axes: Axes, part: Mapping[str, Any]) -> None:
-    sparsity = part["encrypted"][0]["sparsity"]
-    axes.plot(range(1, len(sparsity) + 1), sparsity, color=_COLOURS["encrypted"])
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("round")
-    axes.grid(alpha=0.3)
 
 
 def _options(arguments: Sequence[str] | None) -> Options:
@@ -359,11 +229,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("stopped; the same command goes on", file=sys.stderr)
         return 130
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "fashion.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "fashion.md").write_text(page := markdown(result))
     figure(result, options.out / "fashion.svg")
-    print(page)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return publish(options.out, "fashion", result, markdown(result))
 
 
 if __name__ == "__main__":

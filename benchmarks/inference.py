@@ -20,13 +20,12 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
-import matplotlib as mpl
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from benchmarks.page import check_table, drawing, head, publish
 from edge_client import models
 from export.exporter import Exported, export, export_int8
 from export.latency import Latency, compare
@@ -215,20 +214,15 @@ def checks(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def markdown(result: Mapping[str, Any]) -> str:
     """The results as a page."""
     settings = [(threads, batch) for threads in THREADS for batch in BATCHES]
-    head = " | ".join(f"{threads}T b{batch}" for threads, batch in settings)
+    columns = " | ".join(f"{threads}T b{batch}" for threads, batch in settings)
     lines = [
-        "# Exported networks beside dense float ONNX",
-        "",
-        f"    {result['command']}",
-        "",
-        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
-        "",
+        *head("Exported networks beside dense float ONNX", result),
         "Size: times smaller than the dense file. Speed: times as fast, float / int8, by threads (T) and batch (b);",
         "on one thread by CPU time, on two by the wall clock, which suffers from whatever else the machine does.",
         "Weights are random; *filters* is 0.75 of the filters. *work* is the fraction of multiply-accumulates left;",
         "*16* says that channel counts are rounded up to 16 because that was faster.",
         "",
-        f"| network | pruning | work | dense | float size | int8 size | {head} | 16 | recommended |",
+        f"| network | pruning | work | dense | float size | int8 size | {columns} | 16 | recommended |",
         f"|---|---|---|---|---|---|{'---|' * len(settings)}---|---|",
     ]
     for row in result["rows"]:
@@ -238,12 +232,8 @@ def markdown(result: Mapping[str, Any]) -> str:
             f"| {human_bytes(row['bytes']['dense'])} | {ratio(row, FLOAT):.1f} | {ratio(row, INT8):.1f} | {speeds} "
             f"| {'yes' if row['rounded_channels'] else ''} | {'int8' if row['recommended'] == INT8 else 'float'} |"
         )
-    lines += ["", "| check | found | at least | holds |", "|---|---|---|---|"]
-    lines += [
-        f"| {check['check']} | {check['found']:.4g} | {check['least']} | {'yes' if check['holds'] else 'NO'} |"
-        for check in result["checks"]
-        if "relative error" not in check["check"] or not check["holds"]
-    ]
+    told = [check for check in result["checks"] if "relative error" not in check["check"] or not check["holds"]]
+    lines += ["", *check_table([check | {"limit": f">= {check['least']}"} for check in told])]
     worst = max(row["relative_error"] for row in result["rows"])
     lines += ["", f"Largest difference to torch on {INPUTS} inputs, relative to the outputs' scale: {worst:.2g}."]
     return "\n".join([*lines, "", "![size and speed by network and pruning](inference.svg)", ""])
@@ -252,9 +242,8 @@ def markdown(result: Mapping[str, Any]) -> str:
 def figure(result: Mapping[str, Any], path: Path) -> None:
     """Above the sizes, below the speed at batch 1 on one thread; a group of bars a network."""
     names = list(dict.fromkeys(row["network"] for row in result["rows"]))
-    with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "font.size": 9}):
-        drawing = Figure(figsize=(2.1 * len(names) + 0.6, 5), layout="constrained", facecolor="white")
-        grid: Any = drawing.subplots(2, len(names), sharex=True, sharey="row", squeeze=False)
+    with drawing(path, 2.1 * len(names) + 0.6, 5) as drawn:
+        grid: Any = drawn.subplots(2, len(names), sharex=True, sharey="row", squeeze=False)
         for column, name in enumerate(names):
             rows = [row for row in result["rows"] if row["network"] == name]
             for axes, value in zip(grid[:, column], (ratio, speed), strict=True):
@@ -271,7 +260,6 @@ def figure(result: Mapping[str, Any], path: Path) -> None:
         grid[0, 0].set_ylabel("times smaller than dense")
         grid[1, 0].set_ylabel("times as fast, batch 1, 1 thread")
         grid[0, 0].legend(loc="upper left", frameon=False, fontsize=8)
-        drawing.savefig(path, metadata={"Date": None})
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -300,11 +288,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "checks": checks(rows),
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "inference.json").write_text(json.dumps(result, indent=1) + "\n")
-    (options.out / "inference.md").write_text(page := markdown(result))
     figure(result, options.out / "inference.svg")
-    print(page)
-    return 0 if all(check["holds"] for check in result["checks"]) else 1
+    return publish(options.out, "inference", result, markdown(result))
 
 
 if __name__ == "__main__":

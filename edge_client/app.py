@@ -33,9 +33,9 @@ def guard(message: Message, context: Context, call_next: _Handler) -> Message:
         reference = uuid.uuid4().hex[:12]
         known = error if isinstance(error, PruneSealError) else PruneSealError()
         if isinstance(error, PruneSealError):
-            _log.error("%s: %s [ref %s]", type(error).__name__, error, reference)
+            _log.error("%s: %s: %s [ref %s]", _where(message, context), type(error).__name__, error, reference)
         else:
-            _log.exception("unexpected failure [ref %s]", reference)
+            _log.exception("%s: unexpected failure [ref %s]", _where(message, context), reference)
         return Message(Error(code=known.code, reason=f"{known.public} [ref {reference}]"), reply_to=message)
 
 
@@ -96,6 +96,15 @@ def _call(message: Message) -> Call:
     if not 0 < round_ < 1 << 32 or not 0 < attempt < 1 << 32:
         raise MalformedMessage("rounds and attempts are counted from 1")
     return Call(run, round_, attempt)
+
+
+def _where(message: Message, context: Context) -> str:
+    """This node, by its number in Flower, and what the message says it is of: for the node's log."""
+    try:
+        call = _call(message) if message.has_content() else None
+    except MalformedMessage:
+        call = None
+    return f"node {context.node_id}" + (f", round {call.round}, attempt {call.attempt}" if call else "")
 
 
 def _reply(message: Message, name: str, answer: Answer) -> Message:

@@ -3,25 +3,22 @@
 Law of :func:`part`: over the K clients of a run the test shares are disjoint and cover the test set, so the sum of the
 clients' correct counts over the sum of their counts is the accuracy on the whole test set.
 
-Sources: the idx layout is that of the MNIST files (LeCun, Cortes, Burges); ``digits`` is the UCI optical recognition of
-handwritten digits set (Alpaydin, Kaynak 1998) as scikit-learn embeds it.
+Source: ``digits`` is the UCI optical recognition of handwritten digits set (Alpaydin, Kaynak 1998) as scikit-learn
+embeds it.
 """
 
-import gzip
-import struct
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
-from math import isfinite, prod
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edge_client.datafiles import read_idx, read_npz
 from protocol.errors import DataError
 
 Inputs = NDArray[np.float32]
@@ -36,8 +33,6 @@ FORMS = (
 
 _SPLIT_SEED = 20_220_427
 """Seed of the 80/20 split of data that comes without a test set: part of the format, never to be changed."""
-
-_NPZ_ARRAYS = ("x", "y", "x_test", "y_test", "groups", "labels")
 
 _CHANNELS = (1, 3, 4)
 """Grey, RGB, RGBA: the lengths of an axis that is taken for the channels of a uint8 image."""
@@ -177,9 +172,9 @@ def load(spec: str) -> DataSet:
     if not argument:
         raise DataError(f"unknown data {spec!r}; known forms: {FORMS}")
     if kind == "idx":
-        return _idx(spec, Path(argument).expanduser())
+        return _assemble(spec, read_idx(Path(argument).expanduser()))
     if kind == "npz":
-        return _npz(spec, Path(argument).expanduser())
+        return _assemble(spec, read_npz(Path(argument).expanduser()))
     try:
         function = import_function(spec)
     except ImportError as error:
@@ -219,53 +214,6 @@ def _digits() -> DataSet:
     x, y = load_digits(return_X_y=True)
     data = _assemble("digits", {"x": x.reshape(-1, 1, 8, 8) / 16, "y": y})
     return replace(data, scale=16.0, raw_range=(0.0, 16.0))
-
-
-def _idx(spec: str, folder: Path) -> DataSet:
-    files = {
-        "x": ("train-images-idx3-ubyte", 3),
-        "y": ("train-labels-idx1-ubyte", 1),
-        "x_test": ("t10k-images-idx3-ubyte", 3),
-        "y_test": ("t10k-labels-idx1-ubyte", 1),
-    }
-    return _assemble(spec, {key: _read_idx(folder, name, axes) for key, (name, axes) in files.items()})
-
-
-def _read_idx(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
-    """An idx file, plain or with .gz: bytes 0, 0, 8 (the type u8), axes; a big-endian u32 an axis; then the values."""
-    plain, packed = folder / name, folder / f"{name}.gz"
-    file = plain if plain.is_file() else packed
-    if not file.is_file():
-        raise DataError(f"missing file: neither {plain} nor {packed.name} beside it exists")
-    try:
-        raw = gzip.decompress(file.read_bytes()) if file == packed else file.read_bytes()
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{file} cannot be read ({error}); fetch it again") from error
-    head = struct.Struct(f">4B{axes}I")
-    if len(raw) < head.size or raw[:4] != bytes((0, 0, 8, axes)):
-        raise DataError(f"{file} is no idx file of bytes with {axes} axes: it starts with [{raw[:4].hex(' ')}]")
-    shape = head.unpack_from(raw)[4:]
-    if len(raw) != head.size + prod(shape):
-        raise DataError(f"{file} says that it holds {shape} bytes, but {len(raw) - head.size} follow; fetch it again")
-    return np.frombuffer(raw, np.uint8, offset=head.size).reshape(shape)
-
-
-def _npz(spec: str, file: Path) -> DataSet:
-    if not file.is_file():
-        raise DataError(f"missing file: {file} does not exist")
-    try:
-        zipfile.ZipFile(file).close()  # or numpy would take the file for another of its formats
-        with np.load(file, allow_pickle=False) as archive:
-            arrays = {key: archive[key] for key in _NPZ_ARRAYS if key in archive.files}
-            found = ", ".join(archive.files)
-    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        remedy = "write plain number arrays with numpy.savez (object arrays are refused: reading one can run code)"
-        raise DataError(f"{file} cannot be read ({error}); {remedy}") from error
-    if not {"x", "y"} <= arrays.keys():
-        raise DataError(f"{file} must hold the arrays x and y; it holds: {found}")
-    if ("x_test" in arrays) != ("y_test" in arrays):
-        raise DataError(f"{file} holds only one of x_test and y_test; give both, or neither for an 80/20 split")
-    return _assemble(spec, arrays)
 
 
 def _assemble(name: str, values: Mapping[str, object]) -> DataSet:

@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.helper import make_empty_tensor_value_info, make_graph, make_model, make_node
 
-from export.graph import keeps_weights_elsewhere
+from export.graph import parse
 from protocol.errors import ExportError
 
 MINIMUM_OPSET: Final = 18
@@ -315,13 +315,7 @@ def _inner(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 
 def _load(onnx_bytes: bytes) -> onnx.ModelProto:
     """Read a self-contained file of a recent enough operator set."""
-    try:
-        onnx.checker.check_model(onnx_bytes, full_check=True)
-    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
-        raise ExportError(f"not a valid ONNX file: {error}. Export the checkpoint again.") from error
-    model = onnx.load_model_from_string(onnx_bytes)
-    if keeps_weights_elsewhere(model):
-        raise ExportError("the file keeps its weights in another file; save it as one file first")
+    model = parse(onnx_bytes)
     opset = max((entry.version for entry in model.opset_import if entry.domain in _ONNX), default=0)
     if opset < MINIMUM_OPSET:
         raise ExportError(f"the file has operator set {opset}, and coding needs {MINIMUM_OPSET}; export it again")

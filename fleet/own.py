@@ -20,9 +20,9 @@ from edge_client.personal import load_personal
 from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
 from edge_client.train import evaluate, insert
+from fleet.figures import LayerDensity
 from fleet.provision import kit_name
 from fleet.release import release, summarised
-from fleet.report import LayerDensity
 from protocol import checkpoint
 from protocol.plan import Plan
 

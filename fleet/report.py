@@ -11,50 +11,21 @@ from __future__ import annotations
 import io
 import json
 import re
-import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from html import escape
-from itertools import accumulate, cycle
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib import rc_context
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
+from fleet import figures
+from fleet.figures import INK, PALETTE, LayerDensity, Rounds
 from fleet.units import clock, human_bytes
 
-Rounds = Sequence[Mapping[str, Any]]  # one mapping of figures per completed round
-# Name: (light, dark). matplotlib draws with the light value, so no two light values are equal.
-_PALETTE: Final = {
-    "ink": ("#17202e", "#e8edf4"),
-    "muted": ("#5f6b7e", "#9aa7ba"),
-    "line": ("#e1e7ee", "#313c4c"),
-    "card": ("#ffffff", "#1a222e"),
-    "page": ("#f4f6f9", "#11171f"),
-    "blue": ("#3267d6", "#7ba6f7"),
-    "teal": ("#0f8a7e", "#35c9b8"),
-    "amber": ("#d98a16", "#f0b44c"),
-    "violet": ("#7a55c7", "#b39af0"),
-    "rose": ("#c43d62", "#f07f9d"),
-}
-_INK: Final = {name: light for name, (light, _) in _PALETTE.items()}
-_SERIES: Final = [_INK[name] for name in ("blue", "teal", "amber", "violet", "rose")]
-_RC: Final[Any] = {
-    **{"svg.fonttype": "none", "svg.hashsalt": "pruneseal", "text.parse_math": False, "legend.frameon": False},
-    **{"font.size": 8.5, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.axisbelow": True},
-    **{"text.color": _INK["ink"], "axes.titlecolor": _INK["ink"], "axes.edgecolor": _INK["line"]},
-    **{f"{item}color": _INK["muted"] for item in ("xtick.", "ytick.", "axes.label")},
-    **{f"axes.spines.{side}": False for side in ("top", "right", "left")},
-    **{"axes.grid": True, "axes.grid.axis": "y", "grid.color": _INK["line"], "grid.linewidth": 0.6},
-    **{"ytick.major.size": 0, "xtick.major.size": 2.5, "lines.linewidth": 1.8, "lines.markersize": 2.4},
-}
 _MOST_BARS: Final = 40
-_DARK: Final = "".join(f"--{name}:{dark};" for name, (_, dark) in _PALETTE.items())
+_DARK: Final = "".join(f"--{name}:{dark};" for name, (_, dark) in PALETTE.items())
 _STYLE: Final = f"""
-:root{{color-scheme:light dark;{"".join(f"--{name}:{light};" for name, light in _INK.items())}}}
+:root{{color-scheme:light dark;{"".join(f"--{name}:{light};" for name, light in INK.items())}}}
 @media screen and (prefers-color-scheme:dark){{:root{{{_DARK}}}}} *{{box-sizing:border-box}}
 body{{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,"Helvetica Neue",Arial,sans-serif}}
 main{{max-width:1080px;margin:0 auto;padding:40px 24px 56px}}
@@ -85,24 +56,6 @@ key: it learnt no weight, no update, no averaged model, and not which positions 
 model of each round, and no other client's update."""
 
 
-@dataclass(frozen=True)
-class LayerDensity:
-    """How much of one tensor the final support keeps: ``kept`` of ``size`` values."""
-
-    name: str
-    kept: int
-    size: int
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.kept <= self.size or self.size == 0:
-            raise ValueError(f"{self.name!r} cannot keep {self.kept} of {self.size} values")
-
-    @property
-    def density(self) -> float:
-        """The fraction kept, in [0, 1]."""
-        return self.kept / self.size
-
-
 def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], density: Sequence[LayerDensity]) -> None:
     """Writes the run as one self-contained HTML page.
 
@@ -118,7 +71,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
     """
     if not metrics or not density:
         raise ValueError("a report needs at least one completed round and one tensor")
-    s, bars = summary, sorted(density, key=lambda tensor: -tensor.size)[:_MOST_BARS]
+    s, largest = summary, sorted(density, key=lambda tensor: -tensor.size)[:_MOST_BARS]
     sent, dense = s["uplink_bytes"], s["dense_fedavg_uplink_bytes"]
     factor = f"{dense / sent:.1f}× less" if sent <= dense else f"{sent / dense:.1f}× more"
     verdict = f"Accuracy {_number(s['accuracy'])}, sparsity {s['sparsity']:.3f}, {factor} uplink"
@@ -140,24 +93,24 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
         "plaintext modulus": f"{s['plain_modulus_bits']} bits",
         "grid of the sum": f"{s['bits']} bits",
     }
-    tensors = f"values kept of all values; {len(bars)} of {len(density)} tensors, largest first"
-    with rc_context(_RC), warnings.catch_warnings():
-        # The browser draws the text, in its fonts; matplotlib only measures it with its own.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        figures = (
-            _card("Accuracy and sparsity", "the averaged model by round", _quality(metrics)),
-            _card("Uplink", "cumulative, beside plaintext dense float32 FedAvg", _uplink(metrics, dense)),
-            _card("Density by tensor", tensors, _bars(bars), "wide"),
-            *_densities(metrics, bars),
-            _card("Time and cohort", "seconds by phase and clients, by round", _time(metrics), "wide"),
-        )
+    tensors = f"values kept of all values; {len(largest)} of {len(density)} tensors, largest first"
+    with figures.drawing():
+        cards = [
+            _card("Accuracy and sparsity", "the averaged model by round", figures.quality(metrics)),
+            _card("Uplink", "cumulative, beside plaintext dense float32 FedAvg", figures.uplink(metrics, dense)),
+            _card("Density by tensor", tensors, figures.bars(largest), "wide"),
+        ]
+        if (curves := figures.densities(metrics, largest)) is not None:
+            note = "the share that is left of the largest tensors"
+            cards.append(_card("Density by round", note, curves, "wide"))
+        cards.append(_card("Time and cohort", "seconds by phase and clients, by round", figures.time(metrics), "wide"))
     page = f"""<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <title>{escape(f"PruneSeal: {s['method']} on {s['data']}")}</title><style>{_STYLE}</style></head>
 <body><main><header><p class="muted">PruneSeal {escape(s["version"])} · report of a run</p><h1>{escape(verdict)}</h1>
 <p>{escape(run)}</p><p class="muted">{escape(extent)}; uplink compared with plaintext dense float32 FedAvg</p>
 {_seal(s["verified"])}</header>
-<section class="grid tiles">{"".join(tiles)}</section><section class="grid">{"".join(figures)}
+<section class="grid tiles">{"".join(tiles)}</section><section class="grid">{"".join(cards)}
 <section class="card"><h2>Settings</h2>{_pairs(s["plan"])}</section>
 <section class="card"><h2>Cryptography</h2>{_pairs(cryptography)}
 <h2>Export</h2>{_pairs(_export(s))}
@@ -239,105 +192,8 @@ def _card(title: str, note: str, figure: Figure, width: str = "half") -> str:
     # Several drawings share this page, so each gets identifiers of its own.
     own = re.sub(r"\W", "-", title.lower())
     drawing = re.sub(r'(\bid="|url\(#|href="#)', rf"\g<1>{own}-", drawing)
-    for name, light in _INK.items():
+    for name, light in INK.items():
         drawing = drawing.replace(light, f"var(--{name})")
     drawing = drawing.replace("<svg", f'<svg role="img" aria-label="{title}"', 1)
     caption = f"<figcaption><b>{title}</b><span>{escape(note)}</span></figcaption>"
     return f'<figure class="card {width}">{caption}{drawing}</figure>'
-
-
-def _by_round(axes: Axes, last: int) -> None:
-    """The axis of rounds, the same in every figure; a short run leaves room on its right."""
-    axes.set(xlabel="round", xlim=(0, max(last, 8) + 1))
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-
-
-def _curve(axes: Axes, points: Sequence[tuple[int, Any]], text: str, ink: str) -> None:
-    """Draws a curve with ``text`` beside its end, instead of a legend."""
-    axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink)
-    axes.annotate(text, points[-1], (6, 0), textcoords="offset points", color=ink, va="center")
-
-
-def _quality(metrics: Rounds) -> Figure:
-    figure = Figure((5.2, 3.1), layout="constrained")
-    panels = figure.subplots(2, 1, sharex=True)
-    for axes, key, ink in zip(panels, ("accuracy", "sparsity"), _SERIES, strict=False):
-        points = [(m["round"], m[key]) for m in metrics if m.get(key) is not None]
-        axes.set_title(key if points else f"{key}: not measured")
-        if points:
-            _curve(axes, points, _number(points[-1][1]), ink)
-    _by_round(panels[-1], metrics[-1]["round"])
-    return figure
-
-
-def _uplink(metrics: Rounds, dense: int) -> Figure:
-    """Dense FedAvg's uplink, known for the whole run, is shared out by the rounds' cohorts."""
-    figure, rounds = Figure((5.2, 3.1), layout="constrained"), [m["round"] for m in metrics]
-    taken = list(accumulate(m["cohort"] for m in metrics))
-    sent = list(accumulate(m["uplink_bytes"] for m in metrics))
-    reference = [dense * clients / taken[-1] for clients in taken]
-    axes = figure.subplots()
-    axes.fill_between(rounds, sent, reference, color=_INK["line"], alpha=0.5, linewidth=0)
-    for name, values, ink in (("dense FedAvg", reference, "muted"), ("this run", sent, "teal")):
-        points = list(zip(rounds, values, strict=True))
-        _curve(axes, points, f"{name}\n{human_bytes(round(values[-1]))}", _INK[ink])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: human_bytes(round(max(0, n)))))
-    axes.set_ylim(bottom=0)
-    _by_round(axes, rounds[-1])
-    return figure
-
-
-def _bars(tensors: Sequence[LayerDensity]) -> Figure:
-    figure = Figure((10.8, 0.3 + 0.21 * len(tensors)), layout="constrained")
-    axes, places = figure.subplots(), range(len(tensors))
-    axes.barh(places, [1.0] * len(tensors), color=_INK["line"], height=0.62)
-    axes.barh(places, [tensor.density for tensor in tensors], color=_INK["blue"], height=0.62)
-    for y, t in enumerate(tensors):
-        text = f"{t.density:.3f} · {t.kept:,} of {t.size:,}"
-        axes.annotate(text, (1, y), (8, 0), textcoords="offset points", va="center")
-    names = [re.sub(r"(?s)^(.{20}).{5,}(.{20})$", r"\1…\2", tensor.name) for tensor in tensors]
-    axes.set_yticks(places, names, color=_INK["ink"])
-    axes.set(xlim=(0, 1), ylim=(len(tensors) - 0.5, -0.5))
-    axes.grid(visible=False)
-    return figure
-
-
-def _densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> tuple[str, ...]:
-    """A card with a curve for each of the largest tensors, where the run has their density by round."""
-    measured = [m for m in metrics if "layer_density" in m]
-    shown = [t.name for t in tensors if any(t.name in m["layer_density"] for m in measured)][: len(_SERIES)]
-    if not shown:
-        return ()
-    figure = Figure((10.8, 2.6), layout="constrained")
-    axes = figure.subplots()
-    for name, ink in zip(shown, _SERIES, strict=False):
-        points = [(m["round"], m["layer_density"][name]) for m in measured]
-        axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink, label=name)
-    axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_SERIES), handlelength=0.8)
-    axes.set_ylim(0, 1.05)
-    _by_round(axes, metrics[-1]["round"])
-    return (_card("Density by round", "the share that is left of the largest tensors", figure, "wide"),)
-
-
-def _time(metrics: Rounds) -> Figure:
-    figure = Figure((10.8, 3.1), layout="constrained")
-    times, clients = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    phases = dict.fromkeys(name for m in metrics for name in m["seconds"])
-    seconds = {name: [m["seconds"].get(name, 0.0) for m in metrics] for name in phases}
-    parts = {"in the sum": "cohort", "left out": "left_out", "lost": "dropped"}
-    counts = {name: [m[key] for m in metrics] for name, key in parts.items()}
-    for axes, series, inks in (
-        (times, seconds, _SERIES),
-        (clients, counts, [_INK["muted"], _INK["line"], _INK["rose"]]),
-    ):
-        base = [0.0] * len(metrics)
-        for (name, values), ink in zip(series.items(), cycle(inks), strict=False):
-            axes.bar([m["round"] for m in metrics], values, 0.78, base, color=ink, label=name)
-            base = [below + value for below, value in zip(base, values, strict=True)]
-        if series:
-            axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=9, handlelength=0.8)
-    times.set_title("seconds")
-    clients.set_title("clients")
-    _by_round(clients, metrics[-1]["round"])
-    clients.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
-    return figure

@@ -16,9 +16,10 @@ from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.interface import plain_name
 from edge_client.train import evaluate, insert
+from fleet.figures import LayerDensity
 from fleet.own import own_models
 from fleet.release import release, summarised
-from fleet.report import LayerDensity, write_report
+from fleet.report import write_report
 from protocol import checkpoint
 from protocol.errors import CheckpointError
 from protocol.files import replace_file

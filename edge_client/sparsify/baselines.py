@@ -10,7 +10,16 @@ from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 
 
-class TopK(RankedWeights):
+class _WholeAtFirst(RankedWeights):
+    """A baseline that prunes nothing before the first round."""
+
+    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
+        """Everything, once it is known that the target leaves a weight."""
+        self.top(vector, self.plan.sparsity, self.plan.allocation, layout, layout.prunable)
+        return super().first_mask(vector, layout)
+
+
+class TopK(_WholeAtFirst):
     """SparsyFed's baseline: dense local training, then Top-K, every round (arXiv:2504.05153).
 
     Without powerpropagation a pruned weight has a gradient and grows back, on each client elsewhere, so no support can
@@ -19,11 +28,6 @@ class TopK(RankedWeights):
     """
 
     name = "topk"
-
-    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
-        """Everything, once it is known that the target leaves a weight."""
-        self.top(vector, self.plan.sparsity, self.plan.allocation, layout, layout.prunable)
-        return super().first_mask(vector, layout)
 
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
@@ -44,7 +48,7 @@ class TopK(RankedWeights):
         return alive
 
 
-class Snip(RankedWeights):
+class Snip(_WholeAtFirst):
     """Pruning at start by connection sensitivity, |gradient * weight| (Lee et al., ICLR 2019, arXiv:1810.02340).
 
     FedSparsify compares itself with it, with the mask of one batch of one learner. Here no learner's mask is shown:
@@ -54,11 +58,6 @@ class Snip(RankedWeights):
     """
 
     name = "snip"
-
-    def first_mask(self, vector: Vector, layout: Layout) -> Mask:
-        """Everything, once it is known that the target leaves a weight."""
-        self.top(vector, self.plan.sparsity, self.plan.allocation, layout, layout.prunable)
-        return super().first_mask(vector, layout)
 
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]

@@ -112,13 +112,15 @@ _SHAPE: Final = {"type": "array", "items": {"type": "integer"}}
 _DATATYPE: Final = {"type": "string", "enum": [name for name, _ in DATATYPES.values()]}
 _PARAMETERS: Final = {"type": "object"}
 _DATA: Final = {"type": "array", "description": "Numbers, nested by axis or flat in row-major order."}
-_TENSOR: Final = _object(["name", "datatype", "shape"], name=_STRING, datatype=_DATATYPE, shape=_SHAPE)
+_TENSOR: Final = {"name": _STRING, "datatype": _DATATYPE, "shape": _SHAPE}
+_DESCRIBED: Final = _object([*_TENSOR], **_TENSOR)
+_FILLED: Final = _object([*_TENSOR], **_TENSOR, parameters=_PARAMETERS, data=_DATA)
 _MODEL: Final = {
     "name": _STRING,
     "versions": _STRINGS,
     "platform": _STRING,
-    "inputs": {"type": "array", "items": _TENSOR},
-    "outputs": {"type": "array", "items": _TENSOR},
+    "inputs": {"type": "array", "items": _DESCRIBED},
+    "outputs": {"type": "array", "items": _DESCRIBED},
     "properties": {"type": "object", "additionalProperties": _STRING},
 }
 _SCHEMAS: Final = {
@@ -135,17 +137,7 @@ _SCHEMAS: Final = {
         ["inputs"],
         id=_STRING,
         parameters=_PARAMETERS,
-        inputs={
-            "type": "array",
-            "items": _object(
-                ["name", "datatype", "shape"],
-                name=_STRING,
-                datatype=_DATATYPE,
-                shape=_SHAPE,
-                parameters=_PARAMETERS,
-                data=_DATA,
-            ),
-        },
+        inputs={"type": "array", "items": _FILLED},
         outputs={"type": "array", "items": _object(["name"], name=_STRING, parameters=_PARAMETERS)},
     ),
     "InferenceResponse": _object(
@@ -153,16 +145,6 @@ _SCHEMAS: Final = {
         model_name=_STRING,
         model_version=_STRING,
         id=_STRING,
-        outputs={
-            "type": "array",
-            "items": _object(
-                ["name", "datatype", "shape"],
-                name=_STRING,
-                datatype=_DATATYPE,
-                shape=_SHAPE,
-                parameters=_PARAMETERS,
-                data=_DATA,
-            ),
-        },
+        outputs={"type": "array", "items": _FILLED},
     ),
 }

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
 from flwr.supercore.task_identity import TaskIdentity
@@ -47,6 +48,7 @@ from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import (
     ATTENDANCE_BYTES,
+    SIGNATURE_BYTES,
     Attendance,
     decode_attendance,
     decode_contribution,
@@ -237,6 +239,10 @@ class StubGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return sorted(self.online)
 
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        """The nodes that are there, registered by their names on the roster."""
+        return [NodeInfo(node_id=i, name=f"node-{self.clients[i].kit.node}") for i in self.get_node_ids()]
+
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Let every client answer at once; the replies lie ready."""
         self._overdue, self.late = self.late, []
@@ -299,6 +305,17 @@ def fails(reason: str | None) -> Behaviour:
 def sends(change: Change) -> Behaviour:
     """The node changes its honest frame before it sends it."""
     return lambda ask: ask.reply(change(ask, ask.honest()[0]))
+
+
+def signed_by_another(ask: Ask, frame: bytes) -> bytes:
+    """The same message, signed by another node than the one that it names."""
+    other = next(client for client in ask.grid.clients.values() if client.kit.node != ask.node)
+    return signed(frame[:-SIGNATURE_BYTES], other.kit.sign(frame[:-SIGNATURE_BYTES]))
+
+
+def of_round_before(ask: Ask, frame: bytes) -> bytes:
+    """What the node has sent in the round before."""
+    return ask.grid.frames[ask.kind, ask.call.round - 1, ask.node]
 
 
 def sends_plaintext(ask: Ask) -> Message:

@@ -150,6 +150,7 @@ def test_the_loop_waits_for_the_superlink_and_follows_the_roster(place: Place, k
     wait_for(lambda: kept.admitted() == ["node-1", "node-2"])
 
 
+@pytest.mark.usefixtures("put_back")
 def test_a_process_without_settings_says_which_are_missing(caplog: pytest.LogCaptureFixture) -> None:
     assert nodes.main({}) == 1
     assert "set PRUNESEAL_ROSTER and PRUNESEAL_NODES" in caplog.text

@@ -17,7 +17,7 @@ from protocol.carry import to_record
 from protocol.cohort import Cohort, successor_sizes
 from protocol.errors import AgreementError, QuorumError
 from protocol.parameters import MODULUS
-from protocol.wire import ATTENDANCE_BYTES, SIGNATURE_BYTES, decode_contribution, signed
+from protocol.wire import ATTENDANCE_BYTES, SIGNATURE_BYTES, decode_contribution
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
     EVALUATE,
@@ -36,10 +36,12 @@ from tests.aggregator.stub_grid import (
     late,
     make_kits,
     make_scene,
+    of_round_before,
     sends,
     sends_nothing,
     sends_plaintext,
     sign_again,
+    signed_by_another,
     silent,
     small_plan,
     with_fields,
@@ -249,15 +251,6 @@ def flip(index: int) -> Behaviour:
 
 def unsigned(ask: Ask, frame: bytes) -> bytes:
     return frame[:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES)
-
-
-def signed_by_another(ask: Ask, frame: bytes) -> bytes:
-    other = next(client for client in ask.grid.clients.values() if client.kit.node != ask.node)
-    return signed(frame[:-SIGNATURE_BYTES], other.kit.sign(frame[:-SIGNATURE_BYTES]))
-
-
-def of_round_before(ask: Ask, frame: bytes) -> bytes:
-    return ask.grid.frames[ask.kind, ask.call.round - 1, ask.node]
 
 
 def of_node_before(ask: Ask, frame: bytes) -> bytes:

@@ -1,7 +1,6 @@
 """``aggregator.service``: the run goes on whatever dies, and an error for the operator is not tried again by itself."""
 
 import json
-import logging
 import signal
 import subprocess
 import sys
@@ -175,14 +174,9 @@ def test_without_an_app_it_only_watches_and_a_folder_without_one_is_refused(tmp_
     assert flower_command({"PRUNESEAL_APP": str(tmp_path)}) == FlowerControl(tmp_path, "aggregator")
 
 
+@pytest.mark.usefixtures("put_back")
 def test_a_service_without_settings_says_which_are_missing(caplog: pytest.LogCaptureFixture) -> None:
-    handlers, kept = logging.getLogger("pruneseal").handlers[:], [signal.getsignal(n) for n in (2, 15)]
-    try:
-        assert main({}) == 1
-    finally:
-        logging.getLogger("pruneseal").handlers[:] = handlers
-        for number, handler in zip((2, 15), kept, strict=True):
-            signal.signal(number, handler)
+    assert main({}) == 1
     assert "set PRUNESEAL_ROSTER" in caplog.text
 
 

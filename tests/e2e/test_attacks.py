@@ -140,7 +140,7 @@ def test_a_cohort_below_the_minimum_is_refused_by_every_member(siege: Siege) -> 
     assert "this node refuses the announced cohort" in status.error
     assert lines(siege.deployment.out / "metrics.jsonl") == []
     logs = [siege.log(f"{kit_name(node)}-executor") for node in range(NODES)]
-    assert sum("CohortRefused: the announced cohort has 2 members" in log for log in logs) == 2, logs
+    assert sum("round 1, attempt 1: CohortRefused: a cohort of 2 was announced" in log for log in logs) == 2, logs
 
 
 def test_a_changed_bundle_is_refused_before_anything_of_it_is_used(siege: Siege) -> None:

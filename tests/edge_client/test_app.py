@@ -84,6 +84,13 @@ class Nodes:
         replies = [self.send(position, "train", call={**CALL, **changes}) for position in range(6)]
         return [frame(reply, "attendance") for reply in replies]
 
+    def aggregate(self, attempt: int) -> bytes:
+        """The sum of all six in round 1."""
+        attendances, call = self.train(attempt=attempt), {**CALL, "attempt": attempt}
+        replies = [self.send(k, "train.contribute", self.cohort(attendances), call) for k in range(6)]
+        sent = {node: frame(reply, "contribution") for node, reply in zip(NODES, replies, strict=True)}
+        return add_up(self.plan, self.fed.roster, gather_cohort(attendances, self.fed.roster), attempt, sent)
+
     def cohort(self, attendances: Iterable[bytes]) -> dict[str, bytes]:
         return {"cohort": gather_cohort(list(attendances), self.fed.roster).encode()}
 
@@ -259,9 +266,45 @@ def test_the_nodes_own_log_names_a_known_failure_with_its_reference(
         reply = nodes.send(0, "train")
     (record,) = caplog.records
     assert str(reply.error.reason)[-13:-1] in record.getMessage()
-    assert record.getMessage().startswith("KeyFileError: ")
+    assert record.getMessage().startswith("node 100, round 1, attempt 1: KeyFileError: ")
     assert MARKER in record.getMessage()
     assert record.exc_info is None
+
+
+def test_a_cohort_below_the_minimum_is_named_in_the_log(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
+    attendances = nodes.train(attempt=2)
+    reply = nodes.send(0, "train.contribute", nodes.cohort(attendances[:2]), {**CALL, "attempt": 2})
+    assert_refused(reply, CohortRefused)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith("node 100, round 1, attempt 2: CohortRefused: a cohort of 2 was announced; ")
+
+
+def test_another_model_shown_to_one_node_is_named_in_the_log_with_the_nodes_that_differ(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The aggregator keeps two valid sums of round 1, from two attempts, and hands one of them to a single node."""
+    one, other, call = nodes.aggregate(attempt=1), nodes.aggregate(attempt=2), {**CALL, "round": 2}
+    replies = [nodes.send(k, "train", {"aggregate": other if k == 3 else one}, call) for k in range(6)]
+    announced = b"".join(frame(reply, "attendance") for reply in replies)
+    assert_refused(nodes.send(0, "train.contribute", {"cohort": announced}, call), AgreementError)
+    (record,) = caplog.records
+    assert record.levelno == logging.ERROR
+    assert record.getMessage().startswith(
+        f"node 100, round 2, attempt 1: AgreementError: nodes {NODES[0]} and {NODES[3]} report different values of "
+        "the model."
+    )
+
+
+def test_a_message_that_names_no_round_is_in_the_log_without_one(
+    nodes: Nodes, caplog: pytest.LogCaptureFixture
+) -> None:
+    nodes.send(0, "train", call={**CALL, "round": MARKER})
+    nodes.deliver(0, Message(Error(code=1), reply_to=Message(RecordDict(), 100, "train")))
+    known, unknown = caplog.records
+    assert known.getMessage().startswith("node 100: MalformedMessage: the message names no run, round and attempt [ref")
+    assert unknown.getMessage().startswith("node 100: unexpected failure [ref")
+    assert MARKER not in caplog.text
 
 
 def test_two_failures_have_two_references(nodes: Nodes) -> None:

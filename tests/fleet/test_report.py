@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from fleet.report import LayerDensity, write_report
+from fleet.figures import LayerDensity
+from fleet.report import write_report
 
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
 _FIGURES = ("Accuracy and sparsity", "Uplink", "Density by tensor", "Time and cohort")

@@ -1,0 +1,274 @@
+"""One encrypted sum by the product's own code, from keys to the opened sum, timed step by step."""
+
+import contextlib
+import secrets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import process_time
+from typing import Any
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from aggregator.admission import ContributionDesk
+from aggregator.summation import CohortSum
+from benchmarks.stopwatch import (
+    ADD,
+    ADDED,
+    AGREE,
+    CLOSE,
+    CONTRIBUTE,
+    DECRYPT,
+    ENCRYPT,
+    FIRST,
+    MASK,
+    PACK,
+    SETUP,
+    Stopwatch,
+)
+from edge_client.cipher import RoundCipher
+from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
+from edge_client.round import (
+    Call,
+    Sum,
+    admit_cohort,
+    attend,
+    close_update,
+    dither_of,
+    first_state,
+    open_sum,
+    quantised,
+    terms_of,
+)
+from edge_client.sparsify import GlobalState
+from edge_client.state import Pending
+from protocol.cohort import Cohort, gather_cohort
+from protocol.grid import Grid, Integers, dequantise, steps
+from protocol.lanes import pack
+from protocol.layout import Layout, TensorSpec, Vector
+from protocol.pairwise import mask, pair_key
+from protocol.parameters import CHECKS
+from protocol.plan import Plan
+from protocol.roster import Node, Roster
+from protocol.terms import Terms
+from protocol.wire import (
+    ATTENDANCE_BYTES,
+    RUN_BYTES,
+    Contribution,
+    decode_contribution,
+    encode_aggregate,
+    encode_contribution,
+    signed,
+)
+
+_DISTINCT = 10  # clients whose updates are made for real
+_SAMPLES = 6000
+_SPREAD = 0.05
+_NO_VOTES = np.zeros(0, np.bool_)
+
+
+@dataclass(frozen=True, eq=False)
+class Federation:
+    """A cohort that has trained, at one setting of K and b.
+
+    Attributes:
+        plan: Its plan.
+        layout: One tensor of n values.
+        call: The round that it is in.
+        state: What the round began with.
+        terms: The terms that follow from it.
+        kits: Every client's keys.
+        cohort: The announced cohort, all K of them.
+        trained: The values of the first `_DISTINCT` clients, float32[n] each.
+        pending: The same, as they wait for the cohort.
+    """
+
+    plan: Plan
+    layout: Layout
+    call: Call
+    state: GlobalState
+    terms: Terms
+    kits: Sequence[Kit]
+    cohort: Cohort
+    trained: Sequence[Vector]
+    pending: Sequence[Pending]
+
+    def attend(self, node: int) -> Pending:
+        """What a client does before the cohort is known: seal the terms, digest the model, sign."""
+        vector = self.trained[node % len(self.trained)]
+        return attend(
+            self.call, self.kits[node], self.plan, self.layout, self.state, vector, _NO_VOTES, _SAMPLES + node
+        )
+
+    def integers(self, node: int) -> Integers:
+        """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""
+        dither = dither_of(self.plan, self.call.round, self.call.attempt, node, self.pending[node].values.size)
+        return quantised(self.pending[node], self.cohort, node, self.plan, dither)[0]
+
+
+def federate(clients: int, bits: int, values: int) -> Federation:
+    """Make the keys, the updates and the signed attendances of a cohort, all in memory."""
+    plan = Plan(bits=bits, max_cohort=clients)
+    layout = Layout((TensorSpec("weights", (values,), trainable=True),))
+    secret = CohortSecret(secrets.token_bytes(SECRET_BYTES))
+    pairs = [(Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for _ in range(clients)]
+    nodes = {
+        number: Node(f"node-{number}", sign.public_key().public_bytes_raw(), pair.public_key().public_bytes_raw())
+        for number, (sign, pair) in enumerate(pairs)
+    }
+    roster = Roster(secret.id, nodes)
+    kits = [Kit(number, secret, roster, plan.digest, sign, pair) for number, (sign, pair) in enumerate(pairs)]
+    rng = np.random.default_rng([clients, bits, values])
+    state = first_state(_normal(rng, values), layout)
+    trained = [state.vector + _normal(rng, values) for _ in range(min(clients, _DISTINCT))]
+    call, terms = Call(secrets.token_bytes(RUN_BYTES), 1, 1), terms_of(state, layout)
+    forming = Federation(plan, layout, call, state, terms, kits, Cohort((), ()), trained, ())
+    attended = [_forget(forming.attend(node), node) for node in range(clients)]
+    cohort = gather_cohort([attendance for attendance, _ in attended], roster)
+    pending = [waiting for _, waiting in attended if waiting]
+    return Federation(plan, layout, call, state, terms, kits, cohort, trained, pending)
+
+
+def _normal(rng: np.random.Generator, values: int) -> Vector:
+    return rng.normal(0, _SPREAD, values).astype(np.float32)
+
+
+def _forget(pending: Pending, node: int) -> tuple[bytes, Pending | None]:
+    """The attendance, and the update if it is one of those that are kept."""
+    return pending.attendance, pending if node < _DISTINCT else None
+
+
+def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[int], watch: Stopwatch) -> bytes:
+    """What `close_update` does, step by step: the frame of one client, masked for ``peers``."""
+    p, kit, member = f.plan.parameters, f.kits[node], f.cohort.members[node]
+    digest = f.cohort.digest(f.call.attempt)
+    with watch.lap(SETUP):
+        cipher = RoundCipher(p, kit.secret.bfv_seed(f.call.run, f.call.round))
+    with watch.lap(PACK):
+        slots = pack(np.concatenate([integers, np.ones(CHECKS, np.int64)]), p.values)
+    with watch.lap(MASK):
+        keys = {peer: pair_key(kit.pair_secret(peer), digest, (node, peer)) for peer in peers}
+        hidden = mask(slots, node, keys, p.plain_modulus)
+    with cipher, watch.lap(ENCRYPT):
+        first, seeds = cipher.encrypt(hidden)
+        sealed = f.pending[node].sealed if node == f.cohort.bearer else b""
+        body = encode_contribution(
+            Contribution(
+                run=f.call.run, round=f.call.round, attempt=f.call.attempt, node=node,
+                values=member.values, votes=member.votes, plan=f.plan.digest, key=member.key,
+                cohort=digest, support=member.support, sealed=sealed, seeds=seeds, first=first,
+            ),
+            p,
+        )  # fmt: skip
+        return signed(body, kit.sign(body))
+
+
+class PruneSeal:
+    """One setting's federation, its finished sum, and the time of every step.
+
+    Args:
+        clients: K.
+        bits: b.
+        values: n.
+    """
+
+    def __init__(self, clients: int, bits: int, values: int) -> None:
+        self.federation = f = federate(clients, bits, values)
+        self.watch, first = Stopwatch(), Stopwatch()
+        with first.lap(FIRST):
+            self._prepare()
+        self._first = first.per_value(values)
+        self._frames, expected = self._contributions()
+        self._total = CohortSum(f.cohort, f.call.attempt, f.plan)
+        read = [self._decoded(node) for node in range(len(self._frames))]
+        for turn in range(clients):
+            self._total.add(read[turn % len(read)])
+        self.aggregate = encode_aggregate(self._total.aggregate(), f.plan.parameters)
+        opened = self._open()
+        assert opened.clients == clients
+        assert np.array_equal(opened.values, expected), "the decrypted sum differs from the clear one"
+        self.mean = dequantise(opened.values, steps(opened.terms.clips, f.layout, opened.terms.support, self._grid))
+
+    def repeat(self) -> None:
+        """Time every step once more."""
+        f, watch, node = self.federation, self.watch, 0
+        self._prepare()
+        with watch.lap(AGREE):
+            admit_cohort(f.cohort.encode(), f.call, f.pending[node], f.kits[node], f.plan)
+            f.attend(node)
+        start = process_time()
+        integers = f.integers(node)
+        quantising = process_time() - start
+        frame = contribution(f, node, integers, sorted(f.cohort.nodes - {node}), watch)
+        watch.seconds[PACK][-1] += quantising
+        assert len(frame) == len(self._frames[node])
+        with watch.lap(CONTRIBUTE):
+            self._contribute(node)
+        self._add()
+        with watch.lap(CLOSE):
+            encode_aggregate(self._total.aggregate(), f.plan.parameters)
+        with watch.lap(DECRYPT):
+            opened = self._open()
+            dequantise(opened.values, steps(opened.terms.clips, f.layout, opened.terms.support, self._grid))
+
+    def row(self) -> dict[str, Any]:
+        """What was measured."""
+        p, values = self.federation.plan.parameters, self.federation.layout.size
+        return {
+            "uplink_bytes_per_value": len(self._frames[0]) / values,
+            "downlink_bytes_per_value": len(self.aggregate) / values,
+            "announcement_bytes_per_value": len(self.federation.cohort.encode()) / values,
+            "attendance_bytes_per_value": ATTENDANCE_BYTES / values,
+            "values_per_coefficient": p.fields,
+            "bits_up": p.width_up,
+            "bits_down": p.width_down,
+            "us_per_value": {**self._first, **self.watch.per_value(values)},
+        }
+
+    def _prepare(self) -> None:
+        """Let the process have SEAL's context; once it has, and does not work on too many settings, it keeps it."""
+        f = self.federation
+        with RoundCipher(f.plan.parameters, f.kits[0].secret.bfv_seed(f.call.run, f.call.round)):
+            pass
+
+    @property
+    def _grid(self) -> Grid:
+        return self.federation.plan.parameters.grid
+
+    def _contribute(self, node: int) -> bytes:
+        """The product's own way from trained values to a signed frame."""
+        f = self.federation
+        sealed = f.pending[node].sealed
+        return close_update(f.integers(node), _NO_VOTES, f.cohort, f.call, f.kits[node], f.plan, sealed)
+
+    def _contributions(self) -> tuple[list[bytes], Integers]:
+        """The frames of the first clients, and the sum that K of them in turn must decrypt to."""
+        f, clients = self.federation, len(self.federation.cohort.members)
+        integers = [f.integers(node) for node in range(len(f.pending))]
+        watch, whole = Stopwatch(), clients == len(integers)
+        frames = []
+        for node, own in enumerate(integers):
+            peers = sorted(f.cohort.nodes - {node}) if whole else ()
+            # The product's own function and its steps one by one take turns: the sum proves both.
+            frames.append(self._contribute(node) if whole and node % 2 else contribution(f, node, own, peers, watch))
+        expected = np.sum([integers[turn % len(integers)] for turn in range(clients)], axis=0)
+        return frames, expected
+
+    def _decoded(self, node: int) -> Contribution:
+        f = self.federation
+        return decode_contribution(self._frames[node], f.cohort.members[node], f.plan.parameters, f.kits[0].roster)
+
+    def _add(self) -> None:
+        """Admit and add a few contributions; the first only founds the sum and is not timed."""
+        f = self.federation
+        desk = ContributionDesk(f.cohort, f.call.attempt, f.plan, f.kits[0].roster)
+        with contextlib.closing(CohortSum(f.cohort, f.call.attempt, f.plan)) as total:
+            total.add(desk.admit(0, self._frames[0]))
+            for node in range(1, 1 + ADDED):
+                with self.watch.lap(ADD):
+                    total.add(desk.admit(node, self._frames[node]))
+
+    def _open(self) -> Sum:
+        f = self.federation
+        return open_sum(self.aggregate, f.call.run, f.call.round, f.kits[-1], f.plan, f.layout)

@@ -1,0 +1,93 @@
+"""``aggregator.logs``: what a node or an aggregator does wrong is named in the operator's log: round, node, reason."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aggregator.app import log_and_status
+from aggregator.journal import Journal
+from aggregator.logs import LOG_FILE, LogObserver
+from aggregator.rounds import Run
+from aggregator.settings import Settings
+from protocol.errors import AgreementError, CohortRefused, PruneSealError
+from tests.aggregator.stub_grid import (
+    CONTRIBUTE,
+    TRAIN,
+    Behaviour,
+    Scene,
+    fails,
+    make_scene,
+    of_round_before,
+    sends,
+    sends_plaintext,
+    signed_by_another,
+    small_plan,
+    with_fields,
+)
+
+BAD = 5
+
+
+@pytest.fixture
+def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    made = make_scene(tmp_path / "run", monkeypatch, small_plan(rounds=2), 8)
+    (tmp_path / "roster.json").write_text(made.roster.to_json())
+    return made
+
+
+def log_of(scene: Scene) -> list[dict[str, Any]]:
+    """Run as the deployed app does, to the end or to an error of ours; what is in the log then."""
+    journal = Journal(scene.folder, scene.plan)
+    settings = Settings(scene.folder.parent / "roster.json", scene.folder)
+    try:
+        with journal.held(), log_and_status(settings, scene.plan, journal) as observer:
+            Run(scene.grid, scene.plan, scene.roster, journal, observer).run()
+    except PruneSealError:
+        pass
+    return [json.loads(line) for line in (scene.folder / LOG_FILE).read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "reason", "text"),
+    [
+        (sends(of_round_before), "PeerMismatch", "round: ours is 2, the peer's is 1"),
+        (sends(signed_by_another), "SignatureRefused", f"node {BAD}"),
+        (sends_plaintext, "MalformedMessage", "'numpy.ndarray'"),
+    ],
+    ids=["the contribution of the round before", "another node's signature", "plaintext"],
+)
+def test_a_contribution_that_is_refused_is_named_with_round_node_and_reason(
+    scene: Scene, behaviour: Behaviour, reason: str, text: str
+) -> None:
+    scene.grid.when(CONTRIBUTE, behaviour, BAD, round=2)
+    (refused,) = [entry for entry in log_of(scene) if entry["event"] == "refused"]
+    assert (refused["level"], refused["round"], refused["node"]) == ("warning", 2, f"node-{BAD}")
+    assert refused["reason"] == reason
+    assert refused["message"].startswith(f"round 2: refused a message: {reason}: ")
+    assert text in refused["message"]
+
+
+def test_a_refusal_by_a_client_is_named_with_round_node_and_reason(scene: Scene) -> None:
+    """It sees a cohort below the minimum, for one; the reference leads to the whole text in the client's own log."""
+    reason = f"{CohortRefused.public} [ref 0123456789ab]"
+    scene.grid.when(CONTRIBUTE, fails(reason), BAD, round=2, attempt=1)
+    (failed,) = [entry for entry in log_of(scene) if entry["event"] == "failed"]
+    assert (failed["level"], failed["round"], failed["node"]) == ("warning", 2, f"node-{BAD}")
+    assert failed["reason"] == reason
+    assert failed["message"] == f"round 2: {reason}"
+
+
+def test_different_models_are_named_with_round_nodes_and_reason(scene: Scene) -> None:
+    scene.grid.when(TRAIN, sends(with_fields(model=bytes(32))), BAD, round=2)
+    last = log_of(scene)[-1]
+    assert (last["level"], last["event"], last["round"]) == ("error", "failed", 2)
+    assert last["reason"] == AgreementError.__name__
+    assert f"nodes 2 and {BAD} report different values of the model" in last["message"]
+
+
+def test_a_node_goes_by_its_number_where_no_name_is_registered() -> None:
+    observer = LogObserver()
+    observer.online(1, {7000: "site-a", 7013: ""})
+    assert [observer.name(node) for node in (7000, 7013, 7026)] == ["site-a", "7013", "7026"]

@@ -1,0 +1,29 @@
+"""``aggregator.process``: a process logs as JSON, and a signal tells it to end."""
+
+import json
+import logging
+import signal
+
+import pytest
+
+from aggregator.process import begin
+
+
+@pytest.mark.usefixtures("put_back")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_either_signal_tells_the_process_to_end(number: signal.Signals) -> None:
+    stop = begin()
+    assert not stop.is_set()
+    signal.raise_signal(number)
+    assert stop.wait(10)
+
+
+@pytest.mark.usefixtures("put_back")
+def test_what_is_logged_is_json_on_standard_error_from_info_on(capsys: pytest.CaptureFixture[str]) -> None:
+    begin()
+    log = logging.getLogger("pruneseal.some")
+    log.debug("not told")
+    log.info("told", extra={"fields": {"round": 3}})
+    (line,) = capsys.readouterr().err.splitlines()
+    entry = json.loads(line)
+    assert (entry["level"], entry["run"], entry["round"], entry["message"]) == ("info", "", 3, "told")
