@@ -91,8 +91,7 @@ def _plan(model: str, clients: int, rounds: int) -> Plan:
 class _Plain(Deployment):
     """A deployment whose nodes run any bundle, by Flower's own command."""
 
-    def _guard(self) -> Path:
-        return Path(sys.executable).parent
+    executor = (str(Path(sys.executable).with_name("flower-superexec")),)
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import secrets
 import signal
 import socket
 import ssl
-import stat
 import subprocess
 import sys
 import time
@@ -95,6 +94,9 @@ class Deployment:
         fronts: By node, the port by which it reaches the SuperLink where something stands between.
         environment: Added to that of every process.
     """
+
+    executor: Sequence[str] = (sys.executable, "-m", "edge_client.executor")
+    """The command of a node's SuperExec."""
 
     def __init__(
         self,
@@ -196,11 +198,10 @@ class Deployment:
         }
         self._start(name, [sys.executable, "-m", "edge_client.supernode", *_options(flags)], environment)
         flags = {"--runtime-api-address": f"{HOST}:{port}", "--superexec-auth-secret-file": kit / EXECUTOR_FILE}
-        private = {"PRUNESEAL_KIT": str(kit), "PATH": f"{self._guard()}:{environment['PATH']}"}
+        private = {"PRUNESEAL_KIT": str(kit)}
         if self._results is not None:
             private["PRUNESEAL_OUT"] = str(self._results / name)
-        command = [str(_BIN / "flower-superexec"), "--insecure", *_options(flags)]
-        self._start(f"{name}-executor", command, environment | private)
+        self._start(f"{name}-executor", [*self.executor, "--insecure", *_options(flags)], environment | private)
 
     # --- stopping --------------------------------------------------------------------------------
 
@@ -242,14 +243,6 @@ class Deployment:
         home = self._flower / name if name.startswith("node-") else self._flower
         path = f"{_BIN}:{os.environ.get('PATH', '')}"
         return {**os.environ, **_QUIET, "PATH": path, "FLWR_HOME": str(home), **self._given}
-
-    def _guard(self) -> Path:
-        """The folder of the `flwr-clientapp` that checks the bundle first."""
-        script = self._flower / "guard" / "flwr-clientapp"
-        script.parent.mkdir(exist_ok=True)
-        replace_file(script, f"#!{sys.executable}\nfrom edge_client.bundle import main\n\nmain()\n".encode())
-        script.chmod(script.stat().st_mode | stat.S_IXUSR)
-        return script.parent
 
     def _start(self, name: str, command: Sequence[str], environment: Mapping[str, str]) -> None:
         self._commands[name], self._started[name] = (command, environment), time.monotonic()

@@ -1,0 +1,119 @@
+"""``edge_client.executor``: the process of a message is a fork that runs a checked client app, and nothing else."""
+
+import os
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import flwr.supercore.superexec.run_superexec as flower
+import pytest
+from flwr.supercore.constant import TaskType
+from flwr.supercore.superexec.executor import ExecutionSpec
+from flwr.supercore.superexec.executor.types import LaunchResultStatus
+
+from edge_client import bundle, executor
+from edge_client.executor import Forks, arguments
+
+SPEC = ExecutionSpec(
+    task_type=TaskType.CLIENT_APP,
+    runtime_api_address="supernode:9094",
+    token="a-token",  # noqa: S106  # of nothing
+    insecure=True,
+    root_certificates_path=None,
+    runtime_dependency_install=False,
+    parent_pid=4,
+    suppress_output=False,
+    task_id=1,
+)
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, app: Callable[[], object]) -> int:
+    """The status with which the process of a task ends that runs this app."""
+    monkeypatch.setattr(bundle, "main", app)
+    forked: list[int] = []
+    fork = os.fork
+
+    def watched() -> int:
+        forked.append(process := fork())
+        return process
+
+    monkeypatch.setattr(os, "fork", watched)
+    assert Forks().launch(SPEC).status == LaunchResultStatus.ACCEPTED
+    return os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1])
+
+
+def test_a_task_runs_the_checked_client_app_in_a_process_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def app() -> None:
+        (tmp_path / "seen").write_text(f"{os.getpid()} {' '.join(sys.argv[1:])}")
+
+    before = list(sys.argv)
+    assert launched(monkeypatch, app) == 0
+    process, *given = (tmp_path / "seen").read_text().split()
+    assert int(process) != os.getpid()
+    assert given == arguments(SPEC)
+    assert sys.argv == before
+
+
+@pytest.mark.parametrize(("end", "status"), [(SystemExit(0), 0), (SystemExit(3), 3), (SystemExit("no"), 1)])
+def test_the_process_ends_as_the_app_does(monkeypatch: pytest.MonkeyPatch, end: SystemExit, status: int) -> None:
+    def app() -> None:
+        raise end
+
+    assert launched(monkeypatch, app) == status
+
+
+def test_what_an_app_raises_stays_in_the_log_of_the_node(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def app() -> None:
+        raise RuntimeError("something is wrong")
+
+    assert launched(monkeypatch, app) == 1
+    assert "RuntimeError: something is wrong" in capfd.readouterr().err
+
+
+def test_processes_that_have_ended_are_taken_leave_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bundle, "main", lambda: None)
+    forks = Forks()
+    for _ in range(3):
+        forks.launch(SPEC)
+    end = time.monotonic() + 30
+    while True:
+        forks.reconcile()
+        try:
+            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            break
+        assert time.monotonic() < end
+    forks.reconcile()
+    forks.close()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in TaskType if kind != TaskType.CLIENT_APP])
+def test_nothing_but_client_apps_is_run(kind: TaskType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "fork", lambda: pytest.fail("it forks"))
+    assert Forks().get_eligible_capacity({*TaskType}) == ({TaskType.CLIENT_APP}, set())
+    result = Forks().launch(replace(SPEC, task_type=kind))
+    assert result.status == LaunchResultStatus.FAILED
+    assert result.message == f"this node runs client apps, not {kind}"
+
+
+def test_the_connection_is_secured_as_that_of_the_executor() -> None:
+    assert arguments(SPEC)[-1] == "--insecure"
+    secured = replace(SPEC, insecure=False, root_certificates_path="ca.crt")
+    assert arguments(secured)[-2:] == ["--root-certificates", "ca.crt"]
+    assert "--insecure" not in arguments(replace(SPEC, insecure=False))
+
+
+def test_flowers_superexec_is_given_the_forks(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[object] = []
+    monkeypatch.setitem(vars(flower), "get_executor", None)  # put back afterwards
+    monkeypatch.setattr(executor, "flower_superexec", lambda: given.append(vars(flower)["get_executor"](None)))
+    monkeypatch.setattr(sys, "argv", ["executor"])
+    executor.main()
+    assert isinstance(given[0], Forks)
+    assert "edge_client.app" in sys.modules
