@@ -4,8 +4,8 @@ It holds no secret; the same file lies with the aggregator and with every client
 the cohort secret: whoever holds the secret derives the same id, and nobody can derive the secret from it.
 
 The operator signs it, and each party has the operator's public key in its kit, so a roster may come by any channel. Its
-*serial number* grows with every change. The pair `Roster.to_json` / `load_roster`: a file that was changed by a single
-byte since it was signed is refused.
+*serial number* grows whenever the operator amends it. The pair `Roster.to_json` / `load_roster`: a file that was
+changed by a single byte since it was signed is refused.
 """
 
 import hashlib

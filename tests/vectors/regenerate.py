@@ -595,7 +595,7 @@ def _bad_rosters() -> Bad:
     text = factories.signed_roster(roster)
     good = json.loads(text)
     first, signature = good["nodes"][0], bytes.fromhex(good["signature"])
-    # a message's signature, were it over the roster; another operator's; that of a roster of another cohort
+    # by a node, as it signs messages; by another operator; by the operator, of the same nodes in another cohort
     own, foreign = KITS[1].sign(roster.to_sign()), factories.sign_key(1).sign(roster.to_sign())
     elsewhere = factories.OPERATOR.sign(replace(roster, cohort_id=bytes(16)).to_sign())
 
@@ -610,14 +610,14 @@ def _bad_rosters() -> Bad:
         "unsigned": ("RosterRefused", {"roster": {key: good[key] for key in good if key != "signature"}}),
         "signature": case(signature=(bytes([signature[0] ^ 1]) + signature[1:]).hex()),
         "short_signature": case(signature=signature[:-1].hex()),
-        "message_signature": case(signature=own.hex()),
+        "node_signature": case(signature=own.hex()),
         "other_operator": case(signature=foreign.hex()),
         "other_cohort": case(signature=elsewhere.hex()),
         "cohort": case(cohort=bytes(16).hex()),
         "serial": case(serial=2),
         "serial_zero": case(serial=0),
         "node_left_out": case(nodes=good["nodes"][1:]),
-        "names_swapped": case(nodes=[{**node, "name": first["name"]} for node in good["nodes"]]),
+        "name": case(nodes=[{**first, "name": "node-9"}, *good["nodes"][1:]]),
         "unknown_key": case(zeal=1),
         "spaces": ("RosterRefused", {"text": text + "\n"}),
     }
