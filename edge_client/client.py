@@ -30,7 +30,7 @@ from edge_client.round import (
 )
 from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
-from edge_client.state import Given, Pending, load_pending, save_pending
+from edge_client.state import Given, Pending, accept_roster, load_pending, save_pending
 from edge_client.train import evaluate, extract, gradient_at, insert, layout_of, local_update
 from edge_client.work import uses
 from protocol import checkpoint
@@ -105,6 +105,7 @@ class Client:
     Raises:
         ConfigError: The plan is not the one that this node was provisioned for.
         KeyFileError: The kit is incomplete or exposed.
+        RosterRefused: The roster is not signed by the operator, or older than one that was here before.
         DataError: The node has no usable data.
     """
 
@@ -116,6 +117,7 @@ class Client:
                 f"the run's plan is {plan.digest.hex()[:16]}, but this node was provisioned for "
                 f"{self._kit.plan.hex()[:16]}; provision it again if the change is intended"
             )
+        accept_roster(settings.state, self._kit.roster)
         torch.set_num_threads(settings.threads)
 
     def train(self, call: Call, aggregate: bytes) -> Answer:

@@ -1,9 +1,10 @@
 """The keys of one node, and everything that is derived from the cohort secret.
 
 A node's kit is a folder: ``cohort.secret`` (32 bytes in hex), ``sign.key`` (Ed25519) and ``mask.key`` (X25519), both
-PKCS #8 PEM, and ``roster.json``, which is public; ``plan.digest`` names the plan that the node will accept. Secret
-files have mode 0600. A file that is absent or exposed is an error; nothing is ever generated in its place, since a
-client with a key of its own would turn every sum into noise.
+PKCS #8 PEM, and ``roster.json``, which is public and signed by the key in ``operator.pub``; ``plan.digest`` names the
+plan that the node will accept. The operator's kit holds ``cohort.secret`` and ``operator.key`` (Ed25519), which signs
+rosters. Secret files have mode 0600. A file that is absent or exposed is an error; nothing is ever generated in its
+place, since a client with a key of its own would turn every sum into noise.
 
 Derived by HKDF-SHA256 (RFC 5869) from the cohort secret: its public name, the BFV key of each round, the key that seals
 the terms of a run, and the key of the model digests. Nothing is distributed during a run.
@@ -24,15 +25,23 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from protocol.errors import KeyFileError, MalformedMessage
-from protocol.roster import KEY_ID_BYTES, Roster, load_roster, signed_digest
+from protocol.roster import (
+    KEY_ID_BYTES,
+    OPERATOR_PUBLIC_FILE,
+    Roster,
+    load_operator_public,
+    load_roster,
+    signed_digest,
+)
 
 SECRET_BYTES: Final = 32
-COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE = (
+COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
     "cohort.secret",
     "sign.key",
     "mask.key",
     "roster.json",
     "plan.digest",
+    "operator.key",
 )
 
 
@@ -103,7 +112,7 @@ class Opener(Protocol):
 
 @dataclass(frozen=True)
 class OperatorKit:
-    """What the operator of a federation holds: it opens every sum, and signs nothing.
+    """What opens every sum of a federation; the operator has it.
 
     Attributes:
         secret: The cohort secret.
@@ -146,7 +155,7 @@ def load_kit(folder: Path) -> Kit:
 
     Raises:
         KeyFileError: A file is absent, readable by others, not what it should be, or does not fit the others.
-        ConfigError: The roster cannot be read.
+        RosterRefused: The roster cannot be read, or is not signed by the operator.
     """
     secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
     sign_key, mask_key = _private_key(folder / SIGN_FILE), _private_key(folder / MASK_FILE)
@@ -167,17 +176,35 @@ def load_operator_kit(folder: Path, roster: Path) -> OperatorKit:
     """Read the operator's kit.
 
     Args:
-        folder: Holds ``cohort.secret``.
+        folder: Holds ``cohort.secret`` and ``operator.pub``.
         roster: The roster's file.
 
     Raises:
         KeyFileError: The secret is absent, readable by others, not one, or not that of the roster.
-        ConfigError: The roster cannot be read.
+        RosterRefused: The roster cannot be read, or is not signed by this operator.
     """
-    kit = OperatorKit(CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE)), load_roster(roster))
+    secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
+    kit = OperatorKit(secret, load_roster(roster, folder / OPERATOR_PUBLIC_FILE))
     if kit.roster.cohort_id != kit.secret.id:
         raise KeyFileError(f"the cohort secret in {folder} is not the one of the roster {roster}")
     return kit
+
+
+def load_operator_key(folder: Path) -> Ed25519PrivateKey:
+    """Read the key that signs rosters.
+
+    Args:
+        folder: The operator's kit; holds ``operator.key`` and ``operator.pub``.
+
+    Raises:
+        KeyFileError: A file is absent, readable by others, not an Ed25519 key, or the two are no pair.
+    """
+    path, key = folder / OPERATOR_KEY_FILE, _private_key(folder / OPERATOR_KEY_FILE)
+    if not isinstance(key, Ed25519PrivateKey):
+        raise KeyFileError(f"{path} is not an Ed25519 key")
+    if key.public_key() != load_operator_public(folder / OPERATOR_PUBLIC_FILE):
+        raise KeyFileError(f"{path} does not fit {OPERATOR_PUBLIC_FILE}, so no kit would accept what it signs")
+    return key
 
 
 def _read(path: Path) -> bytes:

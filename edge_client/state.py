@@ -1,4 +1,4 @@
-"""The pair save_pending / load_pending: what a client keeps between the two messages of a round.
+"""The pair save_pending / load_pending: what a client keeps between the two messages of a round, and of its roster.
 
 Law: ``load_pending(folder)`` gives what ``save_pending(folder, …)`` was last given, also after a crash in between.
 
@@ -6,6 +6,8 @@ A client is a new process for every message, so its trained values wait on its o
 that it has contributed to: a cohort that it must not follow is refused however often the process restarts. What was
 answered once is answered again, alike, if the same is asked again: a killed aggregator can repeat a round and nobody
 learns anything new.
+
+Of its roster a client keeps the highest serial number that it has accepted, so nobody can hand it an old one again.
 """
 
 import json
@@ -18,10 +20,11 @@ from zipfile import BadZipFile
 
 import numpy as np
 
-from protocol.errors import CheckpointError
+from protocol.errors import CheckpointError, RosterRefused
 from protocol.files import replace_file
 from protocol.grid import Reals
 from protocol.layout import Mask, Vector
+from protocol.roster import Roster
 
 PENDING_FILE: Final = "pending.npz"
 
@@ -107,3 +110,27 @@ def load_pending(folder: Path) -> Pending:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None
     except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged ({error}); the node joins again with the next round") from error
+
+
+def accept_roster(folder: Path, roster: Roster) -> None:
+    """Refuse a roster that is older than one that this node has accepted before; remember a newer one.
+
+    The first roster of a federation leaves no file: none is older.
+
+    Raises:
+        RosterRefused: The roster is an old one.
+        CheckpointError: The file that remembers the newest is damaged.
+    """
+    path = folder / f"roster-{roster.cohort_id.hex()}.serial"
+    try:
+        newest = int(path.read_text()) if path.exists() else 1
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): put the number of the newest roster there") from error
+    if roster.serial < newest:
+        raise RosterRefused(
+            f"the roster in this node's kit is number {roster.serial}, but number {newest} was in force here before: "
+            "ask the operator for the newest roster"
+        )
+    if roster.serial > newest:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        replace_file(path, str(roster.serial).encode(), mode=0o600)

@@ -273,7 +273,7 @@ def bench(
 @app.command("open")
 def open_(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The aggregator's folder of the run, or a copy.")],
-    kit: Annotated[Path, typer.Option(help="The operator's kit, which holds the cohort secret.")],
+    kit: Annotated[Path, typer.Option(help="The operator's kit: cohort.secret and operator.pub.")],
     roster: Annotated[Path, typer.Option(help="The federation's roster.json.")],
     config: Annotated[Path, typer.Option(help="The Flower app's pyproject.toml, which holds the plan.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoint, ONNX file, summary and report.")],

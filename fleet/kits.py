@@ -16,21 +16,34 @@ from typing import Final
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from edge_client.bundle import accepted
-from edge_client.keys import COHORT_FILE, MASK_FILE, ROSTER_FILE, SECRET_BYTES, SIGN_FILE, load_kit, load_operator_kit
+from edge_client.keys import (
+    COHORT_FILE,
+    MASK_FILE,
+    OPERATOR_KEY_FILE,
+    ROSTER_FILE,
+    SECRET_BYTES,
+    SIGN_FILE,
+    load_kit,
+    load_operator_key,
+    load_operator_kit,
+)
 from fleet.bundle import APP_FOLDER, bundle_digest
 from fleet.certificates import CA_FILE, CA_KEY_FILE, NODE_KEY_FILE, NODE_PUBLIC_FILE, SERVER_FILE, SERVER_KEY_FILE
 from fleet.provision import AGGREGATOR, OPERATOR, plan_from_toml
 from fleet.site import KEYS_FOLDER, NODE_FOLDER, PUBLIC_FOLDER, SUPEREXEC_FILE, TLS_FOLDER, read_record
 from protocol.errors import KeyFileError
-from protocol.roster import load_roster
+from protocol.roster import OPERATOR_PUBLIC_FILE, load_operator_public, load_roster
 
 _SECRET_FILES: Final = frozenset(
-    {COHORT_FILE, SIGN_FILE, MASK_FILE, NODE_KEY_FILE, CA_KEY_FILE, SERVER_KEY_FILE, SUPEREXEC_FILE}
+    {
+        *(COHORT_FILE, SIGN_FILE, MASK_FILE, OPERATOR_KEY_FILE),
+        *(NODE_KEY_FILE, CA_KEY_FILE, SERVER_KEY_FILE, SUPEREXEC_FILE),
+    }
 )
 
 
@@ -39,11 +52,14 @@ def check_kits(folder: Path) -> list[str]:
 
     Raises:
         KeyFileError: Something is wrong, or a secret lies where it must not.
+        RosterRefused: A roster is none, or not signed by the operator.
         ConfigError: The folder holds no federation.
     """
     hosts = read_record(folder)["hosts"]
     operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
+    signer = load_operator_key(operator).public_key()
     secret = load_operator_kit(operator, operator / ROSTER_FILE)
+    _check_public(aggregator / PUBLIC_FOLDER, signer)
     roster = load_roster(aggregator / PUBLIC_FOLDER / ROSTER_FILE)
     if roster != secret.roster:
         raise KeyFileError(f"the rosters of {operator} and {aggregator} differ: provision with --amend again")
@@ -51,9 +67,12 @@ def check_kits(folder: Path) -> list[str]:
     _check_certificate(operator, aggregator, hosts)
     for number, node in roster.nodes.items():
         place = folder / node.name
+        _check_public(place / KEYS_FOLDER, signer)
         kit = load_kit(place / KEYS_FOLDER)
         if kit.node != number or kit.plan != plan.digest or kit.secret.id != roster.cohort_id:
             raise KeyFileError(f"{place} belongs to another federation, plan or node")
+        if kit.roster.serial > roster.serial:
+            raise KeyFileError(f"{place} has a newer roster than {operator}: which copy of the kits is the newest?")
         if bundle_digest(plan) not in accepted(place / KEYS_FOLDER):
             raise KeyFileError(f"{place} does not accept the bundle of the aggregator's app")
         if (place / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes() != _node_key(aggregator, node.name):
@@ -64,10 +83,17 @@ def check_kits(folder: Path) -> list[str]:
     looked, forms = _search(folder, parties)
     return [
         f"{len(roster.nodes)} clients: keys, plan, bundle and Flower keys fit one another",
+        f"rosters: signed by the operator; number {roster.serial} is in force",
         f"server certificate: signed by the operator's authority for {', '.join(hosts)}",
         "modes: folders 0700, secrets 0600",
         f"aggregator: none of {forms} forms of the others' secrets in {looked} files, of the archive as well",
     ]
+
+
+def _check_public(kit: Path, signer: Ed25519PublicKey) -> None:
+    path = kit / OPERATOR_PUBLIC_FILE
+    if load_operator_public(path) != signer:
+        raise KeyFileError(f"{path} is not the key of this operator: do not hand this kit out; provision anew")
 
 
 def _search(folder: Path, parties: list[str]) -> tuple[int, int]:

@@ -29,6 +29,7 @@ def open_run(run: Path, kit: Path, roster: Path, config: Path, data: str | None,
     Raises:
         ConfigError: The folder holds no run, or one of another plan.
         KeyFileError: The kit is not that of the roster.
+        RosterRefused: The roster is not signed by this operator.
         CheckpointError: No round is complete.
         MalformedMessage, PeerMismatch: The aggregate is damaged, or was made with another secret.
     """

@@ -1,8 +1,8 @@
 """Make the keys of a federation: the only place that ever generates one.
 
 ``kits/node-<i>/`` is what one client needs, ``kits/aggregator/`` what the aggregator needs (nothing secret), and
-``kits/operator/`` keeps the cohort secret for whoever may open the result. Secret files have mode 0600, folders 0700.
-Nothing is ever overwritten.
+``kits/operator/`` keeps the cohort secret for whoever may open the result, and the key that signs the roster. Secret
+files have mode 0600, folders 0700. Nothing is ever overwritten.
 """
 
 import secrets
@@ -13,11 +13,20 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, ROSTER_FILE, SECRET_BYTES, SIGN_FILE, CohortSecret
+from edge_client.keys import (
+    COHORT_FILE,
+    MASK_FILE,
+    OPERATOR_KEY_FILE,
+    PLAN_FILE,
+    ROSTER_FILE,
+    SECRET_BYTES,
+    SIGN_FILE,
+    CohortSecret,
+)
 from protocol.errors import ConfigError
 from protocol.files import create_file
 from protocol.plan import Plan, plan_from_config
-from protocol.roster import Node, Roster
+from protocol.roster import OPERATOR_PUBLIC_FILE, Node, Roster
 
 AGGREGATOR, OPERATOR = "aggregator", "operator"
 
@@ -42,15 +51,15 @@ def provision(folder: Path, nodes: int, plan: Plan) -> Roster:
         raise ConfigError(f"{nodes} clients can never form a cohort of {plan.min_cohort}")
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} is not empty; keys are never overwritten. Choose another folder.")
-    secret = secrets.token_bytes(SECRET_BYTES)
+    secret, operator = secrets.token_bytes(SECRET_BYTES), Ed25519PrivateKey.generate()
     pairs = [(Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for _ in range(nodes)]
     roster = Roster(
         CohortSecret(secret).id, {number: node_of(kit_name(number), *pair) for number, pair in enumerate(pairs)}
     )
     for number, pair in enumerate(pairs):
-        write_client_keys(new_folder(folder / kit_name(number)), secret, *pair, plan, roster)
-    (new_folder(folder / AGGREGATOR) / ROSTER_FILE).write_text(roster.to_json())
-    create_file(new_folder(folder / OPERATOR) / COHORT_FILE, secret.hex().encode(), 0o600)
+        write_client_keys(new_folder(folder / kit_name(number)), secret, *pair, plan, roster, operator)
+    write_roster(new_folder(folder / AGGREGATOR), roster, operator)
+    write_operator_keys(new_folder(folder / OPERATOR), secret, operator)
     return roster
 
 
@@ -59,10 +68,60 @@ def node_of(name: str, sign: Ed25519PrivateKey, mask: X25519PrivateKey) -> Node:
     return Node(name, sign.public_key().public_bytes_raw(), mask.public_key().public_bytes_raw())
 
 
+def signed_roster(roster: Roster, operator: Ed25519PrivateKey) -> bytes:
+    """The file of a roster, signed by the operator."""
+    return roster.to_json(operator.sign(roster.to_sign())).encode()
+
+
+def write_operator_keys(kit: Path, secret: bytes, operator: Ed25519PrivateKey) -> None:
+    """Write the cohort secret and the key pair that signs rosters into the operator's folder.
+
+    Raises:
+        FileExistsError: A key is there already.
+    """
+    create_file(kit / COHORT_FILE, secret.hex().encode(), 0o600)
+    create_file(kit / OPERATOR_KEY_FILE, _pem(operator), 0o600)
+    write_operator_public(kit, operator)
+
+
+def write_operator_public(kit: Path, operator: Ed25519PrivateKey) -> None:
+    """Write the operator's public key, by which a party knows the roster, into the party's folder.
+
+    Raises:
+        FileExistsError: One is there already.
+    """
+    create_file(kit / OPERATOR_PUBLIC_FILE, operator.public_key().public_bytes_raw().hex().encode())
+
+
+def write_roster(kit: Path, roster: Roster, operator: Ed25519PrivateKey) -> None:
+    """Write the signed roster, and the key that proves it, into a party's folder.
+
+    Raises:
+        FileExistsError: One of them is there already.
+    """
+    create_file(kit / ROSTER_FILE, signed_roster(roster, operator))
+    write_operator_public(kit, operator)
+
+
 def write_client_keys(
-    kit: Path, secret: bytes, sign: Ed25519PrivateKey, mask: X25519PrivateKey, plan: Plan, roster: Roster
+    kit: Path,
+    secret: bytes,
+    sign: Ed25519PrivateKey,
+    mask: X25519PrivateKey,
+    plan: Plan,
+    roster: Roster,
+    operator: Ed25519PrivateKey,
 ) -> None:
     """Write what one client needs to take part in the protocol into its folder.
+
+    Args:
+        kit: The folder.
+        secret: The cohort secret.
+        sign: The client's own key for signatures.
+        mask: The client's own key for pairwise masks.
+        plan: The plan that it will accept.
+        roster: The roster.
+        operator: Signs the roster, and stays here.
 
     Raises:
         FileExistsError: A key is there already.
@@ -71,7 +130,7 @@ def write_client_keys(
     create_file(kit / SIGN_FILE, _pem(sign), 0o600)
     create_file(kit / MASK_FILE, _pem(mask), 0o600)
     create_file(kit / PLAN_FILE, plan.digest.hex().encode())
-    create_file(kit / ROSTER_FILE, roster.to_json().encode())
+    write_roster(kit, roster, operator)
 
 
 def plan_from_toml(path: Path) -> Plan:

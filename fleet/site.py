@@ -15,7 +15,8 @@
 
 Every kit is a folder of mode 0700 and an archive beside it, ``<name>.tar.gz``, whose files belong to the user of the
 images. ``operator/`` has no archive: it stays here. A second call on the same folder changes nothing unless it is told
-to amend; then it makes kits for new clients, revokes those that the file no longer names, and touches no other kit.
+to amend; then it makes kits for new clients, revokes those that the file no longer names, signs the roster under the
+next serial number, and touches no other kit.
 """
 
 import json
@@ -23,7 +24,7 @@ import secrets
 import tarfile
 import tomllib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, Final
@@ -32,10 +33,19 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge_client.bundle import BUNDLES_FILE
-from edge_client.keys import COHORT_FILE, ROSTER_FILE, SECRET_BYTES, CohortSecret
+from edge_client.keys import COHORT_FILE, ROSTER_FILE, SECRET_BYTES, CohortSecret, load_operator_key
 from fleet.bundle import APP_FOLDER, bundle_digest, write_app
 from fleet.certificates import CA_FILE, NODE_PUBLIC_FILE, Authority, write_node_key
-from fleet.provision import AGGREGATOR, OPERATOR, new_folder, node_of, write_client_keys
+from fleet.provision import (
+    AGGREGATOR,
+    OPERATOR,
+    new_folder,
+    node_of,
+    signed_roster,
+    write_client_keys,
+    write_operator_keys,
+    write_operator_public,
+)
 from protocol.errors import ConfigError
 from protocol.files import create_file, replace_file
 from protocol.plan import Plan, plan_from_config
@@ -134,6 +144,7 @@ def provision_site(folder: Path, site: Site, *, amend: bool = False) -> Changes:
 
     Raises:
         ConfigError: The folder holds a federation and ``amend`` is not given, or something else would have to change.
+        KeyFileError: The operator's kit does not hold the key that signs rosters.
     """
     if folder.exists() and any(folder.iterdir()):
         if not amend:
@@ -142,12 +153,12 @@ def provision_site(folder: Path, site: Site, *, amend: bool = False) -> Changes:
                 "of the federation in it with --amend."
             )
         return _amend(folder, site)
-    secret = secrets.token_bytes(SECRET_BYTES)
+    secret, key = secrets.token_bytes(SECRET_BYTES), Ed25519PrivateKey.generate()
     operator = new_folder(folder / OPERATOR)
-    create_file(operator / COHORT_FILE, secret.hex().encode(), 0o600)
+    write_operator_keys(operator, secret, key)
     Authority.create(site.hosts[0][:40]).save(operator)
-    _make_aggregator(folder / AGGREGATOR, operator, site)
-    return _admit(folder, site, Roster(CohortSecret(secret).id, {}), site.clients, ())
+    _make_aggregator(folder / AGGREGATOR, operator, site, key)
+    return _admit(folder, site, Roster(CohortSecret(secret).id, {}), site.clients, (), key)
 
 
 def _amend(folder: Path, site: Site) -> Changes:
@@ -158,7 +169,7 @@ def _amend(folder: Path, site: Site) -> Changes:
             "the plan, the aggregator's hosts or its port differ from those of the federation; a change of these needs "
             "new kits for all: provision into another folder"
         )
-    roster = load_roster(folder / OPERATOR / ROSTER_FILE)
+    roster, key = load_roster(folder / OPERATOR / ROSTER_FILE), load_operator_key(folder / OPERATOR)
     present = {node.name for node in roster.nodes.values()}
     if back := sorted((wanted.keys() & record["numbers"].keys()) - present):
         raise ConfigError(f"{', '.join(back)} was revoked; a name is not used again: choose another")
@@ -166,28 +177,35 @@ def _amend(folder: Path, site: Site) -> Changes:
     revoked = tuple(sorted(present - wanted.keys()))
     for name in revoked:
         (folder / AGGREGATOR / PUBLIC_FOLDER / "nodes" / f"{name}.pub").unlink(missing_ok=True)
-    left = Roster(roster.cohort_id, {n: node for n, node in roster.nodes.items() if node.name not in revoked})
-    return _admit(folder, site, left, added, revoked)
+    left = {number: node for number, node in roster.nodes.items() if node.name not in revoked}
+    return _admit(folder, site, Roster(roster.cohort_id, left, roster.serial + 1), added, revoked, key)
 
 
-def _admit(folder: Path, site: Site, roster: Roster, added: Sequence[Client], revoked: tuple[str, ...]) -> Changes:
-    """Make the kits of new clients, then write the roster and the operator's record."""
+def _admit(
+    folder: Path,
+    site: Site,
+    roster: Roster,
+    added: Sequence[Client],
+    revoked: tuple[str, ...],
+    key: Ed25519PrivateKey,
+) -> Changes:
+    """Make the kits of new clients, then sign and write the roster, and the operator's record."""
     operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
     record = read_record(folder) if (operator / FEDERATION_FILE).exists() else {"numbers": {}}
     numbers: dict[str, int] = record["numbers"]
     keys = {client.name: (Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for client in added}
     for name in keys:
         numbers[name] = len(numbers)
-    nodes = dict(roster.nodes) | {numbers[name]: node_of(name, *pair) for name, pair in keys.items()}
-    roster = Roster(roster.cohort_id, nodes)
+    new = {numbers[name]: node_of(name, *pair) for name, pair in keys.items()}
+    roster = replace(roster, nodes={**roster.nodes, **new})
     secret = bytes.fromhex((operator / COHORT_FILE).read_text())
     for client in added:
-        _make_client(folder / client.name, client, site, secret, keys[client.name], roster, operator)
+        _make_client(folder / client.name, client, site, secret, keys[client.name], roster, operator, key)
         public = (folder / client.name / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes()
         create_file(aggregator / PUBLIC_FOLDER / "nodes" / f"{client.name}.pub", public)
         _archive(folder / client.name)
     for place in (operator, aggregator / PUBLIC_FOLDER):
-        replace_file(place / ROSTER_FILE, roster.to_json().encode())
+        replace_file(place / ROSTER_FILE, signed_roster(roster, key))
     _archive(aggregator)
     record = {
         "format": "pruneseal-federation",
@@ -201,7 +219,7 @@ def _admit(folder: Path, site: Site, roster: Roster, added: Sequence[Client], re
     return Changes(tuple(client.name for client in added), revoked)
 
 
-def _make_aggregator(kit: Path, operator: Path, site: Site) -> None:
+def _make_aggregator(kit: Path, operator: Path, site: Site, key: Ed25519PrivateKey) -> None:
     new_folder(kit)
     tls, public = new_folder(kit / TLS_FOLDER), new_folder(kit / PUBLIC_FOLDER)
     authority = Authority.load(operator)
@@ -209,6 +227,7 @@ def _make_aggregator(kit: Path, operator: Path, site: Site) -> None:
     authority.issue(tls, [*site.hosts, *({"superlink", "ingress", "localhost", "127.0.0.1"} - set(site.hosts))])
     create_file(kit / SUPEREXEC_FILE, secrets.token_bytes(32), 0o600)
     new_folder(public / "nodes")
+    write_operator_public(public, key)
     write_app(public / APP_FOLDER, site.plan)
     create_file(public / "config.toml", _FLOWER_CONFIG.encode())
     _write_text(kit, AGGREGATOR, {"PRUNESEAL_PORT": str(site.port)}, name=AGGREGATOR)
@@ -222,10 +241,11 @@ def _make_client(
     keys: tuple[Ed25519PrivateKey, X25519PrivateKey],
     roster: Roster,
     operator: Path,
+    key: Ed25519PrivateKey,
 ) -> None:
     new_folder(kit)
     own = new_folder(kit / KEYS_FOLDER)
-    write_client_keys(own, secret, *keys, site.plan, roster)
+    write_client_keys(own, secret, *keys, site.plan, roster, key)
     create_file(own / BUNDLES_FILE, f"{bundle_digest(site.plan)}\n".encode())
     node = new_folder(kit / NODE_FOLDER)
     write_node_key(node)

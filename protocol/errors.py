@@ -4,7 +4,8 @@
 
     PruneSealError
     ├── ConfigError            our own settings cannot work together
-    │   └── HeadroomError      the sum of a full cohort would not decrypt
+    │   ├── HeadroomError      the sum of a full cohort would not decrypt
+    │   └── RosterRefused      the roster's file is none, not signed by the operator, or an old one
     ├── KeyFileError           a key file is absent, exposed or not a key; never generated instead
     ├── DataError              this node has no data that it could train on
     ├── TrainingError          local training diverged
@@ -56,6 +57,13 @@ class ConfigError(PruneSealError):
 
 class HeadroomError(ConfigError):
     """The decryption of a full cohort's sum could not be proved exact."""
+
+
+class RosterRefused(ConfigError):
+    """A roster that is absent, no roster, not signed by the operator, or older than one that was accepted."""
+
+    public = "this node refuses its roster"
+    code = 108
 
 
 class KeyFileError(PruneSealError):

@@ -1,12 +1,13 @@
 """What several tests need: a federation with real keys made of readable bytes, and frames that were tampered with.
 
-No torch, no file, no randomness: a node's keys are a function of its number, so that everything signed here can stand
+No torch, no randomness: a node's keys are a function of its number, so that everything signed here can stand
 in `tests/vectors/`. Each function takes what it needs as an argument and gives the smallest thing that works.
 """
 
 import struct
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.layout import Layout, TensorSpec
 from protocol.parameters import SEED_BYTES, Parameters
 from protocol.plan import Plan
-from protocol.roster import Node, Roster
+from protocol.roster import OPERATOR_PUBLIC_FILE, Node, Roster
 from protocol.terms import support_digest
 from protocol.wire import Attendance, Contribution, encode_attendance, encode_contribution, signed
 
@@ -29,6 +30,12 @@ RUN: Final = bytes(range(16))
 
 SECRET: Final = bytes(range(32))
 """The cohort secret of every federation in the tests."""
+
+OPERATOR: Final = Ed25519PrivateKey.from_private_bytes(b"operator" * 4)
+"""The operator's signature key in every test."""
+
+OPERATOR_PUBLIC: Final = OPERATOR.public_key().public_bytes_raw().hex()
+"""The content of ``operator.pub``."""
 
 MODEL: Final = bytes(range(0x40, 0x60))
 SEALED: Final = b"terms that nobody opens"
@@ -65,6 +72,18 @@ def roster(nodes: Iterable[int]) -> Roster:
         for node in nodes
     }
     return Roster(CohortSecret(SECRET).id, entries)
+
+
+def signed_roster(made: Roster) -> str:
+    """The file of a roster, signed by the `OPERATOR`."""
+    return made.to_json(OPERATOR.sign(made.to_sign()))
+
+
+def write_roster(folder: Path, made: Roster) -> Path:
+    """Write a signed roster and, beside it, the key that proves it; the roster's file."""
+    (folder / OPERATOR_PUBLIC_FILE).write_text(OPERATOR_PUBLIC)
+    (folder / "roster.json").write_text(signed_roster(made))
+    return folder / "roster.json"
 
 
 def kits(agreed: Plan, nodes: Iterable[int] = (1, 2, 3)) -> dict[int, Kit]:

@@ -14,12 +14,13 @@ from aggregator.settings import Settings
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 from tests.aggregator.stub_grid import Scene, make_scene, small_plan
+from tests.factories import write_roster
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = make_scene(tmp_path / "run", monkeypatch, small_plan(rounds=2), 3)
-    (tmp_path / "roster.json").write_text(made.roster.to_json())
+    write_roster(tmp_path, made.roster)
     return made
 
 

@@ -18,6 +18,7 @@ from aggregator.settings import Settings
 from aggregator.status import STATUS_FILE
 from protocol.errors import ConfigError, QuorumError
 from tests.aggregator.stub_grid import TRAIN, Scene, make_scene, sends_nothing, small_plan
+from tests.factories import write_roster
 
 Samples = dict[tuple[str, str], float]
 
@@ -25,7 +26,7 @@ Samples = dict[tuple[str, str], float]
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = make_scene(tmp_path / "run", monkeypatch, small_plan(rounds=2), 4)
-    (tmp_path / "roster.json").write_text(made.roster.to_json())
+    write_roster(tmp_path, made.roster)
     return made
 
 

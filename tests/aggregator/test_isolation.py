@@ -15,7 +15,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from aggregator.journal import Journal
-from edge_client.keys import COHORT_FILE, Kit, load_kit
+from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
 from edge_client.round import Call
 from fleet.provision import AGGREGATOR, OPERATOR, kit_name, provision
 from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, StubClient, small_plan
@@ -83,8 +83,10 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     kits = [load_kit(folder / "kits" / kit_name(node)) for node in range(NODES)]
     clients = [StubClient(kit, plan) for kit in kits]
     secret = bytes.fromhex((folder / "kits" / OPERATOR / COHORT_FILE).read_text())
+    signing = load_operator_key(folder / "kits" / OPERATOR).private_bytes_raw()
     seen = Observed(
-        secrets=in_both_forms("the cohort secret", secret), public={"the cohort id": kits[0].roster.cohort_id}
+        secrets=in_both_forms("the cohort secret", secret) | in_both_forms("the operator's key", signing),
+        public={"the cohort id": kits[0].roster.cohort_id},
     )
     for kit in kits:
         seen.secrets |= private_keys(kit)
@@ -160,7 +162,7 @@ def test_what_is_public_is_found_in_its_memory(observed: Observed) -> None:
 
 def test_no_key_and_no_update_is_found_in_its_memory(observed: Observed) -> None:
     assert len(observed.found) == 1 + ROUNDS
-    assert len(observed.secrets) == 2 + NODES * 6 + 3 * 2 + ROUNDS * (2 + NODES)
+    assert len(observed.secrets) == 2 + 2 + NODES * 6 + 3 * 2 + ROUNDS * (2 + NODES)
     for when, found in observed.found.items():
         assert found & set(observed.secrets) == set(), when
 

@@ -10,9 +10,10 @@ import httpx
 import pytest
 
 from aggregator import nodes
+from edge_client.keys import load_operator_key
 from fleet.certificates import NODE_PUBLIC_FILE, write_node_key
-from fleet.provision import provision
-from protocol.errors import ConfigError
+from fleet.provision import OPERATOR, provision, signed_roster
+from protocol.errors import ConfigError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import Roster, load_roster
 
@@ -60,7 +61,8 @@ class Place:
     def drop(self, name: str) -> None:
         whole = load_roster(self.roster)
         left = {number: node for number, node in whole.nodes.items() if node.name != name}
-        self.roster.write_text(Roster(whole.cohort_id, left).to_json())
+        changed = Roster(whole.cohort_id, left, whole.serial + 1)
+        self.roster.write_bytes(signed_roster(changed, load_operator_key(self.roster.parents[1] / OPERATOR)))
 
 
 @pytest.fixture
@@ -113,6 +115,13 @@ def test_a_key_of_another_kind_is_refused(place: Place) -> None:
     key = Ed25519PrivateKey.generate().public_key()
     (place.folder / "node-0.pub").write_bytes(key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH))
     with pytest.raises(ConfigError, match="not an EC key"):
+        nodes.read_keys(place.roster, place.folder)
+
+
+def test_a_roster_that_the_operator_did_not_sign_admits_and_revokes_nobody(place: Place) -> None:
+    whole = place.roster.read_text()
+    place.roster.write_text(whole.replace('"node-1"', '"node-9"'))
+    with pytest.raises(RosterRefused, match="is not signed with the operator's key"):
         nodes.read_keys(place.roster, place.folder)
 
 

@@ -16,6 +16,7 @@ from aggregator.service import FlowerControl, Supervisor, address, flower_comman
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
 from protocol.errors import ConfigError
 from tests.aggregator.stub_grid import make_kits, small_plan
+from tests.factories import write_roster
 
 PLAN = small_plan(rounds=9)
 
@@ -181,7 +182,7 @@ def test_a_service_without_settings_says_which_are_missing(caplog: pytest.LogCap
 
 
 def test_the_process_answers_and_ends_kindly_when_it_is_told_to(tmp_path: Path) -> None:
-    (tmp_path / "roster.json").write_text(make_kits(3, PLAN)[0].roster.to_json())
+    write_roster(tmp_path, make_kits(3, PLAN)[0].roster)
     environment = {
         "PRUNESEAL_ROSTER": str(tmp_path / "roster.json"),
         "PRUNESEAL_RUN": str(tmp_path / "run"),

@@ -15,12 +15,13 @@ from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, STATUS_FILE, STOPPED, Status, read_status
 from protocol.errors import CheckpointError, QuorumError, StorageError
 from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Scene, fails, make_scene, sends, sends_nothing, small_plan
+from tests.factories import write_roster
 
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = make_scene(tmp_path / "run", monkeypatch, small_plan(rounds=2), 4)
-    (tmp_path / "roster.json").write_text(made.roster.to_json())
+    write_roster(tmp_path, made.roster)
     return made
 
 

@@ -84,9 +84,9 @@ def test_no_terminal_gets_plain_lines(main_job: FinishedRun) -> None:
 
 def test_key_files_are_private(main_job: FinishedRun) -> None:
     secrets = [p for p in (main_job.out / "kits").rglob("*") if p.suffix in {".key", ".secret"}]
-    assert len(secrets) == 10 * 3 + 1
+    assert len(secrets) == 10 * 3 + 2
     assert {stat.S_IMODE(path.stat().st_mode) for path in secrets} == {0o600}
-    assert sorted(p.name for p in (main_job.out / "kits" / "aggregator").iterdir()) == ["roster.json"]
+    assert sorted(p.name for p in (main_job.out / "kits" / "aggregator").iterdir()) == ["operator.pub", "roster.json"]
 
 
 def test_a_run_is_never_overwritten(main_job: FinishedRun) -> None:

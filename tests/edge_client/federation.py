@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aggregator.admission import AttendanceDesk, ContributionDesk
 from aggregator.summation import CohortSum
 from edge_client.client import Answer, Client
-from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, CohortSecret, Kit
+from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
 from edge_client.round import Call
 from edge_client.settings import Settings
 from protocol.bits import Words
@@ -68,7 +68,7 @@ class Federation:
         _write(folder / COHORT_FILE, self.secret.hex().encode() + b"\n")
         _write(folder / SIGN_FILE, pem(kit.sign_key))
         _write(folder / MASK_FILE, pem(kit.mask_key))
-        (folder / ROSTER_FILE).write_text(self.roster.to_json())
+        factories.write_roster(folder, self.roster)
         (folder / PLAN_FILE).write_text(kit.plan.hex())
         return folder
 

@@ -27,6 +27,7 @@ from protocol.errors import (
     MalformedMessage,
     PeerMismatch,
     PruneSealError,
+    RosterRefused,
     SignatureRefused,
     TrainingError,
 )
@@ -43,6 +44,7 @@ from tests.edge_client.federation import (
     play_round,
     tiny_plan,
 )
+from tests.factories import write_roster
 
 FIRST = Call(RUN, 1, 1)
 PLAN = tiny_plan(method="fedsparsify-global")
@@ -105,6 +107,17 @@ def test_a_client_with_half_a_kit_does_not_start(tmp_path: Path) -> None:
     (kit / MASK_FILE).unlink()
     with pytest.raises(KeyFileError, match=MASK_FILE):
         Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN)
+
+
+def test_a_client_that_has_worked_with_a_roster_refuses_an_older_one(tmp_path: Path) -> None:
+    fed = federation(PLAN)
+    client = one_client(tmp_path, replace(fed, roster=replace(fed.roster, serial=3)), PLAN)
+    kit, before = tmp_path / "kit", client.train(FIRST, b"").payload
+    write_roster(kit, replace(fed.roster, serial=2))
+    with pytest.raises(RosterRefused, match="is number 2, but number 3 was in force here"):
+        Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN)
+    write_roster(kit, replace(fed.roster, serial=4))
+    assert Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN).train(FIRST, b"").payload == before
 
 
 def test_a_client_uses_as_many_threads_as_it_is_told(tmp_path: Path) -> None:

@@ -2,9 +2,9 @@
 
 import copy
 import hmac
-import json
 import pickle
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,18 +18,23 @@ from hypothesis import strategies as st
 from edge_client.keys import (
     COHORT_FILE,
     MASK_FILE,
+    OPERATOR_KEY_FILE,
     PLAN_FILE,
     ROSTER_FILE,
     SIGN_FILE,
     CohortSecret,
     load_kit,
+    load_operator_key,
+    load_operator_kit,
 )
-from protocol.errors import ConfigError, KeyFileError, MalformedMessage
+from protocol.errors import KeyFileError, MalformedMessage, RosterRefused
+from protocol.roster import OPERATOR_PUBLIC_FILE
 from tests.edge_client.federation import RUN, Federation, pem
+from tests.factories import OPERATOR, OPERATOR_PUBLIC, sign_key, signed_roster, write_roster
 
 SECRET = bytes(range(32))
 OTHER_RUN = bytes(16)
-FILES = (COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE)
+FILES = (COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE)
 SECRET_FILES = (COHORT_FILE, SIGN_FILE, MASK_FILE)
 
 
@@ -148,11 +153,11 @@ def test_two_nodes_share_one_pair_secret_and_no_third_has_it(fed: Federation) ->
     assert len(set.union(*secrets.values())) == len(secrets) == 6
 
 
-@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, MASK_FILE, PLAN_FILE])
+@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, MASK_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
 def test_a_missing_file_is_an_error_and_is_not_made(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     (folder / name).unlink()
-    with pytest.raises(KeyFileError, match=f"{name} cannot be read: No such file.*never makes a missing key"):
+    with pytest.raises(KeyFileError, match=f"{name} cannot be read: No such file.*provision this .* again"):
         load_kit(folder)
     assert sorted(path.name for path in folder.iterdir()) == sorted(set(FILES) - {name})
 
@@ -160,7 +165,7 @@ def test_a_missing_file_is_an_error_and_is_not_made(name: str, fed: Federation, 
 def test_a_missing_roster_is_an_error(fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     (folder / ROSTER_FILE).unlink()
-    with pytest.raises(ConfigError, match="Provision the node first"):
+    with pytest.raises(RosterRefused, match="Provision the node first"):
         load_kit(folder)
     assert not (folder / ROSTER_FILE).exists()
 
@@ -176,7 +181,7 @@ def test_a_secret_file_that_others_can_use_is_refused(name: str, mode: int, fed:
     assert load_kit(folder).node == 2
 
 
-@pytest.mark.parametrize("name", [ROSTER_FILE, PLAN_FILE])
+@pytest.mark.parametrize("name", [ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
 def test_public_files_may_be_read_by_all(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     (folder / name).chmod(0o644)
@@ -225,8 +230,7 @@ def test_what_is_no_open_private_key_is_refused(name: str, fed: Federation, tmp_
 def test_a_roster_of_another_secret_is_refused(fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     other = CohortSecret(bytes(32)).id
-    data = json.loads(fed.roster.to_json())
-    (folder / ROSTER_FILE).write_text(json.dumps({**data, "cohort": other.hex()}))
+    (folder / ROSTER_FILE).write_text(signed_roster(replace(fed.roster, cohort_id=other)))
     with pytest.raises(KeyFileError, match="is not the one of its roster: provision this node again"):
         load_kit(folder)
 
@@ -238,3 +242,74 @@ def test_a_key_that_is_not_this_nodes_own_is_refused(name: str, fed: Federation,
     (folder / name).write_bytes(pem(kit.sign_key if name == SIGN_FILE else kit.mask_key))
     with pytest.raises(KeyFileError, match="belong to no node of its roster"):
         load_kit(folder)
+
+
+def test_a_roster_that_somebody_else_has_signed_is_refused(fed: Federation, tmp_path: Path) -> None:
+    folder = fed.write(2, tmp_path / "kit")
+    for key in (sign_key(2), Ed25519PrivateKey.generate()):
+        (folder / ROSTER_FILE).write_text(fed.roster.to_json(key.sign(fed.roster.to_sign())))
+        with pytest.raises(RosterRefused, match="is not signed with the operator's key of this kit"):
+            load_kit(folder)
+
+
+# --- the operator's kit -------------------------------------------------------------------------
+
+
+@pytest.fixture
+def operator(tmp_path: Path) -> Path:
+    folder = tmp_path / "operator"
+    folder.mkdir(mode=0o700)
+    for name, content in {COHORT_FILE: SECRET.hex().encode(), OPERATOR_KEY_FILE: pem(OPERATOR)}.items():
+        (folder / name).write_bytes(content)
+        (folder / name).chmod(0o600)
+    (folder / OPERATOR_PUBLIC_FILE).write_text(OPERATOR_PUBLIC)
+    return folder
+
+
+def test_the_operator_reads_the_key_that_signs_rosters(operator: Path) -> None:
+    assert load_operator_key(operator).private_bytes_raw() == OPERATOR.private_bytes_raw()
+
+
+def test_an_operators_key_that_others_can_read_is_refused(operator: Path) -> None:
+    (operator / OPERATOR_KEY_FILE).chmod(0o640)
+    with pytest.raises(KeyFileError, match=r"operator\.key has mode 0640 and can be read by others"):
+        load_operator_key(operator)
+
+
+@pytest.mark.parametrize("name", [OPERATOR_KEY_FILE, OPERATOR_PUBLIC_FILE])
+def test_a_missing_key_of_the_operator_is_an_error_and_is_not_made(name: str, operator: Path) -> None:
+    (operator / name).unlink()
+    with pytest.raises(KeyFileError, match=f"{name} cannot be read: No such file"):
+        load_operator_key(operator)
+    assert not (operator / name).exists()
+
+
+def test_a_key_of_another_kind_signs_no_rosters(operator: Path) -> None:
+    (operator / OPERATOR_KEY_FILE).write_bytes(pem(X25519PrivateKey.generate()))
+    with pytest.raises(KeyFileError, match=r"operator\.key is not an Ed25519 key"):
+        load_operator_key(operator)
+
+
+def test_a_key_whose_signatures_no_kit_would_accept_is_refused(operator: Path) -> None:
+    (operator / OPERATOR_KEY_FILE).write_bytes(pem(sign_key(1)))
+    with pytest.raises(KeyFileError, match=r"operator\.key does not fit operator\.pub"):
+        load_operator_key(operator)
+
+
+def test_opening_needs_the_operators_public_key_and_not_the_one_beside_the_roster(
+    fed: Federation, operator: Path, tmp_path: Path
+) -> None:
+    (operator / OPERATOR_KEY_FILE).unlink()
+    roster = write_roster(tmp_path, fed.roster)
+    (tmp_path / OPERATOR_PUBLIC_FILE).unlink()
+    assert load_operator_kit(operator, roster).roster == fed.roster
+    roster.write_text(fed.roster.to_json(sign_key(1).sign(fed.roster.to_sign())))
+    (tmp_path / OPERATOR_PUBLIC_FILE).write_text(sign_key(1).public_key().public_bytes_raw().hex())
+    with pytest.raises(RosterRefused, match="is not signed with the operator's key"):
+        load_operator_kit(operator, roster)
+
+
+def test_an_operators_secret_of_another_roster_is_refused(fed: Federation, operator: Path, tmp_path: Path) -> None:
+    roster = write_roster(tmp_path, replace(fed.roster, cohort_id=bytes(16)))
+    with pytest.raises(KeyFileError, match="is not the one of the roster"):
+        load_operator_kit(operator, roster)

@@ -9,8 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.state import PENDING_FILE, Given, Pending, load_pending, save_pending
-from protocol.errors import CheckpointError
+from edge_client.state import PENDING_FILE, Given, Pending, accept_roster, load_pending, save_pending
+from protocol.errors import CheckpointError, RosterRefused
+from protocol.roster import Roster
 
 WAITING = Pending(
     attendance=bytes(range(240)),
@@ -143,3 +144,47 @@ def test_a_pickle_is_never_opened(tmp_path: Path) -> None:
         np.savez(file, attendance=np.array([object()], dtype=object))
     with pytest.raises(CheckpointError, match="is damaged"):
         load_pending(tmp_path)
+
+
+# --- the newest roster --------------------------------------------------------------------------
+
+
+def numbered(serial: int, cohort: bytes = bytes(16)) -> Roster:
+    return Roster(cohort, {}, serial)
+
+
+def test_the_first_roster_of_a_federation_is_accepted_and_leaves_nothing(tmp_path: Path) -> None:
+    accept_roster(tmp_path / "state", numbered(1))
+    assert not (tmp_path / "state").exists()
+
+
+@given(serials=st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_a_roster_is_accepted_unless_a_newer_one_was(
+    serials: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder, newest = tmp_path_factory.mktemp("state"), 1
+    for serial in serials:
+        if serial < newest:
+            with pytest.raises(RosterRefused, match=f"is number {serial}, but number {newest} was in force here"):
+                accept_roster(folder, numbered(serial))
+        else:
+            accept_roster(folder, numbered(serial))
+            newest = serial
+
+
+def test_another_federation_counts_for_itself(tmp_path: Path) -> None:
+    accept_roster(tmp_path, numbered(7))
+    accept_roster(tmp_path, numbered(2, cohort=bytes(range(16))))
+    with pytest.raises(RosterRefused):
+        accept_roster(tmp_path, numbered(6))
+
+
+@pytest.mark.parametrize("content", [b"", b"seven", b"\xff"])
+def test_a_damaged_memory_of_the_newest_roster_is_an_error_and_is_not_made_anew(tmp_path: Path, content: bytes) -> None:
+    accept_roster(tmp_path / "state", numbered(7))
+    ((path,)) = (tmp_path / "state").iterdir()
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"\.serial is damaged .* put the number of the newest roster there"):
+        accept_roster(tmp_path / "state", numbered(8))
+    assert path.read_bytes() == content

@@ -34,7 +34,7 @@ def test_every_secret_is_private_and_nobody_shares_one(out: Path) -> None:
     assert len(set(secrets)) == NODES + 1
     private = {path for path in out.rglob("*") if path.suffix in {".key", ".secret"}}
     assert {stat.S_IMODE(path.stat().st_mode) for path in private} == {0o600}
-    assert len(private) == 1 + NODES * 5 + 2 + 1
+    assert len(private) == 1 + NODES * 5 + 2 + 2
 
 
 def test_the_nodes_accept_the_bundle_of_the_plan_and_no_other(out: Path) -> None:

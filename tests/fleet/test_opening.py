@@ -9,7 +9,7 @@ from fleet.bundle import write_app
 from fleet.cli import app
 from fleet.opening import open_run
 from fleet.provision import AGGREGATOR, OPERATOR, provision
-from protocol.errors import CheckpointError, ConfigError, KeyFileError
+from protocol.errors import CheckpointError, ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 
 PLAN = Plan(rounds=3)
@@ -47,10 +47,26 @@ def test_a_run_of_another_plan_is_refused(folder: Path) -> None:
         opened(folder)
 
 
+def test_the_kit_of_another_operator_is_refused(folder: Path) -> None:
+    (folder / "run" / "run.json").write_text("{}")
+    with pytest.raises(RosterRefused, match="is not signed with the operator's key"):
+        opened(folder, kits="others")
+
+
 def test_the_secret_of_another_federation_is_refused(folder: Path) -> None:
     (folder / "run" / "run.json").write_text("{}")
+    place = Path(OPERATOR) / "cohort.secret"
+    (folder / "kits" / place).write_bytes((folder / "others" / place).read_bytes())
     with pytest.raises(KeyFileError, match="is not the one of the roster"):
-        opened(folder, kits="others")
+        opened(folder)
+
+
+def test_a_roster_that_was_changed_is_refused(folder: Path) -> None:
+    (folder / "run" / "run.json").write_text("{}")
+    path = folder / "kits" / AGGREGATOR / "roster.json"
+    path.write_text(path.read_text().replace('"node-2"', '"node-3"'))
+    with pytest.raises(RosterRefused, match="is not signed with the operator's key"):
+        opened(folder)
 
 
 def test_an_exposed_secret_is_refused(folder: Path) -> None:

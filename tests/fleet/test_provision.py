@@ -5,12 +5,33 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, CohortSecret, load_kit
-from fleet.provision import AGGREGATOR, OPERATOR, kit_name, plan_from_toml, provision
+from edge_client.keys import (
+    COHORT_FILE,
+    MASK_FILE,
+    OPERATOR_KEY_FILE,
+    PLAN_FILE,
+    ROSTER_FILE,
+    SIGN_FILE,
+    CohortSecret,
+    load_kit,
+    load_operator_key,
+    load_operator_kit,
+)
+from fleet.provision import (
+    AGGREGATOR,
+    OPERATOR,
+    kit_name,
+    plan_from_toml,
+    provision,
+    write_operator_keys,
+    write_operator_public,
+    write_roster,
+)
 from protocol.errors import ConfigError
 from protocol.plan import Plan
-from protocol.roster import Roster, load_roster
+from protocol.roster import OPERATOR_PUBLIC_FILE, Roster, load_roster
 
 PLAN = Plan()
 ROOT = Path(__file__).parents[2]
@@ -35,15 +56,32 @@ def files(folder: Path) -> set[str]:
 def test_there_is_a_kit_for_every_party(kits: Path) -> None:
     assert files(kits) == {"node-0", "node-1", "node-2", "node-3", AGGREGATOR, OPERATOR}
     for node in range(NODES):
-        assert files(kits / kit_name(node)) == {COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE}
+        own = {COHORT_FILE, SIGN_FILE, MASK_FILE, PLAN_FILE}
+        assert files(kits / kit_name(node)) == own | {ROSTER_FILE, OPERATOR_PUBLIC_FILE}
 
 
 def test_the_aggregator_gets_the_public_keys_and_the_operator_the_secret(kits: Path) -> None:
-    assert files(kits / AGGREGATOR) == {ROSTER_FILE}
-    assert files(kits / OPERATOR) == {COHORT_FILE}
+    assert files(kits / AGGREGATOR) == {ROSTER_FILE, OPERATOR_PUBLIC_FILE}
+    assert files(kits / OPERATOR) == {COHORT_FILE, OPERATOR_KEY_FILE, OPERATOR_PUBLIC_FILE}
     secret = bytes.fromhex((kits / OPERATOR / COHORT_FILE).read_text())
     assert CohortSecret(secret).id == load_roster(kits / AGGREGATOR / ROSTER_FILE).cohort_id
     assert secret.hex() not in (kits / AGGREGATOR / ROSTER_FILE).read_text()
+
+
+def test_every_party_has_the_public_key_by_which_the_operator_signs_and_nobody_else_the_private_one(kits: Path) -> None:
+    key = load_operator_key(kits / OPERATOR)
+    public = key.public_key().public_bytes_raw().hex()
+    assert {(party / OPERATOR_PUBLIC_FILE).read_text() for party in kits.iterdir()} == {public}
+    assert len({path.read_bytes() for path in kits.rglob(ROSTER_FILE)}) == 1
+    roster = kits / AGGREGATOR / ROSTER_FILE
+    assert load_operator_kit(kits / OPERATOR, roster).roster == load_roster(roster)
+    assert load_roster(roster).serial == 1
+    assert [path.parent.name for path in kits.rglob(OPERATOR_KEY_FILE)] == [OPERATOR]
+    private = key.private_bytes_raw()
+    for path in kits.rglob("*"):
+        if path.is_file() and path.name != OPERATOR_KEY_FILE:
+            assert private not in path.read_bytes()
+            assert private.hex() not in path.read_text()
 
 
 def test_every_client_can_load_its_kit_under_its_own_number(kits: Path) -> None:
@@ -81,7 +119,7 @@ def test_the_roster_that_is_returned_is_the_one_that_was_written(tmp_path: Path)
 def test_nobody_else_can_read_what_is_secret(kits: Path) -> None:
     for party in kits.iterdir():
         assert mode(party) == 0o700
-        for name in files(party) & {COHORT_FILE, SIGN_FILE, MASK_FILE}:
+        for name in files(party) & {COHORT_FILE, SIGN_FILE, MASK_FILE, OPERATOR_KEY_FILE}:
             assert mode(party / name) == 0o600
 
 
@@ -101,10 +139,25 @@ def test_an_empty_folder_will_do(tmp_path: Path) -> None:
 
 def test_kits_are_not_made_twice(tmp_path: Path) -> None:
     provision(tmp_path / "kits", 3, PLAN)
-    before = (tmp_path / "kits" / OPERATOR / COHORT_FILE).read_bytes()
+    before = {path: path.read_bytes() for path in (tmp_path / "kits" / OPERATOR).iterdir()}
     with pytest.raises(ConfigError):
         provision(tmp_path / "kits", 3, PLAN)
-    assert (tmp_path / "kits" / OPERATOR / COHORT_FILE).read_bytes() == before
+    assert {path: path.read_bytes() for path in (tmp_path / "kits" / OPERATOR).iterdir()} == before
+
+
+def test_no_key_of_the_operator_is_written_over(tmp_path: Path) -> None:
+    provision(tmp_path / "kits", 3, PLAN)
+    operator = tmp_path / "kits" / OPERATOR
+    key, other = load_operator_key(operator), Ed25519PrivateKey.generate()
+    (operator / COHORT_FILE).unlink()
+    with pytest.raises(FileExistsError):
+        write_operator_keys(operator, bytes(32), other)
+    with pytest.raises(FileExistsError):
+        write_operator_public(operator, other)
+    with pytest.raises(FileExistsError):
+        write_roster(tmp_path / "kits" / AGGREGATOR, Roster(bytes(16), {}), other)
+    assert load_operator_key(operator).private_bytes_raw() == key.private_bytes_raw()
+    assert len(load_roster(tmp_path / "kits" / AGGREGATOR / ROSTER_FILE).nodes) == 3
 
 
 def test_fewer_clients_than_the_smallest_cohort_are_refused_before_anything_is_made(tmp_path: Path) -> None:

@@ -5,16 +5,19 @@ import shutil
 import stat
 import subprocess
 import tarfile
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edge_client.bundle import accepted
-from edge_client.keys import load_kit
+from edge_client.keys import load_kit, load_operator_key
 from fleet.bundle import bundle_digest
 from fleet.kits import check_kits
+from fleet.provision import signed_roster
 from fleet.site import UID, Changes, provision_site, read_site
-from protocol.errors import ConfigError, KeyFileError
+from protocol.errors import ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import load_roster
 from tests.e2e.conftest import pruneseal
@@ -93,7 +96,10 @@ def test_good_kits_are_proved_good(made: Path) -> None:
 
 
 @pytest.mark.parametrize("form", ["file", "raw", "hex", "HEX", "base64"])
-@pytest.mark.parametrize("source", ["operator/cohort.secret", "a/kit/sign.key", "operator/ca.key", "b/node/flower.key"])
+@pytest.mark.parametrize(
+    "source",
+    ["operator/cohort.secret", "a/kit/sign.key", "operator/ca.key", "operator/operator.key", "b/node/flower.key"],
+)
 def test_a_secret_in_the_aggregators_kit_is_found_in_every_form(kits: Path, form: str, source: str) -> None:
     data = (kits / source).read_bytes().strip()
     forms = {
@@ -149,8 +155,32 @@ def spoil_archive(kits: Path) -> None:
 
 
 def spoil_roster(kits: Path) -> None:
+    """The operator's own signature, and yet not the operator's newest roster."""
     path = kits / "aggregator" / "federation" / "roster.json"
-    path.write_text(path.read_text().replace('"name": "c"', '"name": "d"'))
+    whole = load_roster(path)
+    path.write_bytes(signed_roster(replace(whole, serial=whole.serial + 1), load_operator_key(kits / "operator")))
+
+
+def spoil_client_roster(kits: Path) -> None:
+    path = kits / "b" / "kit" / "roster.json"
+    whole = load_roster(path)
+    path.write_bytes(signed_roster(replace(whole, serial=whole.serial + 1), load_operator_key(kits / "operator")))
+
+
+def spoil_operator(kits: Path) -> None:
+    (kits / "b" / "kit" / "operator.pub").write_text("0" * 64)
+
+
+def spoil_aggregators_operator(kits: Path) -> None:
+    (kits / "aggregator" / "federation" / "operator.pub").unlink()
+
+
+def spoil_operator_key(kits: Path) -> None:
+    shutil.copy(kits / "a" / "kit" / "sign.key", kits / "operator" / "operator.key")
+
+
+def spoil_operator_mode(kits: Path) -> None:
+    (kits / "operator" / "operator.key").chmod(0o644)
 
 
 @pytest.mark.parametrize(
@@ -163,6 +193,11 @@ def spoil_roster(kits: Path) -> None:
         (spoil_node, "does not know the Flower key of b"),
         (spoil_archive, "cannot be read"),
         (spoil_roster, "the rosters of .* differ"),
+        (spoil_client_roster, "b has a newer roster than"),
+        (spoil_operator, "operator.pub is not the key of this operator"),
+        (spoil_aggregators_operator, "operator.pub cannot be read"),
+        (spoil_operator_key, "operator.key does not fit operator.pub"),
+        (spoil_operator_mode, "operator.key has mode 0644 and can be read by others"),
     ],
 )
 def test_what_is_wrong_is_named(kits: Path, spoil: object, text: str) -> None:
@@ -170,6 +205,15 @@ def test_what_is_wrong_is_named(kits: Path, spoil: object, text: str) -> None:
     spoil(kits)
     with pytest.raises(KeyFileError, match=text):
         check_kits(kits)
+
+
+@pytest.mark.parametrize("place", ["operator", "aggregator/federation", "c/kit"])
+def test_a_roster_that_was_changed_is_found_wherever_it_lies(kits: Path, place: str) -> None:
+    path = kits / place / "roster.json"
+    path.write_text(path.read_text().replace('"name": "c"', '"name": "d"'))
+    done = pruneseal("provision", "--check", kits)
+    assert done.returncode == 1
+    assert f"{path} is not signed with the operator's key of this kit: ask the operator" in done.stderr
 
 
 def test_clients_are_added_and_revoked_without_touching_the_kits_of_others(kits: Path, tmp_path: Path) -> None:
@@ -188,12 +232,54 @@ def test_clients_are_added_and_revoked_without_touching_the_kits_of_others(kits:
     assert check_kits(kits)
 
 
+def test_an_amended_roster_has_the_next_number_and_is_accepted_by_kits_that_were_made_before(
+    kits: Path, tmp_path: Path
+) -> None:
+    old = load_kit(kits / "a" / "kit").roster
+    provision_site(kits, read_site(written(tmp_path / "1.toml", "a", "b", "c", "d")), amend=True)
+    provision_site(kits, read_site(written(tmp_path / "2.toml", "a", "b", "d")), amend=True)
+    assert [load_kit(kits / name / "kit").roster.serial for name in "abd"] == [1, 1, 2]
+    shutil.copy(kits / "operator" / "roster.json", kits / "a" / "kit" / "roster.json")
+    new = load_kit(kits / "a" / "kit").roster
+    assert (old.serial, new.serial) == (1, 3)
+    assert {node.name for node in new.nodes.values()} == {"a", "b", "d"}
+    assert "rosters: signed by the operator; number 3 is in force" in check_kits(kits)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "text"),
+    [
+        (lambda kits: (kits / "operator" / "operator.key").unlink(), "operator.key cannot be read"),
+        (spoil_operator_mode, "can be read by others"),
+        (spoil_operator_key, "does not fit operator.pub"),
+    ],
+)
+def test_without_the_operators_key_nothing_is_amended(
+    kits: Path, tmp_path: Path, spoil: Callable[[Path], object], text: str
+) -> None:
+    spoil(kits)
+    before = content(kits)
+    with pytest.raises(KeyFileError, match=text):
+        provision_site(kits, read_site(written(tmp_path / "new.toml", "a", "b", "d")), amend=True)
+    assert content(kits) == before
+
+
+def test_a_roster_that_was_changed_is_not_signed_anew(kits: Path, tmp_path: Path) -> None:
+    path = kits / "operator" / "roster.json"
+    path.write_text(path.read_text().replace('"name": "c"', '"name": "d"'))
+    before = content(kits)
+    with pytest.raises(RosterRefused, match="is not signed with the operator's key"):
+        provision_site(kits, read_site(written(tmp_path / "new.toml", "a", "b", "d")), amend=True)
+    assert content(kits) == before
+
+
 def test_amending_without_a_change_changes_no_secret(kits: Path, tmp_path: Path) -> None:
     site = read_site(written(tmp_path / "same.toml", "a", "b", "c"))
     before = content(kits)
     assert provision_site(kits, site, amend=True) == Changes((), ())
     after = content(kits)
-    assert {str(path) for path in before if before[path] != after[path]} <= {"aggregator.tar.gz"}
+    changed = {str(path) for path in before if before[path] != after[path]}
+    assert changed == {"operator/roster.json", "aggregator/federation/roster.json", "aggregator.tar.gz"}
 
 
 def test_a_revoked_name_is_not_used_again(kits: Path, tmp_path: Path) -> None:

@@ -56,6 +56,7 @@ def test_the_codes_never_change() -> None:
         "PruneSealError": 100,
         "ConfigError": 101,
         "HeadroomError": 101,
+        "RosterRefused": 108,
         "KeyFileError": 102,
         "DataError": 103,
         "TrainingError": 104,

@@ -35,7 +35,7 @@ from protocol.wire import (
     encode_attendance,
     encode_contribution,
 )
-from tests.factories import layout
+from tests.factories import OPERATOR_PUBLIC, layout, sign_key
 from tests.vectors import regenerate
 
 FOLDER = Path(regenerate.__file__).parent
@@ -48,6 +48,14 @@ def read(name: str) -> Any:
 
 def roster() -> Roster:
     return load_roster(FOLDER / "roster.json")
+
+
+def test_the_roster_is_signed_by_the_operators_key_beside_it_and_by_no_other(tmp_path: Path) -> None:
+    (tmp_path / "operator.pub").write_text(OPERATOR_PUBLIC)
+    assert load_roster(FOLDER / "roster.json", tmp_path / "operator.pub") == roster()
+    (tmp_path / "operator.pub").write_text(sign_key(1).public_key().public_bytes_raw().hex())
+    with pytest.raises(errors.RosterRefused):
+        load_roster(FOLDER / "roster.json", tmp_path / "operator.pub")
 
 
 def words(numbers: list[int]) -> "np.ndarray[Any, np.dtype[np.uint64]]":
@@ -266,7 +274,8 @@ def test_what_must_be_refused_is_refused_in_the_way_it_says(name: str, tmp_path:
     case = read(name)
     expected = getattr(errors, case["expect"])
     if case["kind"] == "roster":
-        (tmp_path / "roster.json").write_text(json.dumps(case["roster"]))
+        (tmp_path / "operator.pub").write_text((FOLDER / "operator.pub").read_text())
+        (tmp_path / "roster.json").write_text(case.get("text") or json.dumps(case["roster"], indent=1))
         with pytest.raises(expected) as refusal:
             load_roster(tmp_path / "roster.json")
     else:
@@ -290,7 +299,7 @@ def test_every_refusal_that_a_decoder_can_make_has_a_vector() -> None:
         "aggregate": {"MalformedMessage"},
         "residues": {"MalformedMessage"},
         "plan": {"ConfigError", "HeadroomError"},
-        "roster": {"ConfigError"},
+        "roster": {"RosterRefused"},
     }
 
 
@@ -365,7 +374,10 @@ def test_a_vector_that_differs_is_missing_or_is_foreign_fails_the_check(
     monkeypatch.setattr(regenerate, "FOLDER", tmp_path)
     (tmp_path / "foreign.json").write_text("{}")
     assert regenerate.main([]) == 0
-    assert {path.name for path in tmp_path.iterdir()} == {path.name for path in FOLDER.glob("*.json")}
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *(path.name for path in FOLDER.glob("*.json")),
+        "operator.pub",
+    }
     assert regenerate.main(["--check"]) == 0
     (tmp_path / "bits.json").write_text("[]\n")
     (tmp_path / "sum_0.json").unlink()

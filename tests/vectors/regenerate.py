@@ -46,7 +46,7 @@ from tests import factories
 FOLDER: Final = Path(__file__).parent
 NODES: Final = (1, 2, 300)
 RECORDED: Final = "sum_0"
-ROSTER: Final = "roster"
+ROSTER, OPERATOR_PUBLIC = "roster.json", "operator.pub"
 
 PLAN: Final = Plan(
     method="fedsparsify-global",
@@ -591,12 +591,35 @@ def _bad_plans() -> Bad:
 
 
 def _bad_rosters() -> Bad:
-    good = json.loads(KITS[1].roster.to_json())
+    roster = KITS[1].roster
+    text = factories.signed_roster(roster)
+    good = json.loads(text)
+    first, signature = good["nodes"][0], bytes.fromhex(good["signature"])
+    # by a node, as it signs messages; by another operator; by the operator, of the same nodes in another cohort
+    own, foreign = KITS[1].sign(roster.to_sign()), factories.sign_key(1).sign(roster.to_sign())
+    elsewhere = factories.OPERATOR.sign(replace(roster, cohort_id=bytes(16)).to_sign())
+
+    def case(**changes: object) -> tuple[str, Case]:
+        return "RosterRefused", {"roster": {**good, **changes}}
+
     return {
-        "version": ("ConfigError", {"roster": {**good, "version": 2}}),
-        "twice": ("ConfigError", {"roster": {**good, "nodes": [good["nodes"][0], *good["nodes"]]}}),
-        "short_key": ("ConfigError", {"roster": {**good, "nodes": [{**good["nodes"][0], "sign": "00"}]}}),
-        "number": ("ConfigError", {"roster": {**good, "nodes": [{**good["nodes"][0], "node": 1 << 32}]}}),
+        "version": case(version=1),
+        "twice": case(nodes=[first, *good["nodes"]]),
+        "short_key": case(nodes=[{**first, "sign": "00"}]),
+        "number": case(nodes=[{**first, "node": 1 << 32}]),
+        "unsigned": ("RosterRefused", {"roster": {key: good[key] for key in good if key != "signature"}}),
+        "signature": case(signature=(bytes([signature[0] ^ 1]) + signature[1:]).hex()),
+        "short_signature": case(signature=signature[:-1].hex()),
+        "node_signature": case(signature=own.hex()),
+        "other_operator": case(signature=foreign.hex()),
+        "other_cohort": case(signature=elsewhere.hex()),
+        "cohort": case(cohort=bytes(16).hex()),
+        "serial": case(serial=2),
+        "serial_zero": case(serial=0),
+        "node_left_out": case(nodes=good["nodes"][1:]),
+        "name": case(nodes=[{**first, "name": "node-9"}, *good["nodes"][1:]]),
+        "unknown_key": case(zeal=1),
+        "spaces": ("RosterRefused", {"text": text + "\n"}),
     }
 
 
@@ -705,7 +728,7 @@ def texts() -> dict[str, str]:
     """The text of every file but the recorded one, by its name."""
     made: dict[str, Any] = {name: vectors() for name, vectors in GOLDEN.items()}
     files = {f"{name}.json": _text(vector) for name, vector in (made | bad_vectors()).items()}
-    return files | {f"{ROSTER}.json": KITS[1].roster.to_json() + "\n"}
+    return files | {ROSTER: factories.signed_roster(KITS[1].roster), OPERATOR_PUBLIC: factories.OPERATOR_PUBLIC}
 
 
 def _text(vector: object) -> str:
@@ -716,7 +739,7 @@ def _text(vector: object) -> str:
 
 def differences(expected: Mapping[str, str]) -> list[str]:
     """What is wrong with the files in the folder, one line each."""
-    present = {path.name: path.read_text() for path in FOLDER.glob("*.json")}
+    present = {path.name: path.read_text() for pattern in ("*.json", "*.pub") for path in FOLDER.glob(pattern)}
     recorded = {f"{RECORDED}.json"}
     return (
         [f"{name} is missing" for name in sorted((set(expected) | recorded) - set(present))]
