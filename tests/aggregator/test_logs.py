@@ -12,6 +12,7 @@ from aggregator.logs import LOG_FILE, LogObserver
 from aggregator.rounds import Run
 from aggregator.settings import Settings
 from protocol.errors import AgreementError, CohortRefused, PruneSealError
+from protocol.roster import OPERATOR_PUBLIC_FILE
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
     TRAIN,
@@ -26,6 +27,7 @@ from tests.aggregator.stub_grid import (
     small_plan,
     with_fields,
 )
+from tests.factories import OPERATOR_PUBLIC, signed_roster
 
 BAD = 5
 
@@ -33,7 +35,8 @@ BAD = 5
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
     made = make_scene(tmp_path / "run", monkeypatch, small_plan(rounds=2), 8)
-    (tmp_path / "roster.json").write_text(made.roster.to_json())
+    (tmp_path / "roster.json").write_text(signed_roster(made.roster))
+    (tmp_path / OPERATOR_PUBLIC_FILE).write_text(OPERATOR_PUBLIC)
     return made
 
 
