@@ -9,7 +9,7 @@ complete round.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import ceil
 from statistics import median_low
 
@@ -106,7 +106,8 @@ class Run:
             start = time.monotonic()
             for answer in self._asker.ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
                 with Refusals(tally, self._observer, answer.source):
-                    present[desk.admit(answer.frame).node] = answer
+                    node = desk.admit(answer.frame).node
+                    present[node], tally.sources[node] = answer, answer.source
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
             tally.seconds["train"] += time.monotonic() - start
             enough = len(present) >= self._plan.min_cohort
@@ -135,6 +136,19 @@ class Run:
         missing = lost or "members of the round's last cohort are missing"
         self._tell(tally, f"{missing}, too many for a safe sum of the others; the round starts over")
         return None
+
+    def _wanted(self, tally: Tally, online: Collection[int]) -> str:
+        """Why an attempt with these nodes would be in vain; empty where it would not."""
+        least = self._plan.min_cohort
+        if len(online) < least:
+            return f"{len(online)} nodes are there; the plan needs {least}"
+        if not tally.cohorts:
+            return ""
+        first, last = tally.cohorts[0], tally.cohorts[-1]
+        back = sum(tally.sources[node] in online for node in last)
+        sizes = successor_sizes(len(first), len(last), least)
+        least = sizes.start if sizes else len(last)
+        return "" if back >= least else f"{back} nodes of the round's last cohort are there; a safe sum needs {least}"
 
     def _members(self, tally: Tally, able: Sequence[int]) -> list[int]:
         """The members of the next cohort: as many of those who can answer as may follow the round's earlier cohorts."""
@@ -237,14 +251,11 @@ class Run:
         tally.attempt += 1
 
     def _select(self, tally: Tally) -> list[int]:
-        """A random part of the nodes that are there; waits for the smallest cohort."""
+        """A random part of the nodes that are there; waits for the smallest cohort that can come to a safe sum."""
         end = time.monotonic() + self._plan.deadline
-        while len(names := {node.node_id: node.name for node in self._grid.get_nodes()}) < self._plan.min_cohort:
+        while wanted := self._wanted(tally, names := {node.node_id: node.name for node in self._grid.get_nodes()}):
             if time.monotonic() > end:
-                raise QuorumError(
-                    f"{len(names)} nodes are there; the plan needs {self._plan.min_cohort}. Start more clients, then "
-                    "resume the run."
-                )
+                raise QuorumError(f"{wanted}. Start more clients, then resume the run.")
             time.sleep(_WAIT_SECONDS)
         self._observer.online(tally.round, names)
         online = sorted(names)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """The counts of one round, over all its attempts."""
+    """The counts of one round, over all its attempts, the cohorts announced in it, and where each node is reached."""
 
     round: int
     attempt: int = 0
@@ -19,6 +19,7 @@ class Tally:
     vote_bytes: int = 0
     clipped: int = 0
     cohorts: list[frozenset[int]] = field(default_factory=list)
+    sources: dict[int, int] = field(default_factory=dict)
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: Counter[str] = field(default_factory=Counter)

@@ -195,6 +195,38 @@ def test_a_run_without_enough_nodes_stops_and_says_what_to_do(scene: MakeScene) 
     assert s.grid.asked == []
 
 
+def without_the_lost(s: Scene, monkeypatch: pytest.MonkeyPatch, looks: float) -> None:
+    """Let a node be lost with its contribution, and stay away for so many looks."""
+    s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
+    left = [looks]
+
+    def nodes() -> Iterable[int]:
+        if not asked(s, CONTRIBUTE) or left[0] <= 0:
+            return sorted(s.grid.online)
+        left[0] -= 1
+        return sorted(s.grid.online - set(flower(BAD)))
+
+    monkeypatch.setattr(s.grid, "get_node_ids", nodes)
+
+
+def test_a_round_that_needs_its_lost_member_waits_until_it_is_back(
+    scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = scene(4)
+    without_the_lost(s, monkeypatch, 3)
+    record = s.run().records[0]
+    assert (record["cohort"], record["attempts"]) == (4, 2), "no attempt was spent on those who are there alone"
+
+
+def test_a_lost_member_that_stays_away_stops_the_run_and_is_told(
+    scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = scene(4, deadline=0.05)
+    without_the_lost(s, monkeypatch, float("inf"))
+    with pytest.raises(QuorumError, match=r"3 nodes of the round's last cohort are there; a safe sum needs 4\. Start"):
+        s.run()
+
+
 # --- lost before the cohort is announced -------------------------------------------------------------
 
 
