@@ -13,9 +13,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Final
 
-import flwr.supernode.runtime.run_clientapp as flower
-from flwr.supernode.cli import flwr_clientapp
-
 from protocol.errors import BundleRefused, ConfigError, KeyFileError, PruneSealError
 
 BUNDLES_FILE: Final = "bundle.sha256"
@@ -60,7 +57,8 @@ def main() -> None:
     if "PRUNESEAL_KIT" not in os.environ:
         raise ConfigError("set PRUNESEAL_KIT to the folder of this node's keys: the list of its bundles is there")
     import_module("edge_client.app")  # what fails here stays in this node's log; Flower would send its text
-    kit, flowers_own = Path(os.environ["PRUNESEAL_KIT"]), vars(flower)
+    # Not above: whoever only reads the list does without Flower's services and their database.
+    kit, flowers_own = Path(os.environ["PRUNESEAL_KIT"]), vars(import_module("flwr.supernode.runtime.run_clientapp"))
     install = flowers_own["install_from_fab"]
 
     def checked(bundle: bytes, *rest: Any, **options: Any) -> Path:
@@ -73,7 +71,7 @@ def main() -> None:
 
     flowers_own["install_from_fab"] = checked
     sys.argv[0] = "flwr-clientapp"
-    flwr_clientapp()
+    import_module("flwr.supernode.cli").flwr_clientapp()
 
 
 if __name__ == "__main__":

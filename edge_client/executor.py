@@ -92,10 +92,10 @@ def _run(spec: ExecutionSpec) -> NoReturn:
 
 def main() -> None:
     """Import what a client app needs, then run Flower's SuperExec."""
-    import_module("edge_client.app")
-    torch.optim.SGD(
-        [torch.nn.Parameter(torch.zeros(1))], lr=1.0
-    )  # PyTorch imports its compiler with the first optimizer
+    for module in ("edge_client.app", "flwr.supernode.cli", "flwr.supernode.runtime.run_clientapp"):
+        import_module(module)
+    # PyTorch imports its compiler with the first optimizer.
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     vars(flower)["get_executor"] = lambda *_, **__: Forks()
     sys.argv[0] = "flower-superexec"
     flower_superexec()

@@ -15,3 +15,7 @@ def main() -> None:
     except ModuleNotFoundError as error:
         sys.exit(f"error: {error.name} is not installed; install pruneseal[fleet] for every command but `serve`")
     app()
+
+
+if __name__ == "__main__":
+    main()

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[2]
-COMMAND = [sys.executable, "-m", "fleet.cli"]
+COMMAND = [sys.executable, "-m", "fleet.entry"]
 
 
 def pruneseal(*arguments: str | Path, timeout: float = 300) -> "subprocess.CompletedProcess[str]":

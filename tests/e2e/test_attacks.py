@@ -154,7 +154,7 @@ def test_a_changed_bundle_is_refused_before_anything_of_it_is_used(siege: Siege)
 
 def test_every_refusal_is_in_the_log_of_the_aggregator_with_round_and_node(siege: Siege) -> None:
     entries = [
-        entry for entry in lines(siege.deployment.out / LOG_FILE) if entry["event"] == "failed" and "node" in entry
+        entry for entry in lines(siege.deployment.out / LOG_FILE) if entry.get("event") == "failed" and "node" in entry
     ]
     reasons = {entry["reason"].split(" [ref")[0].rpartition("<'")[2].rstrip("'>") for entry in entries}
     assert {"this node refuses the announced cohort", "this node does not accept the app bundle"} <= reasons

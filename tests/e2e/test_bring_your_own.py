@@ -32,7 +32,7 @@ def run(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     _, *arguments = (folder / "command").read_text().split()
     environment = {**os.environ, "PYTHONPATH": "."}
     return subprocess.run(
-        [sys.executable, "-m", "fleet.cli", *arguments, *more],
+        [sys.executable, "-m", "fleet.entry", *arguments, *more],
         cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
     )  # fmt: skip
 

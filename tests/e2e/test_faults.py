@@ -261,7 +261,7 @@ def test_a_killed_app_is_started_again_and_repeats_its_round(storm: Storm) -> No
     (before, starts), (after, more) = storm.seen["before the app is killed"], storm.seen["after the app is killed"]
     assert more == starts + 1
     assert after == before + 1
-    messages = [entry["message"] for entry in lines(storm.run / LOG_FILE) if entry["event"] == "message"]
+    messages = [entry["message"] for entry in lines(storm.run / LOG_FILE) if entry.get("event") == "message"]
     assert f"resuming after round {before} of {ROUNDS}" in messages
 
 

@@ -4,10 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import flwr.supernode.cli as command
 import flwr.supernode.runtime.run_clientapp as flower
 import pytest
 
-from edge_client import bundle
 from edge_client.bundle import BUNDLES_FILE, accepted, main, require_accepted
 from protocol.errors import BundleRefused, ConfigError, KeyFileError
 
@@ -54,7 +54,7 @@ def install_through_main(monkeypatch: pytest.MonkeyPatch, content: bytes) -> lis
         vars(flower)["install_from_fab"](content, skip_prompt=True)
 
     monkeypatch.setattr(flower, "install_from_fab", install)
-    monkeypatch.setattr(bundle, "flwr_clientapp", flwr_clientapp)
+    monkeypatch.setattr(command, "flwr_clientapp", flwr_clientapp)
     main()
     return installed
 

@@ -135,7 +135,7 @@ def test_a_pipe_without_a_writer_hangs_nobody(tmp_path: Path, command: str) -> N
     path = tmp_path / ("model.safetensors" if command == "export" else "model.onnx")
     os.mkfifo(path)
     options = ["--out", str(tmp_path / "out")] if command == "export" else []
-    arguments = [sys.executable, "-m", "fleet.cli", command, str(path), *options]
+    arguments = [sys.executable, "-m", "fleet.entry", command, str(path), *options]
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert done.stderr.startswith("error: ")
