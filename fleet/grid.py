@@ -171,7 +171,7 @@ class LocalGrid(Grid):
 
     def _start(self) -> ProcessPoolExecutor:
         context = multiprocessing.get_context("forkserver")
-        # One process imports what all workers need, and forks them; PyTorch would import its compiler with an optimizer.
+        # One process imports what workers need, and forks them; PyTorch would import its compiler with an optimizer.
         context.set_forkserver_preload([self._worker[0].partition(":")[0], "torch._dynamo"])
         return ProcessPoolExecutor(self._workers, context, initializer=_prepare, initargs=self._worker)
 
