@@ -1,5 +1,5 @@
-# Two commands: `make run` (the main job, on embedded data) and `make test` (everything CI checks).
-# Both set up a virtual environment inside the checkout first; nothing else is needed but Python 3.11, make and gcc.
+# `make run` is the main job, on embedded data; `make test` and `make test-deployment` are everything that CI checks.
+# Each sets up a virtual environment inside the checkout first; nothing else is needed but Python 3.11, make and gcc.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
@@ -20,7 +20,7 @@ test: setup lint
 
 # A whole deployment of real processes and containers, its faults and its attacks: minutes of waiting for deadlines.
 test-deployment: setup
-	$(BIN)/python -m pytest -m deployment $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m deployment $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -170,10 +170,9 @@ class LocalGrid(Grid):
     # --- clients ---------------------------------------------------------------------------------
 
     def _start(self) -> ProcessPoolExecutor:
-        context = multiprocessing.get_context("forkserver")
-        # One process imports what workers need, and forks them; PyTorch would import its compiler with an optimizer.
-        context.set_forkserver_preload([self._worker[0].partition(":")[0], "torch._dynamo"])
-        return ProcessPoolExecutor(self._workers, context, initializer=_prepare, initargs=self._worker)
+        return ProcessPoolExecutor(
+            self._workers, multiprocessing.get_context("spawn"), initializer=_prepare, initargs=self._worker
+        )
 
     def _submit(self, node: int, parcel: Parcel) -> "Future[Parcel]":
         position = node - _FIRST_NODE
