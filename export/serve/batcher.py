@@ -30,12 +30,12 @@ class Batching:
 
     Attributes:
         size: Rows of one batch, at most.
-        wait: Seconds that the oldest request waits for others.
+        wait: Seconds that the oldest request waits for others; with none, those are merged that arrive while a batch runs.
         queue: Rows that may wait; what would exceed it is refused.
     """
 
     size: int = 32
-    wait: float = 0.001
+    wait: float = 0.0
     queue: int = 1024
 
 

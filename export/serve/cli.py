@@ -22,7 +22,7 @@ def serve(  # noqa: PLR0913, PLR0917  # one parameter an option
     port: Annotated[int, typer.Option(help="Port of REST and the page; 0 for any that is free.")] = 8080,
     grpc_port: Annotated[int, typer.Option(help="Port of gRPC; 0 for any that is free.")] = 8081,
     max_batch: Annotated[int, typer.Option(help="Rows that run together; 1 for requests on their own.")] = 32,
-    batch_wait: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 1.0,
+    batch_wait: Annotated[float, typer.Option(help="Milliseconds that a request waits for others.")] = 0.0,
     queue: Annotated[int, typer.Option(help="Rows that may wait for a model; beyond it requests get 503.")] = 1024,
     max_request_bytes: Annotated[int, typer.Option(help="Largest request.")] = 8 * _MIB,
     max_connections: Annotated[int, typer.Option(help="Open HTTP connections.")] = 1000,
