@@ -30,7 +30,7 @@ class Batching:
 
     Attributes:
         size: Rows of one batch, at most.
-        wait: Seconds that the oldest request waits for others; with none, those are merged that arrive while a batch runs.
+        wait: Seconds that the oldest request waits for others; those that arrive while a batch runs are merged anyway.
         queue: Rows that may wait; what would exceed it is refused.
     """
 
