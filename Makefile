@@ -14,13 +14,13 @@ run: setup
 KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provision.py,fleet/verify.py
 
 test: setup lint
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not deployment" --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not deployment" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='$(KEYED)' --fail-under=100
 
 # A whole deployment of real processes and containers, its faults and its attacks: minutes of waiting for deadlines.
 test-deployment: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m deployment $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deployment $(ARGS)
 
 lint: setup
 	$(BIN)/ruff format --check .

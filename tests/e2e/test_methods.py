@@ -7,7 +7,7 @@ from tests.e2e.conftest import FinishedRun, finished
 
 pytestmark = pytest.mark.e2e
 
-SHORT = ("--verify", "--clients", "4", "--rounds", "4", "--epochs", "1", "--sparsity", "0.9")
+SHORT = ("--verify", "--clients", "4", "--rounds", "4", "--epochs", "1", "--sparsity", "0.9", "--workers", "1")
 VOTING = ("fedsparsify-local", "sparsyfed", "snip")
 
 

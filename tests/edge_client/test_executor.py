@@ -29,29 +29,35 @@ SPEC = ExecutionSpec(
 )
 
 
-def launched(monkeypatch: pytest.MonkeyPatch, app: Callable[[], object]) -> int:
-    """The status with which the process of a task ends that runs this app."""
-    monkeypatch.setattr(bundle, "main", app)
-    forked: list[int] = []
+@pytest.fixture
+def forked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The processes that are forked from now on."""
+    made: list[int] = []
     fork = os.fork
 
     def watched() -> int:
-        forked.append(process := fork())
+        made.append(process := fork())
         return process
 
     monkeypatch.setattr(os, "fork", watched)
+    return made
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, forked: list[int], app: Callable[[], object]) -> int:
+    """The status with which the process of a task ends that runs this app."""
+    monkeypatch.setattr(bundle, "main", app)
     assert Forks().launch(SPEC).status == LaunchResultStatus.ACCEPTED
     return os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1])
 
 
 def test_a_task_runs_the_checked_client_app_in_a_process_of_its_own(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    monkeypatch: pytest.MonkeyPatch, forked: list[int], tmp_path: Path
 ) -> None:
     def app() -> None:
         (tmp_path / "seen").write_text(f"{os.getpid()} {' '.join(sys.argv[1:])}")
 
     before = list(sys.argv)
-    assert launched(monkeypatch, app) == 0
+    assert launched(monkeypatch, forked, app) == 0
     process, *given = (tmp_path / "seen").read_text().split()
     assert int(process) != os.getpid()
     assert given == arguments(SPEC)
@@ -59,38 +65,45 @@ def test_a_task_runs_the_checked_client_app_in_a_process_of_its_own(
 
 
 @pytest.mark.parametrize(("end", "status"), [(SystemExit(0), 0), (SystemExit(3), 3), (SystemExit("no"), 1)])
-def test_the_process_ends_as_the_app_does(monkeypatch: pytest.MonkeyPatch, end: SystemExit, status: int) -> None:
+def test_the_process_ends_as_the_app_does(
+    monkeypatch: pytest.MonkeyPatch, forked: list[int], end: SystemExit, status: int
+) -> None:
     def app() -> None:
         raise end
 
-    assert launched(monkeypatch, app) == status
+    assert launched(monkeypatch, forked, app) == status
 
 
 def test_what_an_app_raises_stays_in_the_log_of_the_node(
-    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, forked: list[int], capfd: pytest.CaptureFixture[str]
 ) -> None:
     def app() -> None:
         raise RuntimeError("something is wrong")
 
-    assert launched(monkeypatch, app) == 1
+    assert launched(monkeypatch, forked, app) == 1
     assert "RuntimeError: something is wrong" in capfd.readouterr().err
 
 
-def test_processes_that_have_ended_are_taken_leave_of(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_processes_that_have_ended_are_taken_leave_of(monkeypatch: pytest.MonkeyPatch, forked: list[int]) -> None:
     monkeypatch.setattr(bundle, "main", lambda: None)
     forks = Forks()
     for _ in range(3):
         forks.launch(SPEC)
     end = time.monotonic() + 30
-    while True:
+    while any(Path(f"/proc/{process}").exists() for process in forked):
         forks.reconcile()
-        try:
-            os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-        except ChildProcessError:
-            break
         assert time.monotonic() < end
     forks.reconcile()
     forks.close()
+    assert len(forked) == 3
+
+
+def test_that_there_is_no_process_to_take_leave_of_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*_: int) -> tuple[int, int]:
+        raise ChildProcessError
+
+    monkeypatch.setattr(os, "waitpid", none)
+    Forks().reconcile()
 
 
 @pytest.mark.parametrize("kind", [kind for kind in TaskType if kind != TaskType.CLIENT_APP])
