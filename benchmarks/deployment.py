@@ -17,6 +17,7 @@ import os
 import sys
 import tempfile
 import time
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -168,12 +169,12 @@ def _floor_app(folder: Path, plan: Plan) -> Path:
     folder.mkdir()
     for name, content in app_files(plan).items():
         (folder / name).write_bytes(content)
-    components = {"serverapp": "benchmarks.floor:server", "clientapp": "benchmarks.floor:client"}
-    text = (folder / "pyproject.toml").read_text()
-    given = tomli_w.dumps({"serverapp": "aggregator.app:app", "clientapp": "edge_client.app:app"})
-    if given not in text:
-        raise DeploymentError("the app of a plan names its components otherwise than this benchmark expects")
-    (folder / "pyproject.toml").write_text(text.replace(given, tomli_w.dumps(components)))
+    project = tomllib.loads((folder / "pyproject.toml").read_text())
+    project["tool"]["flwr"]["app"]["components"] = {
+        "serverapp": "benchmarks.floor:server",
+        "clientapp": "benchmarks.floor:client",
+    }
+    (folder / "pyproject.toml").write_text(tomli_w.dumps(project))
     return folder
 
 
