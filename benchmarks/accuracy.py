@@ -39,7 +39,7 @@ from protocol.plan import Plan
 
 SPARSITIES: Final = (0.95, 0.8, 0.9, 0.99)
 SEEDS: Final = (1990, 1991, 1992)
-"""The first is that of the whole grid; the headline cells have all three."""
+"""The grid has the first; the headline cells have all three."""
 
 HEADLINE: Final = (
     ("fedavg", 0.0, "iid"),
@@ -49,7 +49,7 @@ HEADLINE: Final = (
     ("topk", 0.95, "dirichlet:0.1"),
     ("spafl", 0.0, "iid"),
 )
-"""Method, sparsity and division of the cells that are run with three seeds, before all others."""
+"""Method, sparsity and division of the cells that ``--headline`` runs with all seeds."""
 
 
 @dataclass(frozen=True)
@@ -190,16 +190,15 @@ def report(options: Options) -> dict[str, Any]:
 
 
 def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
-    """The cells that the command names: headline cells first, one seed after another; then the grid."""
+    """The cells that the command names: those of the headline, one seed after another, or a grid."""
     task = TASKS[given.task]
     methods = given.methods or list(METHODS)
-    chosen: list[Cell] = []
     if given.headline:
-        chosen += [
-            Cell(given.task, method, sparsity, partition, seed, given.rounds)
+        return tuple(
+            Cell(given.task, method, sparsity, partition, seed, given.rounds, given.encrypted)
             for seed, (method, sparsity, partition) in product(SEEDS, HEADLINE)
-            if method in METHODS and partition in task.partitions
-        ]
+        )
+    chosen: list[Cell] = []
     for seed, sparsity, partition, method in product(
         given.seeds, given.sparsities, given.partitions or task.partitions, methods
     ):
@@ -217,7 +216,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     parser.add_argument("--partitions", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEEDS[0]])
-    parser.add_argument("--headline", action="store_true", help="the cells with three seeds first")
+    parser.add_argument("--headline", action="store_true", help="the headline cells with three seeds, no grid")
     parser.add_argument("--encrypted", action="store_true", help="run the product itself")
     parser.add_argument("--report", action="store_true", help="run nothing; write the results of what is there")
     parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one a processor")
@@ -225,6 +224,8 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--work", type=Path, default=Path("runs/accuracy"), help="where cells are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the results go")
     given = parser.parse_args(arguments)
+    if given.headline and given.task != "fashion":
+        parser.error("--headline is of the task fashion")
     folders, words = (
         {"--work", "--out", "--data", "--workers", "--nice"},
         list(sys.argv[1:] if arguments is None else arguments),

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -18,6 +18,9 @@ LARGEST_GAP: Final = 1.0
 
 LARGEST_DIFFERENCE: Final = 0.3
 """Points between an encrypted cell and the same in the clear."""
+
+LARGEST_VOTES: Final = 0.25
+"""Bytes of votes, in those of values, that fedsparsify-local may send."""
 
 SPAFL_UPLINK: Final = 100
 """How many times fewer bytes spafl sends than FedAvg, at least."""
@@ -51,8 +54,15 @@ class Group:
         return float(np.mean(self.accuracy))
 
 
-Key = tuple[str, str, str, float, bool]
-"""Task, partition, method, sparsity, encrypted."""
+class Key(NamedTuple):
+    """What the cells of a group have in common."""
+
+    task: str
+    partition: str
+    rounds: int
+    method: str
+    sparsity: float
+    encrypted: bool
 
 
 def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
@@ -60,7 +70,8 @@ def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
     sorted_cells: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
     for found in cells:
         cell = Cell(**found["cell"])
-        sorted_cells[cell.task, cell.partition, cell.method, cell.sparsity, cell.encrypted].append(found)
+        key = Key(cell.task, cell.partition, cell.rounds, cell.method, cell.sparsity, cell.encrypted)
+        sorted_cells[key].append(found)
     return {key: _group(sorted(each, key=lambda f: f["cell"]["seed"])) for key, each in sorted(sorted_cells.items())}
 
 
@@ -80,35 +91,37 @@ def _group(cells: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def checks(found: Mapping[Key, Group]) -> list[dict[str, Any]]:
-    """What must hold, of the cells that are there."""
+    """What must hold, of the cells that are there, for each number of rounds."""
+    return [check for rounds in sorted({key.rounds for key in found}) for check in _checks(found, rounds)]
+
+
+def _checks(found: Mapping[Key, Group], rounds: int) -> list[dict[str, Any]]:
     made: list[tuple[str, float, str, bool]] = []
-    dense = found.get(("fashion", "iid", "fedavg", 0.0, False))
-    sparse = [
-        group
-        for method in ("fedsparsify-global", "fedsparsify-local")
-        if (group := found.get(("fashion", "iid", method, 0.95, False))) is not None
-    ]
+
+    def group(method: str, sparsity: float = 0.95, partition: str = "iid") -> Group | None:
+        return found.get(Key("fashion", partition, rounds, method, sparsity, encrypted=False))
+
+    dense, spafl, local = group("fedavg", 0.0), group("spafl", 0.0), group("fedsparsify-local")
+    sparse = [one for one in (group("fedsparsify-global"), local) if one is not None]
+    sparsyfed, top_k = (group(method, partition="dirichlet:0.1") for method in ("sparsyfed", "topk"))
     if dense is not None and sparse:
-        gap = 100 * (dense.mean - max(group.mean for group in sparse))
+        gap = 100 * (dense.mean - max(one.mean for one in sparse))
         text = "points that the better FedSparsify at 0.95 ends below dense FedAvg (IID)"
         made.append((text, gap, f"<= {LARGEST_GAP}", gap <= LARGEST_GAP))
-    sparsyfed, top_k = (
-        found.get(("fashion", "dirichlet:0.1", method, 0.95, False)) for method in ("sparsyfed", "topk")
-    )
     if sparsyfed is not None and top_k is not None:
         lead = 100 * (sparsyfed.mean - top_k.mean)
         made.append(("points that SparsyFed at 0.95 is above plain top-k (Dirichlet 0.1)", lead, "> 0", lead > 0))
-    spafl = found.get(("fashion", "iid", "spafl", 0.0, False))
     if spafl is not None and dense is not None:
         ratio = dense.uplink / spafl.uplink
         text = "times fewer bytes up of SpaFL than of FedAvg"
         made.append((text, ratio, f">= {SPAFL_UPLINK}", ratio >= SPAFL_UPLINK))
-    local = found.get(("fashion", "iid", "fedsparsify-local", 0.95, False))
     if local is not None:
-        made.append(
-            ("vote bytes by value bytes of FedSparsify-Local at 0.95", local.votes, "<= 0.25", local.votes <= 0.25)
-        )
-    return [{"check": text, "found": value, "limit": limit, "holds": holds} for text, value, limit, holds in made]
+        text = "vote bytes by value bytes of FedSparsify-Local at 0.95"
+        made.append((text, local.votes, f"<= {LARGEST_VOTES}", local.votes <= LARGEST_VOTES))
+    return [
+        {"check": f"{text}, {rounds} rounds", "found": value, "limit": limit, "holds": holds}
+        for text, value, limit, holds in made
+    ]
 
 
 def pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -142,24 +155,21 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
         "deviation. *zeros*: the share of zero parameters at the end. *uplink*: all bytes that all clients sent, "
         "and their ratio to 4 bytes a parameter, client and round.",
     ]
-    for task, partition in dict.fromkeys((key[0], key[1]) for key in found):
-        here = {key[2:]: group for key, group in found.items() if key[:2] == (task, partition) and not key[4]}
-        if not here:
-            continue
-        rounds = {cell["cell"]["rounds"] for cell in result["cells"] if cell["cell"]["task"] == task}
+    for panel in _panels(found):
+        here = {key: group for key, group in found.items() if key[:3] == panel and not key.encrypted}
         lines += [
             "",
-            f"## {TASKS[task].label}, {TASKS[task].partitions[partition]}, {'/'.join(map(str, sorted(rounds)))} rounds",
+            f"## {_title(panel)}",
             "",
             "| method | target | accuracy | zeros | uplink | uplink of dense | seeds |",
             "|---|---|---|---|---|---|---|",
         ]
-        for (method, sparsity, _), group in here.items():
+        for key, group in here.items():
             spread = f" ± {100 * np.std(group.accuracy, ddof=1):.2f}" if len(group.accuracy) > 1 else ""
             own = f" (own mix of classes: {100 * group.own:.2f})" if group.own is not None else ""
-            target = "" if method in NO_TARGET else f"{sparsity:g}"
+            target = "" if key.method in NO_TARGET else f"{key.sparsity:g}"
             lines.append(
-                f"| {method} | {target} | {100 * group.mean:.2f}{spread}{own} | {group.sparsity:.4f} "
+                f"| {key.method} | {target} | {100 * group.mean:.2f}{spread}{own} | {group.sparsity:.4f} "
                 f"| {group.uplink / 1e6:.2f} MB | {group.uplink / group.dense:.4f} | {len(group.seeds)} |"
             )
     if result["checks"]:
@@ -184,16 +194,29 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
     return "\n".join([*lines, "", *plots, ""])
 
 
+Panel = tuple[str, str, int]
+"""Task, partition, rounds."""
+
+
+def _panels(found: Iterable[Key]) -> list[Panel]:
+    return list(dict.fromkeys((key.task, key.partition, key.rounds) for key in found if not key.encrypted))
+
+
+def _title(panel: Panel) -> str:
+    task, partition, rounds = panel
+    return f"{TASKS[task].label}, {TASKS[task].partitions[partition]}, {rounds} rounds"
+
+
 def figures(found: Mapping[Key, Group], out: Path) -> None:
     """Accuracy by sparsity, and by bytes up: one panel a task and division, one line a method."""
-    panels = list(dict.fromkeys((key[0], key[1]) for key in found if not key[4]))
-    methods = [name for name in METHODS if any(key[2] == name for key in found)]
+    panels = _panels(found)
+    methods = [name for name in METHODS if any(key.method == name for key in found)]
     for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
         with drawing(out / f"accuracy-{kind}.svg", 3.6 * len(panels) + 0.6, 3.4) as drawn:
             axes: Any = drawn.subplots(1, len(panels), squeeze=False)
-            for panel, (task, partition) in zip(axes[0], panels, strict=True):
+            for panel, which in zip(axes[0], panels, strict=True):
                 for number, method in enumerate(methods):
-                    here = [g for key, g in found.items() if key[:3] == (task, partition, method) and not key[4]]
+                    here = [g for key, g in found.items() if key[:4] == (*which, method) and not key.encrypted]
                     points = sorted(
                         (g.sparsity if kind == "sparsity" else g.uplink / g.dense, 100 * g.mean) for g in here
                     )
@@ -202,7 +225,7 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
                         panel.plot(
                             *zip(*points, strict=True), f"o{style}", color=f"C{number}", label=method, markersize=4
                         )
-                panel.set_title(f"{TASKS[task].label}, {TASKS[task].partitions[partition]}")
+                panel.set_title(_title(which))
                 panel.set_xlabel(label)
                 panel.grid(alpha=0.3)
                 if kind == "uplink":

@@ -18,7 +18,6 @@ from importlib import import_module
 from typing import NoReturn
 
 import flwr.supercore.superexec.run_superexec as flower
-import torch
 from flwr.supercore.cli import flower_superexec
 from flwr.supercore.constant import TaskType
 from flwr.supercore.exit.exit_handler import registered_exit_handlers
@@ -94,8 +93,6 @@ def main() -> None:
     """Import what a client app needs, then run Flower's SuperExec."""
     for module in ("edge_client.app", "flwr.supernode.cli", "flwr.supernode.runtime.run_clientapp"):
         import_module(module)
-    # PyTorch imports its compiler with the first optimizer.
-    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     vars(flower)["get_executor"] = lambda *_, **__: Forks()
     sys.argv[0] = "flower-superexec"
     flower_superexec()

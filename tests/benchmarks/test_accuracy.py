@@ -14,7 +14,6 @@ from benchmarks.accuracy import HEADLINE, Options, report, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import Cell
 from benchmarks.tasks import TASKS, Task
-from edge_client.sparsify import METHODS
 from protocol.errors import ConfigError, DataError
 from tests.edge_client.federation import TINY_DATA, TINY_MODEL
 
@@ -88,6 +87,11 @@ def test_cells_are_grouped_over_seeds_with_the_accuracy_of_the_last_round() -> N
     assert group.mean == pytest.approx(0.4)
 
 
+def test_cells_of_different_rounds_are_never_one_group() -> None:
+    cells = [synthetic(replace(CELL, rounds=rounds), [0.5] * rounds) for rounds in (2, 3)]
+    assert [(key.rounds, group.seeds) for key, group in groups(cells).items()] == [(2, (3,)), (3, (3,))]
+
+
 def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> None:
     dense = synthetic(Cell("fashion", "fedavg", 0.0, "iid", 1, 1), [0.90], uplink=1000)
     sparse = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1), [0.88])
@@ -115,13 +119,19 @@ def test_an_encrypted_cell_is_set_beside_the_same_in_the_clear() -> None:
     ]  # fmt: skip
 
 
-def test_headline_cells_come_first_with_three_seeds_and_no_cell_twice() -> None:
-    cells = accuracy._options(["--data", "idx:x", "--headline", "--sparsities", "0.95"]).cells
-    assert len(set(cells)) == len(cells)
-    known = [entry for entry in HEADLINE if entry[0] in METHODS]
-    assert [(cell.method, cell.sparsity, cell.partition) for cell in cells[: 3 * len(known)]] == known * 3
-    assert {cell.seed for cell in cells[3 * len(known) :]} == {1990}
-    assert sum(cell.method == "fedavg" for cell in cells) == 3 + 2
+def test_the_headline_is_its_cells_with_three_seeds_one_after_another() -> None:
+    cells = accuracy._options(["--data", "idx:x", "--headline", "--rounds", "60"]).cells
+    assert [(cell.method, cell.sparsity, cell.partition) for cell in cells] == [*HEADLINE] * 3
+    assert [cell.seed for cell in cells] == [1990] * len(HEADLINE) + [1991] * len(HEADLINE) + [1992] * len(HEADLINE)
+    assert {cell.rounds for cell in cells} == {60}
+    with pytest.raises(SystemExit):
+        accuracy._options(["--headline", "--task", "activity"])
+
+
+def test_a_grid_has_one_seed_and_no_cell_twice() -> None:
+    cells = accuracy._options(["--data", "idx:x", "--methods", "fedavg", "topk"]).cells
+    assert len(set(cells)) == len(cells) == 3 + 3 * 4
+    assert {cell.seed for cell in cells} == {1990}
 
 
 def test_the_printed_command_leaves_folders_out() -> None:

@@ -5,17 +5,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional
-from torch.optim.optimizer import register_optimizer_step_post_hook
 
+from edge_client import train
 from edge_client.data import Share, part
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.train import Score, evaluate, extract, gradient_at, insert, layout_of, local_update
+from edge_client.train import _step as sgd_step
 from protocol.errors import ConfigError, TrainingError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, unflatten
 from protocol.plan import Plan
@@ -107,27 +109,45 @@ def test_an_inserted_vector_is_copied_whatever_the_method_does_with_it() -> None
     assert vector.tobytes() == random_vector(3, layout.size).tobytes()
 
 
+# --- the step -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
+def test_a_step_is_that_of_torch_to_the_last_bit(momentum: float) -> None:
+    plan = replace(PLAN, momentum=momentum, learning_rate=0.02)
+    ours = torch.from_numpy(random_vector(1, 1003))
+    theirs, velocity = nn.Parameter(ours.clone()), torch.zeros_like(ours)
+    optimiser = torch.optim.SGD([theirs], lr=plan.learning_rate, momentum=momentum)
+    for seed in range(20):
+        gradient = torch.from_numpy(random_vector(seed, 1003)) * (torch.arange(1003) % 3 > 0)
+        theirs.grad = gradient.clone()
+        optimiser.step()
+        sgd_step(ours, gradient, velocity, plan)
+    assert torch.equal(ours, theirs.detach())
+
+
 # --- the mask -----------------------------------------------------------------------------------
 
 
 @contextmanager
 def watched(network: nn.Module, layout: Layout) -> Iterator[tuple[list[Vector], list[Vector]]]:
-    """The travelling tensors at every forward pass, and right after every step of the optimiser."""
+    """The travelling tensors at every forward pass, and right after every step, before the mask."""
     forward: list[Vector] = []
     stepped: list[Vector] = []
 
     def see_forward(*arguments: object) -> None:
         forward.append(extract(network, METHOD, layout))
 
-    def see_step(optimiser: Any, *arguments: object) -> None:
+    def see_step(*arguments: Any) -> None:
+        sgd_step(*arguments)
         stepped.append(extract(network, METHOD, layout))
 
-    hooks = [network.register_forward_pre_hook(see_forward), register_optimizer_step_post_hook(see_step)]
+    hook = network.register_forward_pre_hook(see_forward)
     try:
-        yield forward, stepped
+        with patch.object(train, "_step", see_step):
+            yield forward, stepped
     finally:
-        for hook in hooks:
-            hook.remove()
+        hook.remove()
 
 
 @pytest.mark.parametrize("build", [tiny.build, tiny.normed])
