@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_FILE: Final = "model.safetensors"
 EXPORT_LOG: Final = "export.log"
-EXPORT_COMMAND: Final = (sys.executable, "-m", "fleet.cli", "export")
+EXPORT_COMMAND: Final = (sys.executable, "-m", "fleet.entry", "export")
 _log = logging.getLogger("pruneseal.edge_client")
 
 

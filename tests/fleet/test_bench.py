@@ -5,14 +5,12 @@ from pathlib import Path
 import onnx
 import pytest
 import torch
-from click.testing import Result
 from torch import nn
-from typer.testing import CliRunner
 
 from export.convert import convert
 from fleet.bench import counts
-from fleet.cli import app
 from protocol.errors import ConfigError
+from tests.fleet.command import call
 
 
 def file(path: Path, width: int, inputs: int = 6, **metadata: str) -> Path:
@@ -22,13 +20,9 @@ def file(path: Path, width: int, inputs: int = 6, **metadata: str) -> Path:
     return path
 
 
-def call(*arguments: str | Path) -> Result:
-    return CliRunner().invoke(app, ["bench", *map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
-
-
 def test_two_files_are_compared_at_every_setting(tmp_path: Path) -> None:
     small, large = file(tmp_path / "small.onnx", 8), file(tmp_path / "large.onnx", 20_000)
-    result = call(small, "--against", large, "--threads", "1", "--batch", "1,2")
+    result = call("bench", small, "--against", large, "--threads", "1", "--batch", "1,2")
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
     assert lines[0].startswith("against")
@@ -43,14 +37,14 @@ def test_two_files_are_compared_at_every_setting(tmp_path: Path) -> None:
 
 
 def test_one_file_alone_has_no_ratio(tmp_path: Path) -> None:
-    result = call(file(tmp_path / "a.onnx", 8, input_range="[0, 255]"), "--threads", "1", "--batch", "3")
+    result = call("bench", file(tmp_path / "a.onnx", 8, input_range="[0, 255]"), "--threads", "1", "--batch", "3")
     assert result.exit_code == 0, result.output
     assert "times as fast" not in result.stdout
     assert result.stdout.splitlines()[-1].split()[:3] == ["1", "3", "model"]
 
 
 def test_files_of_different_inputs_are_refused(tmp_path: Path) -> None:
-    result = call(file(tmp_path / "a.onnx", 8), "--against", file(tmp_path / "b.onnx", 8, inputs=7))
+    result = call("bench", file(tmp_path / "a.onnx", 8), "--against", file(tmp_path / "b.onnx", 8, inputs=7))
     assert result.exit_code == 1
     assert "the files take samples of different shapes" in result.stderr
 
@@ -61,7 +55,7 @@ def test_a_range_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
     model = onnx.load(path)
     model.metadata_props.add(key="input_range", value=value)
     onnx.save(model, path)
-    result = call(path)
+    result = call("bench", path)
     assert result.exit_code == 1
     assert "input_range" in result.stderr
 

@@ -3,19 +3,11 @@
 from pathlib import Path
 
 import pytest
-from click.testing import Result
-from typer.testing import CliRunner
 
 from fleet import local
-from fleet.cli import app
 from fleet.provision import plan_from_toml
 from protocol.plan import Plan
-
-RUNNER = CliRunner()
-
-
-def call(*arguments: str | Path) -> Result:
-    return RUNNER.invoke(app, [*map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
+from tests.fleet.command import call
 
 
 def test_the_version_is_one_line() -> None:

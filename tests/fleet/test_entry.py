@@ -1,15 +1,52 @@
-"""The `pruneseal` command: `serve` stands alone, and what is not installed is named."""
+"""The `pruneseal` command: only what is called is imported, and what is not installed is named."""
 
 import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from fleet.entry import COMMANDS, application
+
 PRUNESEAL = Path(sys.executable).with_name("pruneseal")
 
 
-def test_serve_is_reached_without_the_other_commands() -> None:
-    ended = subprocess.run([PRUNESEAL, "serve", "--help"], capture_output=True, text=True, check=True)
-    assert "pruneseal serve [OPTIONS]" in ended.stdout
+def imported(*arguments: str) -> set[str]:
+    """The packages that calling a command for its help imports."""
+    code = (
+        f"import sys; sys.argv = ['pruneseal', *{arguments}]\n"
+        "from fleet.entry import main\n"
+        "try: main()\n"
+        "except SystemExit as end: print('exit', end.code, *{name.split('.')[0] for name in sys.modules})\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    _, status, *names = ended.stdout.splitlines()[-1].split()
+    assert status == "0"
+    return set(names)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_is_reached_without_the_others(command: str) -> None:
+    ended = subprocess.run([PRUNESEAL, command, "--help"], capture_output=True, text=True, check=True)
+    assert f"pruneseal {command} [OPTIONS]" in ended.stdout
+    assert len(application([command]).registered_commands) == 1
+
+
+@pytest.mark.parametrize("command", ["--version", "serve", "status", "inspect", "provision"])
+def test_a_command_that_builds_no_network_does_not_wait_for_torch(command: str) -> None:
+    arguments = [command] if command.startswith("-") else [command, "--help"]
+    assert imported(*arguments).isdisjoint({"torch", "sklearn", "matplotlib", "onnxscript"})
+
+
+def test_an_export_needs_nothing_of_the_aggregator() -> None:
+    names = imported("export", "--help")
+    assert "torch" in names
+    assert names.isdisjoint({"aggregator", "flwr", "tenseal", "sklearn"})
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["exprot"]])
+def test_all_commands_are_there_where_none_of_them_is_named(arguments: list[str]) -> None:
+    assert [command.name for command in application(arguments).registered_commands] == list(COMMANDS)
 
 
 def test_what_is_not_installed_is_named() -> None:

@@ -12,12 +12,10 @@ import pytest
 from click.testing import Result
 from onnx import TensorProto, numpy_helper
 from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
-from typer.testing import CliRunner
 
-from fleet.cli import app
 from protocol import checkpoint
+from tests.fleet.command import call
 
-RUNNER = CliRunner()
 WEIGHTS = np.ones((6, 6), np.float32)
 
 
@@ -81,10 +79,6 @@ def refused(result: Result) -> None:
     assert isinstance(result.exception, SystemExit)
     assert result.stderr.startswith("error: ")
     assert "Traceback" not in result.output
-
-
-def call(*arguments: str | Path) -> Result:
-    return RUNNER.invoke(app, [*map(str, arguments)], env={"COLUMNS": "200", "NO_COLOR": "1"})
 
 
 @pytest.mark.parametrize("name", ONNX_FILES)

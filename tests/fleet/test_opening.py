@@ -3,14 +3,13 @@
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
 
 from fleet.bundle import write_app
-from fleet.cli import app
 from fleet.opening import open_run
 from fleet.provision import AGGREGATOR, OPERATOR, provision
 from protocol.errors import CheckpointError, ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
+from tests.fleet.command import call
 
 PLAN = Plan(rounds=3)
 
@@ -80,7 +79,7 @@ def test_the_command_tells_what_is_wrong_in_one_line(folder: Path) -> None:
     options = {"--kit": OPERATOR, "--roster": f"{AGGREGATOR}/roster.json"}
     arguments = [part for option, path in options.items() for part in (option, str(folder / "kits" / path))]
     config = ["--config", str(folder / "app" / "pyproject.toml"), "--out", str(folder / "out")]
-    result = CliRunner().invoke(app, ["open", str(folder / "run"), *arguments, *config])
+    result = call("open", folder / "run", *arguments, *config)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
     assert "is not the folder of a run" in result.stderr

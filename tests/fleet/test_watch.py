@@ -9,17 +9,16 @@ from typing import Any
 
 import pytest
 from rich.console import Console
-from typer.testing import CliRunner
 
 from aggregator.endpoint import endpoint
 from aggregator.journal import Journal
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
-from fleet.cli import app
 from fleet.follow import _Trouble
 from fleet.watch import look, show
 from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
+from tests.fleet.command import call
 
 PLAN = Plan(rounds=3)
 STATUS = Status(
@@ -98,7 +97,7 @@ def test_the_endpoint_shows_what_the_folder_shows(tmp_path: Path) -> None:
 
 def test_the_command_prints_for_people_and_for_machines(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", state=FINISHED)
-    people, machine = (CliRunner().invoke(app, ["status", str(folder), *more]) for more in ([], ["--json"]))
+    people, machine = call("status", folder), call("status", folder, "--json")
     assert (people.exit_code, machine.exit_code) == (0, 0)
     assert "state           finished" in people.stdout
     assert json.loads(machine.stdout) == look(str(folder))
@@ -106,7 +105,7 @@ def test_the_command_prints_for_people_and_for_machines(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("where", ["http://127.0.0.1:9", "nowhere"])
 def test_where_nothing_is_known_the_command_says_so(tmp_path: Path, where: str) -> None:
-    result = CliRunner().invoke(app, ["status", where if ":" in where else str(tmp_path / where)])
+    result = call("status", where if ":" in where else tmp_path / where)
     assert result.exit_code == 1
     assert result.stderr.startswith("error: ")
 

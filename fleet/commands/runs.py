@@ -1,11 +1,6 @@
-"""The `pruneseal` command."""
+"""`pruneseal run` and `pruneseal open`."""
 
-import json
-import sys
 import tomllib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,60 +13,19 @@ from edge_client import models, partition
 from edge_client.sparsify import METHODS, allocation
 from edge_client.sparsify.fedsparsify import OneShot
 from edge_client.sparsify.sparsyfed import SparsyFed
-from export.serve.cli import serve
-from fleet import local, release, result, watch
-from fleet.bench import counts
-from fleet.bench import run as run_bench
-from fleet.inspect import describe_file
-from fleet.kits import check_kits
+from fleet import local, result
+from fleet.commands.errors import told
 from fleet.opening import open_run
 from fleet.own import CLIENTS
-from fleet.provision import plan_from_toml
-from fleet.provision import provision as make_kits
-from fleet.site import provision_site, read_site
 from fleet.units import human_bytes
-from protocol.errors import ConfigError, PruneSealError
+from protocol.errors import ConfigError
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
-app = typer.Typer(
-    help="Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-)
 _DEFAULT = Plan()
 _ONE_SHOT_TUNING = 10
 _BETA = 1.25
 
 
-@contextmanager
-def _errors() -> Iterator[None]:
-    """Turn our errors into one line and exit code 1, Ctrl-C into exit code 130."""
-    try:
-        yield
-    except PruneSealError as error:
-        typer.secho(f"error: {error}", err=True, fg=typer.colors.RED)
-        raise typer.Exit(1) from error
-    except KeyboardInterrupt as error:
-        raise typer.Exit(130) from error
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"pruneseal {version('pruneseal')}")
-        raise typer.Exit
-
-
-@app.callback()
-def main(
-    show_version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
-    ] = False,
-) -> None:
-    """Federated training that prunes as it goes, aggregates what it cannot read, and exports to ONNX."""
-
-
-@app.command()
 def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")],
@@ -132,7 +86,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     console = Console()
-    with _errors():
+    with told():
         if resume:
             _require_same(out, given | {key.replace("-", "_"): value for key, value in _fields(more).items()})
         else:
@@ -236,41 +190,6 @@ def _size(coded: int, dense: int) -> str:
     return f"{human_bytes(coded)}, {dense / coded:.1f}x smaller than dense"
 
 
-@app.command()
-def export(
-    checkpoint: Annotated[Path, typer.Argument(help="A model.safetensors that a run has written.")],
-    out: Annotated[Path, typer.Option(help="Folder for the ONNX files, export.json, the model card and its figure.")],
-    calibration: Annotated[
-        str | None,
-        typer.Option(help=f"Data that set and score the int8 file: {datasets.FORMS}. Without: no int8 file."),
-    ] = None,
-    tolerance: Annotated[float, typer.Option(help="The accuracy that int8 may lose, in [0, 1].")] = release.TOLERANCE,
-    model: Annotated[
-        str | None, typer.Option(help="package.module:function, where the checkpoint names a network of your own.")
-    ] = None,
-) -> None:
-    """Turn a checkpoint into small, fast ONNX files, and prove that they compute the same."""
-    with _errors():
-        data = None if calibration is None else datasets.load(calibration)
-        made = release.release(checkpoint, out, data, tolerance, model)
-        for line in release.told(out, made):
-            typer.echo(line)
-
-
-@app.command()
-def bench(
-    model: Annotated[Path, typer.Argument(help="An ONNX file.")],
-    against: Annotated[Path | None, typer.Option(help="The file to compare with, such as the dense one.")] = None,
-    threads: Annotated[str, typer.Option(help="Thread counts, separated by commas.")] = "1,2",
-    batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,32",
-) -> None:
-    """Time ONNX files side by side in one process: median, 10th and 90th percentile, ratio."""
-    with _errors():
-        for line in run_bench(model, against, counts("threads", threads), counts("batch", batch)):
-            typer.echo(line)
-
-
-@app.command("open")
 def open_(
     run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The aggregator's folder of the run, or a copy.")],
     kit: Annotated[Path, typer.Option(help="The operator's kit: cohort.secret and operator.pub.")],
@@ -280,79 +199,5 @@ def open_(
     data: Annotated[str | None, typer.Option(help="Data that score the result; by default the plan's.")] = None,
 ) -> None:
     """Open the newest stored aggregate of a run, without any client."""
-    with _errors():
+    with told():
         _show(Console(), out, open_run(run_folder, kit, roster, config, data, out))
-
-
-@app.command()
-def status(
-    where: Annotated[str, typer.Argument(help="The run's folder, or http://host:port of the aggregator's endpoint.")],
-    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
-) -> None:
-    """Show how a run is going: state, nodes, last rounds, what was refused and why."""
-    with _errors():
-        found = watch.look(where)
-        if as_json:
-            typer.echo(json.dumps(found, indent=1))
-        else:
-            watch.show(Console(), found)
-
-
-@app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A message, aggregate, checkpoint or ONNX file.")],
-) -> None:
-    """Describe a file as JSON, without any key."""
-    with _errors():
-        typer.echo(json.dumps(describe_file(file), indent=1))
-
-
-@app.command()
-def provision(
-    site: Annotated[
-        Path | None, typer.Argument(help="A site file; without it, kits for a trial on one machine.")
-    ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the kits; must be empty, but for --amend.")] = None,
-    amend: Annotated[
-        bool, typer.Option("--amend", help="Add the site file's new clients, revoke those it no longer names.")
-    ] = False,
-    check: Annotated[
-        Path | None, typer.Option(help="Prove that kits are complete and that the aggregator's opens nothing.")
-    ] = None,
-    clients: Annotated[int, typer.Option(help="How many clients a trial has.")] = 10,
-    config: Annotated[
-        Path | None, typer.Option(help="A pyproject.toml whose tool.flwr.app.config is the trial's plan.")
-    ] = None,
-) -> None:
-    """Make the keys of a federation: one kit a client, one for the aggregator, one for the operator.
-
-    With a site file each kit is what one machine needs to run in containers; docker/README.md goes on from there.
-    """
-    with _errors():
-        if check is not None:
-            for line in check_kits(check):
-                typer.echo(line)
-        elif out is None:
-            raise ConfigError("name a folder for the kits with --out, or one to look at with --check")
-        elif site is None:
-            plan = plan_from_toml(config) if config else _DEFAULT
-            make_kits(out, clients, plan)
-            typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
-        else:
-            wanted = read_site(site)
-            changes = provision_site(out, wanted, amend=amend)
-            for name in changes.added:
-                typer.echo(f"new: {out / name}.tar.gz")
-            for name in changes.revoked:
-                typer.echo(f"revoked: {name}")
-            typer.echo(
-                f"{out / 'aggregator'}.tar.gz admits {len(wanted.clients)} clients to the plan "
-                f"{wanted.plan.digest.hex()[:16]}"
-            )
-
-
-app.command()(serve)
-
-
-if __name__ == "__main__":  # pragma: no cover
-    sys.exit(app())

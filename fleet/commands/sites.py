@@ -1,0 +1,73 @@
+"""`pruneseal provision` and `pruneseal status`: what an operator does without any model."""
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from fleet import watch
+from fleet.commands.errors import told
+from fleet.kits import check_kits
+from fleet.provision import plan_from_toml
+from fleet.provision import provision as make_kits
+from fleet.site import provision_site, read_site
+from protocol.errors import ConfigError
+from protocol.plan import Plan
+
+
+def provision(
+    site: Annotated[
+        Path | None, typer.Argument(help="A site file; without it, kits for a trial on one machine.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the kits; must be empty, but for --amend.")] = None,
+    amend: Annotated[
+        bool, typer.Option("--amend", help="Add the site file's new clients, revoke those it no longer names.")
+    ] = False,
+    check: Annotated[
+        Path | None, typer.Option(help="Prove that kits are complete and that the aggregator's opens nothing.")
+    ] = None,
+    clients: Annotated[int, typer.Option(help="How many clients a trial has.")] = 10,
+    config: Annotated[
+        Path | None, typer.Option(help="A pyproject.toml whose tool.flwr.app.config is the trial's plan.")
+    ] = None,
+) -> None:
+    """Make the keys of a federation: one kit a client, one for the aggregator, one for the operator.
+
+    With a site file each kit is what one machine needs to run in containers; docker/README.md goes on from there.
+    """
+    with told():
+        if check is not None:
+            for line in check_kits(check):
+                typer.echo(line)
+        elif out is None:
+            raise ConfigError("name a folder for the kits with --out, or one to look at with --check")
+        elif site is None:
+            plan = plan_from_toml(config) if config else Plan()
+            make_kits(out, clients, plan)
+            typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
+        else:
+            wanted = read_site(site)
+            changes = provision_site(out, wanted, amend=amend)
+            for name in changes.added:
+                typer.echo(f"new: {out / name}.tar.gz")
+            for name in changes.revoked:
+                typer.echo(f"revoked: {name}")
+            typer.echo(
+                f"{out / 'aggregator'}.tar.gz admits {len(wanted.clients)} clients to the plan "
+                f"{wanted.plan.digest.hex()[:16]}"
+            )
+
+
+def status(
+    where: Annotated[str, typer.Argument(help="The run's folder, or http://host:port of the aggregator's endpoint.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
+) -> None:
+    """Show how a run is going: state, nodes, last rounds, what was refused and why."""
+    with told():
+        found = watch.look(where)
+        if as_json:
+            typer.echo(json.dumps(found, indent=1))
+        else:
+            watch.show(Console(), found)
