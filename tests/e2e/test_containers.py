@@ -4,6 +4,7 @@ One run serves all tests, for images and rounds take minutes. Its faults happen 
 afterwards is what the tests state.
 """
 
+import hashlib
 import json
 import os
 import signal
@@ -238,9 +239,26 @@ def test_the_opened_model_is_served(story: Story) -> None:
     assert summary["sparsity"] >= 0.8
 
 
-def test_every_client_leaves_the_final_model(story: Story) -> None:
-    for number in range(CLIENTS):
-        assert any(name.endswith("model.safetensors") for name in story.site.files(f"trainer-{number}", "/out"))
+def test_every_client_leaves_the_final_model_its_onnx_file_and_a_report(story: Story) -> None:
+    opened = checkpoint.load(story.site.folder / "opened" / "model.safetensors").tensors
+    folders = [story.site.folder / "site" / f"client-{number}" / "out" for number in range(CLIENTS)]
+    story.site.wait("the exports", lambda: all((out / "export.json").exists() for out in folders), 120)
+    for out in folders:
+        own = checkpoint.load(out / "model.safetensors").tensors
+        assert {name: array.tobytes() for name, array in own.items()} == {
+            name: array.tobytes() for name, array in opened.items()
+        }
+        exported = json.loads((out / "export.json").read_text())
+        content = (out / "model.onnx").read_bytes()
+        assert exported["files"]["model.onnx"]["sha256"] == hashlib.sha256(content).hexdigest()
+        assert exported["files"]["model.onnx"]["max_abs_diff"] < 1e-4
+        assert 5 * len(content) < exported["dense_bytes"]
+        session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        rows = datasets.load("digits")
+        logits = session.run(None, {"input": rows.test_x})[0]
+        assert float(np.mean(np.argmax(logits, axis=1) == rows.test_y)) > 0.8
+        assert "figure.svg" in (out / "model_card.md").read_text()
+        assert "recommended: /out/model.onnx" in (out / "export.log").read_text()
 
 
 def test_a_changed_bundle_is_refused_by_every_client(story: Story) -> None:

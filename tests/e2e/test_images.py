@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.engine import ROOT, available, checkout
+from tests.e2e.mirror import HOST, Mirror
 
 pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.skipif(not available(), reason="no Docker engine")]
 IMAGES = ("ingress", "aggregator", "edge", "serve")
@@ -35,7 +36,8 @@ def images() -> None:
 
 def python(image: str, script: str) -> str:
     return run(
-        "docker", "run", "--rm", "--network", "none", "--read-only", f"pruneseal-{image}", "python3", "-c", script
+        *("docker", "run", "--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"),  # noqa: S108
+        *(f"pruneseal-{image}", "python3", "-c", script),
     )
 
 
@@ -55,7 +57,11 @@ def test_an_image_is_labelled_and_runs_as_nobody_in_particular(name: str) -> Non
     ("name", "there", "absent"),
     [
         ("aggregator", "aggregator.service aggregator.nodes", "torch edge_client export fleet onnx pip"),
-        ("edge", "edge_client.app edge_client.bundle torch", "aggregator export fleet sklearn pip"),
+        (
+            "edge",
+            "edge_client.app edge_client.bundle torch fleet.commands.models",
+            "aggregator export.serve fleet.provision fleet.local sklearn pip",
+        ),
         ("serve", "export.serve.server", "torch flwr tenseal edge_client aggregator fleet pip"),
     ],
 )
@@ -96,28 +102,89 @@ def buildkit() -> str | None:
     return None
 
 
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheels of the serve image."""
+    folder = tmp_path_factory.mktemp("wheels")
+    run(
+        *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:"),
+        *("-r", str(ROOT / "docker" / "requirements" / "serve.txt"), "-d", str(folder)),
+    )
+    return folder
+
+
+def serve_alone(folder: Path) -> Path:
+    """A checkout whose Dockerfile makes the serve image alone: the classic builder builds what precedes it too."""
+    file = checkout(folder) / "docker" / "Dockerfile"
+    text = file.read_text()
+    head, serve = text.split("# --- ingress")[0], text.split("# --- serve")[1]
+    file.write_text(f"{head}# --- serve{serve}")
+    return folder
+
+
+def build(
+    folder: Path, tag: str, *arguments: str, command: str = "docker", kit: str = "0"
+) -> subprocess.CompletedProcess[str]:
+    """Build the serve image of a checkout, without any cache."""
+    return subprocess.run(
+        [
+            command,
+            "build",
+            "-f",
+            str(folder / "docker" / "Dockerfile"),
+            "--no-cache",
+            "-t",
+            tag,
+            *arguments,
+            str(folder),
+        ],
+        env={"DOCKER_BUILDKIT": kit, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)},
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+
+
+def serves(tag: str) -> None:
+    """Assert that an image can serve, and forget it."""
+    assert run("docker", "run", "--rm", "--network", "none", tag, "python3", "-c", "import export.serve.server") == ""
+    run("docker", "rmi", tag)
+
+
 @pytest.mark.parametrize("builder", ["BuildKit", "classic"])
-def test_an_image_builds_from_a_folder_of_wheels_without_a_network(
-    builder: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
+def test_an_image_builds_from_a_folder_of_wheels_without_a_network(builder: str, tmp_path: Path, wheels: Path) -> None:
     command, kit = (buildkit(), "1") if builder == "BuildKit" else (shutil.which("docker"), "0")
     if command is None:
         pytest.skip("this docker command has no BuildKit")
-    folder = checkout(tmp_path_factory.mktemp("clone"))
-    wheels = folder / "docker" / "build" / "wheels"
-    run(
-        *(sys.executable, "-m", "pip", "download", "--quiet", "--require-hashes", "--only-binary", ":all:"),
-        *("-r", str(folder / "docker" / "requirements" / "serve.txt"), "-d", str(wheels)),
-    )
-    # The classic builder builds the stages before the target too: those that need a network go first.
-    dockerfile = (folder / "docker" / "Dockerfile").read_text()
-    head, serve = dockerfile.split("# --- ingress")[0], dockerfile.split("# --- serve")[1]
-    (folder / "docker" / "Dockerfile").write_text(f"{head}# --- serve{serve}")
+    folder = serve_alone(tmp_path)
+    shutil.copytree(wheels, folder / "docker" / "build" / "wheels", dirs_exist_ok=True)
     tag = f"pruneseal-test-offline-{builder.lower()}"
-    arguments = ["--network=none", "--build-arg", "PIP_NO_INDEX=1", "--no-cache", "--target", "serve", "-t", tag]
-    run(
-        *(command, "build", "-f", str(folder / "docker" / "Dockerfile"), *arguments, str(folder)),
-        env={"DOCKER_BUILDKIT": kit, "PATH": "/usr/local/bin:/usr/bin:/bin", "HOME": str(folder)},
-    )
-    assert run("docker", "run", "--rm", "--network", "none", tag, "python3", "-c", "import export.serve.server") == ""
-    run("docker", "rmi", tag)
+    offline = ("--network=none", "--build-arg", "PIP_NO_INDEX=1")
+    built = build(folder, tag, *offline, command=command, kit=kit)
+    assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
+    serves(tag)
+
+
+def test_an_image_builds_behind_a_proxy_with_a_ca_of_its_own_and_does_not_keep_the_ca(
+    tmp_path: Path, wheels: Path
+) -> None:
+    (tmp_path / "clone").mkdir()
+    (tmp_path / "company").mkdir()
+    folder, tag = serve_alone(tmp_path / "clone"), "pruneseal-test-proxied"
+    with Mirror(wheels, tmp_path / "company") as mirror:
+        distrusted = build(folder, tag, "--network=host", *mirror.arguments)
+        assert distrusted.returncode != 0
+        assert "certificate verify failed" in distrusted.stdout + distrusted.stderr
+        assert mirror.served == []
+        mirror.authority.save_certificate(folder / "docker" / "build" / "ca")
+        built = build(folder, tag, "--network=host", *mirror.arguments)
+    assert built.returncode == 0, (built.stdout + built.stderr)[-4000:]
+    assert set(mirror.connected) == {f"{HOST}:443"}
+    assert sorted(set(mirror.served)) == sorted(wheel.name for wheel in wheels.iterdir())
+    line = (folder / "docker" / "build" / "ca" / "ca.crt").read_text().splitlines()[3]
+    script = f"grep -rlF -e {line} -e {HOST} -e 127.0.0.1:{mirror.port} /etc /opt /usr/local /run 2>/dev/null; true"
+    assert run("docker", "run", "--rm", "-u", "0", tag, "sh", "-c", script) == ""
+    history = run("docker", "image", "inspect", tag)
+    assert HOST not in history
+    serves(tag)
