@@ -252,7 +252,7 @@ def test_every_client_leaves_the_final_model_its_onnx_file_and_a_report(story: S
         content = (out / "model.onnx").read_bytes()
         assert exported["files"]["model.onnx"]["sha256"] == hashlib.sha256(content).hexdigest()
         assert exported["files"]["model.onnx"]["max_abs_diff"] < 1e-4
-        assert 5 * len(content) < exported["dense_bytes"]
+        assert 3 * len(content) < exported["dense_bytes"]
         session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
         rows = datasets.load("digits")
         logits = session.run(None, {"input": rows.test_x})[0]
