@@ -3,7 +3,8 @@
 A *cell* is one run: task, method, sparsity, division of the data, seed. It runs in the clear
 (`benchmarks/federation.py`: the same model, to the last bit, as the product derives, and the same bytes), or with
 ``--encrypted`` as the product runs it, every sum verified. Each cell leaves one JSON file in ``--work`` and is not run
-again; tables and plots are made of all files that are there, and say which cells they are.
+again, nor is one that the results in ``--out`` hold already; tables and plots are made of all cells that are there, and
+say which they are.
 
 Accuracies are those of the global model on all test rows after each round; for spafl, whose weights stay at home, the
 mean of the clients' own models, each on its part of the test rows. Nothing is chosen by them: settings are those of
@@ -40,6 +41,8 @@ from protocol.plan import Plan
 SPARSITIES: Final = (0.95, 0.8, 0.9, 0.99)
 SEEDS: Final = (1990, 1991, 1992)
 """The grid has the first; the headline cells have all three."""
+
+RESULTS: Final = "accuracy.json"
 
 HEADLINE: Final = (
     ("fedavg", 0.0, "iid"),
@@ -139,6 +142,17 @@ def _encrypted(plan: Plan, folder: Path) -> dict[str, Any]:
     }
 
 
+def restore(options: Options) -> None:
+    """Write the files of the cells that the results hold, where they are absent."""
+    results = options.out / RESULTS
+    if results.exists():
+        options.work.mkdir(parents=True, exist_ok=True)
+        for found in json.loads(results.read_text())["cells"]:
+            file = options.work / f"{Cell(**found['cell']).name}.json"
+            if not file.exists():
+                replace_file(file, json.dumps(found).encode())
+
+
 def run_all(options: Options) -> None:
     """Run every cell that has no file yet; encrypted ones, which use all processors, one after another at the end.
 
@@ -180,7 +194,7 @@ def report(options: Options) -> dict[str, Any]:
         "cells": cells,
     }
     options.out.mkdir(parents=True, exist_ok=True)
-    (options.out / "accuracy.json").write_text(json.dumps(result) + "\n")
+    (options.out / RESULTS).write_text(json.dumps(result) + "\n")
     (options.out / "accuracy.md").write_text(markdown(result, found))
     figures(found, options.out)
     return result
@@ -243,6 +257,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run, write, print; 1 where a check fails."""
     options = _options(arguments)
     try:
+        restore(options)
         run_all(options)
         result = report(options)
     except PruneSealError as error:

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from benchmarks import accuracy, tasks
-from benchmarks.accuracy import HEADLINE, Options, report, run_cell
+from benchmarks.accuracy import HEADLINE, Options, report, restore, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import Cell
 from benchmarks.tasks import TASKS, Task
@@ -70,6 +70,23 @@ def test_the_page_names_every_cell_and_is_made_of_all_files(tmp_path: Path) -> N
     assert row.endswith("| 2 |")
     assert json.loads((made.out / "accuracy.json").read_text())["cells"] == result["cells"]
     assert all((made.out / f"accuracy-{kind}.svg").stat().st_size > 1000 for kind in ("sparsity", "uplink"))
+
+
+def test_cells_that_the_results_hold_are_not_run_again(tmp_path: Path) -> None:
+    made = options(tmp_path)
+    found = run_cell(CELL, None, made.work)
+    report(made)
+    (file,) = made.work.iterdir()
+    content = file.read_bytes()
+    elsewhere = replace(made, work=tmp_path / "elsewhere")
+    restore(elsewhere)
+    (restored,) = elsewhere.work.iterdir()
+    assert (restored.name, restored.read_bytes()) == (file.name, content)
+    assert run_cell(CELL, None, elsewhere.work) == json.loads(json.dumps(found))
+    restored.write_text("mine")
+    restore(elsewhere)
+    assert restored.read_text() == "mine"
+    restore(replace(made, out=tmp_path / "nowhere"))
 
 
 def synthetic(cell: Cell, accuracies: list[float], uplink: float = 100, **more: Any) -> dict[str, Any]:
