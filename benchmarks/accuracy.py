@@ -211,6 +211,7 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
         return tuple(
             Cell(given.task, method, sparsity, partition, seed, given.rounds, given.encrypted)
             for seed, (method, sparsity, partition) in product(SEEDS, HEADLINE)
+            if method in methods
         )
     chosen: list[Cell] = []
     for seed, sparsity, partition, method in product(
