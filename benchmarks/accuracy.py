@@ -209,7 +209,7 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
     methods = given.methods or list(METHODS)
     if given.headline:
         return tuple(
-            Cell(given.task, method, sparsity, partition, seed, given.rounds, given.encrypted)
+            Cell(given.task, method, sparsity, partition, seed, given.rounds, given.encrypted, given.powerprop)
             for seed, (method, sparsity, partition) in product(SEEDS, HEADLINE)
             if method in methods
         )
@@ -218,7 +218,7 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
         given.seeds, given.sparsities, given.partitions or task.partitions, methods
     ):
         target = 0.0 if method in NO_TARGET else sparsity
-        chosen.append(Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted))
+        chosen.append(Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted, given.powerprop))
     return tuple(dict.fromkeys(chosen))
 
 
@@ -231,6 +231,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     parser.add_argument("--partitions", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEEDS[0]])
+    parser.add_argument("--powerprop", type=float, default=0.0, help="beta of powerpropagation; 0: the method's own")
     parser.add_argument("--headline", action="store_true", help="the headline cells with three seeds, no grid")
     parser.add_argument("--encrypted", action="store_true", help="run the product itself")
     parser.add_argument("--report", action="store_true", help="run nothing; write the results of what is there")

@@ -29,6 +29,7 @@ class Cell:
         seed: Of everything that is random.
         rounds: How many.
         encrypted: Whether the product itself runs.
+        powerprop: Beta of powerpropagation; 0 for the method's own.
     """
 
     task: str
@@ -38,13 +39,15 @@ class Cell:
     seed: int
     rounds: int
     encrypted: bool = False
+    powerprop: float = 0.0
 
     @property
     def name(self) -> str:
         """The name of its file."""
         division = self.partition.replace(":", "-")
+        beta = f"-beta{self.powerprop:g}" if self.powerprop else ""
         kind = "-encrypted" if self.encrypted else ""
-        return f"{self.task}-{division}-{self.method}-{self.sparsity:g}-r{self.rounds}-s{self.seed}{kind}"
+        return f"{self.task}-{division}-{self.method}{beta}-{self.sparsity:g}-r{self.rounds}-s{self.seed}{kind}"
 
     def plan(self, data: str | None) -> Plan:
         """The plan of the run.
@@ -56,6 +59,8 @@ class Cell:
         if (source := task.data or data) is None:
             raise ConfigError(f"{task.label} needs --data")
         own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
+        if self.powerprop:
+            own["powerprop"] = self.powerprop
         return Plan(
             method=self.method,
             sparsity=self.sparsity,
@@ -65,5 +70,5 @@ class Cell:
             data=source,
             partition=self.partition,
             seed=self.seed,
-            **{**task.settings, **own, **OWN_SETTINGS.get(self.method, {})},
+            **{**task.settings, **OWN_SETTINGS.get(self.method, {}), **own},
         )

@@ -109,6 +109,17 @@ def test_cells_of_different_rounds_are_never_one_group() -> None:
     assert [(key.rounds, group.seeds) for key, group in groups(cells).items()] == [(2, (3,)), (3, (3,))]
 
 
+def test_a_cell_with_another_beta_is_a_group_of_its_own_and_says_so() -> None:
+    cell = replace(CELL, powerprop=1.5)
+    assert cell.name == "tiny-group-fedsparsify-local-beta1.5-0.5-r3-s3"
+    assert (CELL.plan(None).powerprop, cell.plan(None).powerprop) == (1.0, 1.5)
+    assert replace(CELL, method="sparsyfed").plan(None).powerprop == 1.25
+    found = groups([synthetic(CELL, [0.5]), synthetic(cell, [0.6])])
+    assert [key.label for key in found] == ["fedsparsify-local", "fedsparsify-local, beta 1.5"]
+    given = ["--data", "idx:x", "--headline", "--methods", "fedsparsify-global", "--powerprop", "1.25"]
+    assert {cell.powerprop for cell in accuracy._options(given).cells} == {1.25}
+
+
 def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> None:
     dense = synthetic(Cell("fashion", "fedavg", 0.0, "iid", 1, 1), [0.90], uplink=1000)
     sparse = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1), [0.88])
