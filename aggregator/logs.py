@@ -6,9 +6,11 @@ keeps what an app itself prints. They go to the app's standard error as well, wh
 
 import json
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Any, Final
@@ -25,6 +27,33 @@ ROOT: Final = "pruneseal"
 _MOST_BYTES, _OLD_FILES = 10_000_000, 2
 
 _log = logging.getLogger("pruneseal.aggregator")
+
+
+class WholeLines(RotatingFileHandler):
+    """A log file of which every line is whole, and that never decides how a run ends.
+
+    What a full disk has left of a line, when the process that wrote it was gone before there was space, is cut off as
+    the file is opened: the next process would go on in the middle of that line.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path, maxBytes=_MOST_BYTES, backupCount=_OLD_FILES)
+
+    def _open(self) -> TextIOWrapper:
+        path = Path(self.baseFilename)
+        if path.is_file() and (torn := len(path.read_bytes().rpartition(b"\n")[2])):
+            os.truncate(path, path.stat().st_size - torn)
+        return super()._open()
+
+    def close(self) -> None:
+        """Close it; where the disk does not take the rest, say so as for any record that is not written."""
+        try:
+            super().close()
+        except OSError:
+            self.handleError(logging.makeLogRecord({"msg": "the end of the log is not written"}))
 
 
 class JsonFormatter(logging.Formatter):
@@ -66,7 +95,7 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
     before = logger.level
     handlers = (
         logging.StreamHandler(),
-        RotatingFileHandler(folder / LOG_FILE, maxBytes=_MOST_BYTES, backupCount=_OLD_FILES),
+        WholeLines(folder / LOG_FILE),
     )
     logger.setLevel(level)
     for handler in handlers:

@@ -8,10 +8,10 @@ import pytest
 
 from aggregator.app import log_and_status
 from aggregator.journal import Journal
-from aggregator.logs import LOG_FILE, LogObserver
+from aggregator.logs import LOG_FILE, LogObserver, json_logs
 from aggregator.rounds import Run
 from aggregator.settings import Settings
-from protocol.errors import AgreementError, CohortRefused, PruneSealError
+from protocol.errors import AgreementError, CohortRefused, PruneSealError, StorageError
 from protocol.roster import OPERATOR_PUBLIC_FILE
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
@@ -88,6 +88,30 @@ def test_different_models_are_named_with_round_nodes_and_reason(scene: Scene) ->
     assert (last["level"], last["event"], last["round"]) == ("error", "failed", 2)
     assert last["reason"] == AgreementError.__name__
     assert f"nodes 2 and {BAD} report different values of the model" in last["message"]
+
+
+def test_what_a_full_disk_has_left_of_a_line_does_not_spoil_the_next(scene: Scene) -> None:
+    whole = json.dumps({"event": "message", "message": "before"})
+    scene.folder.mkdir(exist_ok=True)
+    (scene.folder / LOG_FILE).write_text(f'{whole}\n{{"time": "2026-01-01T00:00:00.000+00:00", "event": "st')
+    first, *later = log_of(scene)
+    assert first == json.loads(whole)
+    assert [entry["round"] for entry in later if entry["event"] == "round"] == [1, 2]
+
+
+def test_a_log_that_cannot_be_written_does_not_hide_why_a_run_stops(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / LOG_FILE).symlink_to("/dev/full")
+
+    def run() -> None:
+        with json_logs(tmp_path, "ab"):
+            LogObserver().message("lost")
+            raise StorageError("the reason")
+
+    with pytest.raises(StorageError, match="the reason"):
+        run()
+    assert "No space left" in capsys.readouterr().err
 
 
 def test_a_node_goes_by_its_number_where_no_name_is_registered() -> None:
