@@ -14,7 +14,7 @@ from benchmarks.tasks import TASKS
 from edge_client.sparsify import METHODS
 
 FEDSPARSIFY: Final = ("fedsparsify-global", "fedsparsify-local")
-"""With whatever beta."""
+"""With whatever allocation and beta."""
 
 LARGEST_GAP: Final = 1.0
 """Points of accuracy that the best FedSparsify at 0.95 on IID data may end below dense FedAvg."""
@@ -66,12 +66,12 @@ class Key(NamedTuple):
     method: str
     sparsity: float
     encrypted: bool
-    powerprop: float = 0.0
+    variant: str = ""
 
     @property
     def label(self) -> str:
         """The method, and what it is given beyond its own settings."""
-        return f"{self.method}, beta {self.powerprop:g}" if self.powerprop else self.method
+        return ", ".join(filter(None, (self.method, self.variant)))
 
 
 def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
@@ -79,7 +79,7 @@ def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
     sorted_cells: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
     for found in cells:
         cell = Cell(**found["cell"])
-        key = Key(cell.task, cell.partition, cell.rounds, cell.method, cell.sparsity, cell.encrypted, cell.powerprop)
+        key = Key(cell.task, cell.partition, cell.rounds, cell.method, cell.sparsity, cell.encrypted, cell.variant)
         sorted_cells[key].append(found)
     return {key: _group(sorted(each, key=lambda f: f["cell"]["seed"])) for key, each in sorted(sorted_cells.items())}
 

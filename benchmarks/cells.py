@@ -30,6 +30,7 @@ class Cell:
         rounds: How many.
         encrypted: Whether the product itself runs.
         powerprop: Beta of powerpropagation; 0 for the method's own.
+        allocation: How the survivors are shared out over the tensors; empty for the plan's default.
     """
 
     task: str
@@ -40,14 +41,20 @@ class Cell:
     rounds: int
     encrypted: bool = False
     powerprop: float = 0.0
+    allocation: str = ""
+
+    @property
+    def variant(self) -> str:
+        """What the method is given beyond its own settings; empty where that is nothing."""
+        return ", ".join(filter(None, (self.allocation, f"beta {self.powerprop:g}" if self.powerprop else "")))
 
     @property
     def name(self) -> str:
         """The name of its file."""
         division = self.partition.replace(":", "-")
-        beta = f"-beta{self.powerprop:g}" if self.powerprop else ""
+        method = "-".join([self.method, *self.variant.replace(" ", "").split(",")]).removesuffix("-")
         kind = "-encrypted" if self.encrypted else ""
-        return f"{self.task}-{division}-{self.method}{beta}-{self.sparsity:g}-r{self.rounds}-s{self.seed}{kind}"
+        return f"{self.task}-{division}-{method}-{self.sparsity:g}-r{self.rounds}-s{self.seed}{kind}"
 
     def plan(self, data: str | None) -> Plan:
         """The plan of the run.
@@ -61,6 +68,8 @@ class Cell:
         own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
         if self.powerprop:
             own["powerprop"] = self.powerprop
+        if self.allocation:
+            own["allocation"] = self.allocation
         return Plan(
             method=self.method,
             sparsity=self.sparsity,

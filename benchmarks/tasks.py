@@ -1,9 +1,10 @@
 """The learning tasks of `benchmarks/accuracy.py`: data, networks, and the settings that all methods share.
 
 Settings come from the papers or from what is usual for the data, and are the same for every method; no test row has
-chosen any of them. Two data sets come by import path; where their files lie is said by ``PRUNESEAL_BENCH_DATA``.
+chosen any of them. Data that comes by import path lies where it is said by ``PRUNESEAL_BENCH_DATA``.
 
 * ``fashion``: Fashion-MNIST (Xiao et al., arXiv:1708.07747), FedSparsify's network and settings (arXiv:2204.12430).
+* ``fashion-validation``: the same, with a tenth of its training rows in place of its test rows: to choose settings by.
 * ``activity``: phone and watch, accelerometer and gyroscope, 23 people (Matey-Sanz et al., Data in Brief 2023,
   10.1016/j.dib.2023.109809). A client is a person; five people whom no client has seen are the test set.
 * ``cifar``: CIFAR-10 re-compressed as JPEG of quality 75. Not to be set beside figures on the original images.
@@ -11,7 +12,7 @@ chosen any of them. Two data sets come by import path; where their files lie is 
 
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
 
@@ -19,7 +20,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from edge_client.data import DataSet
+from edge_client.data import DataSet, load
 from protocol.errors import DataError
 
 FOLDER: Final = "PRUNESEAL_BENCH_DATA"
@@ -49,10 +50,18 @@ class Task:
     settings: dict[str, Any]
 
 
+_VALIDATION_SEED: Final = 2022
+_FASHION: Final = {"epochs": 4, "batch_size": 32, "learning_rate": 0.02}
 _DIVISIONS: Final = {"iid": "IID", "shards:2": "two classes a client", "dirichlet:0.1": "Dirichlet 0.1"}
 TASKS: Final = {
-    "fashion": Task(
-        "Fashion-MNIST", None, "fashion-mlp", 10, _DIVISIONS, {"epochs": 4, "batch_size": 32, "learning_rate": 0.02}
+    "fashion": Task("Fashion-MNIST", None, "fashion-mlp", 10, _DIVISIONS, _FASHION),
+    "fashion-validation": Task(
+        "Fashion-MNIST, validation rows",
+        "benchmarks.tasks:fashion_validation",
+        "fashion-mlp",
+        10,
+        _DIVISIONS,
+        _FASHION,
     ),
     "activity": Task(
         "phone and watch activity",
@@ -71,6 +80,19 @@ TASKS: Final = {
         {"epochs": 2, "batch_size": 32, "learning_rate": 0.005, "momentum": 0.75},
     ),
 }
+
+
+def fashion_validation() -> DataSet:
+    """Fashion-MNIST without its test rows: a tenth of the training rows, drawn, takes their place.
+
+    Raises:
+        DataError: The folder is not there, or does not hold the four files.
+    """
+    data = load(f"idx:{_folder('the four files of Fashion-MNIST')}")
+    order = np.random.default_rng(_VALIDATION_SEED).permutation(len(data.train_y))
+    held, kept = np.split(order, [len(order) // 10])
+    x, y = data.train_x, data.train_y
+    return replace(data, train_x=x[kept], train_y=y[kept], test_x=x[held], test_y=y[held])
 
 
 def activity() -> DataSet:
@@ -132,9 +154,13 @@ def cifar_jpeg() -> DataSet:
 
 
 def _file(name: str) -> Path:
-    if not (folder := os.environ.get(FOLDER)):
-        raise DataError(f"set {FOLDER} to the folder that holds {name}")
-    path = Path(folder).expanduser() / name
+    path = _folder(name) / name
     if not path.is_file():
         raise DataError(f"missing file: {path}; set {FOLDER} to the folder that holds it")
     return path
+
+
+def _folder(what: str) -> Path:
+    if not (folder := os.environ.get(FOLDER)):
+        raise DataError(f"set {FOLDER} to the folder that holds {what}")
+    return Path(folder).expanduser()

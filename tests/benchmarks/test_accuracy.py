@@ -14,6 +14,7 @@ from benchmarks.accuracy import HEADLINE, Options, report, restore, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import Cell
 from benchmarks.tasks import TASKS, Task
+from edge_client.data import DataSet
 from protocol.errors import ConfigError, DataError
 from tests.edge_client.federation import TINY_DATA, TINY_MODEL
 
@@ -120,6 +121,18 @@ def test_a_cell_with_another_beta_is_a_group_of_its_own_and_says_so() -> None:
     assert {cell.powerprop for cell in accuracy._options(given).cells} == {1.25}
 
 
+def test_a_cell_with_another_allocation_is_a_group_of_its_own_and_says_so() -> None:
+    cell = replace(CELL, allocation="erk")
+    assert cell.name == "tiny-group-fedsparsify-local-erk-0.5-r3-s3"
+    assert replace(cell, powerprop=1.5).name == "tiny-group-fedsparsify-local-erk-beta1.5-0.5-r3-s3"
+    assert (CELL.plan(None).allocation, cell.plan(None).allocation) == ("global", "erk")
+    found = groups([synthetic(CELL, [0.5]), synthetic(cell, [0.6]), synthetic(replace(cell, powerprop=1.5), [0.7])])
+    labels = [key.label for key in found]
+    assert labels == ["fedsparsify-local", "fedsparsify-local, erk", "fedsparsify-local, erk, beta 1.5"]
+    cells = accuracy._options(["--data", "idx:x", "--methods", "fedavg", "topk", "--allocation", "erk"]).cells
+    assert {(cell.method, cell.allocation) for cell in cells} == {("fedavg", ""), ("topk", "erk")}
+
+
 def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> None:
     dense = synthetic(Cell("fashion", "fedavg", 0.0, "iid", 1, 1), [0.90], uplink=1000)
     sparse = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1), [0.88])
@@ -149,7 +162,7 @@ def test_an_encrypted_cell_is_set_beside_the_same_in_the_clear() -> None:
 
 def test_the_headline_is_its_cells_with_three_seeds_one_after_another() -> None:
     cells = accuracy._options(["--data", "idx:x", "--headline", "--rounds", "60"]).cells
-    assert [(cell.method, cell.sparsity, cell.partition) for cell in cells] == [*HEADLINE] * 3
+    assert [(cell.method, cell.sparsity, cell.partition, cell.allocation) for cell in cells] == [*HEADLINE] * 3
     assert [cell.seed for cell in cells] == [1990] * len(HEADLINE) + [1991] * len(HEADLINE) + [1992] * len(HEADLINE)
     assert {cell.rounds for cell in cells} == {60}
     with pytest.raises(SystemExit):
@@ -170,6 +183,24 @@ def test_the_printed_command_leaves_folders_out() -> None:
 def test_fashion_needs_its_data_named() -> None:
     with pytest.raises(ConfigError, match="Fashion-MNIST needs --data"):
         Cell("fashion", "fedavg", 0.0, "iid", 1, 2).plan(None)
+
+
+def test_the_validation_rows_are_training_rows_that_nobody_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(DataError, match="set PRUNESEAL_BENCH_DATA to the folder that holds the four files"):
+        tasks.fashion_validation()
+    monkeypatch.setenv(tasks.FOLDER, str(tmp_path))
+    x, y = np.arange(40, dtype=np.float32)[:, None, None], np.arange(40) % 10
+    given = DataSet("d", x, y, x[:4] - 100, y[:4], 10)
+    monkeypatch.setattr(tasks, "load", {f"idx:{tmp_path}": given}.__getitem__)
+    data = tasks.fashion_validation()
+    assert (len(data.train_y), len(data.test_y)) == (36, 4)
+    assert sorted([*data.train_x.ravel(), *data.test_x.ravel()]) == [*range(40)]
+    assert all((part % 10 == labels).all() for part, labels in (
+        (data.train_x.ravel(), data.train_y), (data.test_x.ravel(), data.test_y)
+    ))  # fmt: skip
+    assert (tasks.fashion_validation().test_x == data.test_x).all()
 
 
 def test_a_window_of_the_activity_data_lies_in_one_recording(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
