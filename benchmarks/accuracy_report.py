@@ -16,6 +16,9 @@ from edge_client.sparsify import METHODS
 FEDSPARSIFY: Final = ("fedsparsify-global", "fedsparsify-local")
 """With whatever allocation and beta."""
 
+_COLUMNS: Final = 3
+"""Panels of a figure, side by side."""
+
 LARGEST_GAP: Final = 1.0
 """Points of accuracy that the best FedSparsify at 0.95 on IID data may end below dense FedAvg."""
 
@@ -227,9 +230,10 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
     panels = _panels(found)
     methods = sorted({key.label for key in found}, key=lambda label: [*METHODS].index(label.split(",")[0]))
     for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
-        with drawing(out / f"accuracy-{kind}.svg", 3.6 * len(panels) + 0.6, 3.4) as drawn:
-            axes: Any = drawn.subplots(1, len(panels), squeeze=False)
-            for panel, which in zip(axes[0], panels, strict=True):
+        rows, columns = -(-len(panels) // _COLUMNS), min(len(panels), _COLUMNS)
+        with drawing(out / f"accuracy-{kind}.svg", 3.6 * columns + 1.6, 3.2 * rows + 0.2) as drawn:
+            axes: list[Any] = [drawn.add_subplot(rows, columns, place + 1) for place in range(len(panels))]
+            for panel, which in zip(axes, panels, strict=True):
                 for number, method in enumerate(methods):
                     here = [
                         group
@@ -249,8 +253,9 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
                 panel.grid(alpha=0.3)
                 if kind == "uplink":
                     panel.set_xscale("log")
-            axes[0, 0].set_ylabel("test accuracy, %")
+            for panel in axes[::_COLUMNS]:
+                panel.set_ylabel("test accuracy, %")
             handles = {
-                name: line for panel in axes[0] for line, name in zip(*panel.get_legend_handles_labels(), strict=True)
+                name: line for panel in axes for line, name in zip(*panel.get_legend_handles_labels(), strict=True)
             }
             drawn.legend(handles.values(), handles.keys(), loc="outside right center", frameon=False)

@@ -15,7 +15,8 @@ from edge_client.round import dither_of, open_sum, quantised
 from edge_client.state import load_pending
 from fleet.provision import kit_name
 from protocol.cohort import Cohort
-from protocol.errors import VerificationError
+from protocol.errors import StorageError, VerificationError
+from protocol.files import replace_file
 from protocol.layout import Layout
 from protocol.plan import Plan
 
@@ -40,6 +41,7 @@ class Verifier:
 
         Raises:
             VerificationError: An integer differs.
+            StorageError: The disk does not take the line; those before are as they were.
         """
         kit = load_kit(self._kits / kit_name(cohort.bearer))
         opened = open_sum(aggregate, cohort.members[0].run, round_, kit, self._plan, self._layout)
@@ -55,8 +57,13 @@ class Verifier:
                 f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
             )
         line = {"round": round_, "clients": opened.clients, "attempt": attempt, "values": values.size + votes.size}
-        with self._path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        before = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            replace_file(self._path, before + json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise StorageError(
+                f"{self._path} cannot be written: {error.strerror}. Free space or mend the disk, then resume the run."
+            ) from error
 
     def summary(self) -> dict[str, object]:
         """In how many rounds and values the sums were equal; a repeated round counts once."""

@@ -1,7 +1,9 @@
 """``fleet.verify``: a sum that differs from the clear sum in one integer is noticed."""
 
 import json
+import os
 from dataclasses import dataclass, replace
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from edge_client.state import PENDING_FILE, load_pending, save_pending
 from fleet.provision import kit_name, provision
 from fleet.verify import VERIFIED_FILE, Verifier
 from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import CheckpointError, MalformedMessage, VerificationError
+from protocol.errors import CheckpointError, MalformedMessage, StorageError, VerificationError
 from protocol.plan import Plan
 from protocol.wire import decode_aggregate, encode_aggregate
 from tests.aggregator.stub_grid import LAYOUT, StubClient, small_plan
@@ -119,6 +121,19 @@ def test_a_client_whose_update_is_gone_cannot_be_verified(summed: Summed) -> Non
     (summed.state(3) / PENDING_FILE).unlink()
     with pytest.raises(CheckpointError):
         summed.check()
+
+
+def test_a_full_disk_leaves_the_count_as_it_was(summed: Summed, monkeypatch: pytest.MonkeyPatch) -> None:
+    summed.check()
+    before = (summed.folder / VERIFIED_FILE).read_bytes()
+
+    def full(descriptor: int) -> None:
+        raise OSError(ENOSPC, os.strerror(ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match="No space left on device"):
+        summed.check()
+    assert (summed.folder / VERIFIED_FILE).read_bytes() == before
 
 
 def test_the_summary_counts_a_round_once_and_the_rounds_with_lost_clients(summed: Summed) -> None:
