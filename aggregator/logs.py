@@ -114,12 +114,12 @@ class Tail:
     """The lines of a file that are new since the last look.
 
     Args:
-        path: The file; what is in it already is not new.
+        path: The file; the whole lines that are in it already are not new.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._at = path.stat().st_size if path.exists() else 0
+        self._at = path.read_bytes().rfind(b"\n") + 1 if path.exists() else 0
 
     def new(self) -> list[str]:
         """Whole new lines; a file that was replaced by a shorter one is read from its beginning."""

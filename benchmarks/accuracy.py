@@ -29,7 +29,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import NO_TARGET, Cell
+from benchmarks.cells import HEADLINE, NO_POWERPROP, NO_TARGET, OWN_SETTINGS, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.tasks import TASKS
 from edge_client import models
@@ -45,17 +45,6 @@ SEEDS: Final = (1990, 1991, 1992)
 """The grid has the first; the headline cells have all three."""
 
 RESULTS: Final = "accuracy.json"
-
-HEADLINE: Final = (
-    ("fedavg", 0.0, "iid", ""),
-    ("fedsparsify-global", 0.95, "iid", ""),
-    ("fedsparsify-global", 0.95, "iid", "erk"),
-    ("fedsparsify-local", 0.95, "iid", ""),
-    ("sparsyfed", 0.95, "dirichlet:0.1", ""),
-    ("topk", 0.95, "dirichlet:0.1", ""),
-    ("spafl", 0.0, "iid", ""),
-)
-"""Method, sparsity, division and allocation of the cells that ``--headline`` runs with all seeds."""
 
 
 @dataclass(frozen=True)
@@ -97,11 +86,20 @@ def run_cell(cell: Cell, data: str | None, work: Path) -> dict[str, Any]:
     if file.exists():
         stored: dict[str, Any] = json.loads(file.read_text())
         if _without_data(Plan().to_config()) | stored["plan"] != settings:  # what a plan has gained since is at default
-            raise ConfigError(f"{file} was made under another plan; remove it or use another --work")
+            raise ConfigError(
+                f"{file} was made under another plan: use another --work, and another --out "
+                f"where its {RESULTS} holds the cell"
+            )
         return stored
     begun = process_time()
     found = _encrypted(plan, work / cell.name) if cell.encrypted else _clear(plan, cell.name)
-    found |= {"cell": asdict(cell), "plan": settings, "cpu_seconds": round(process_time() - begun, 1)}
+    found |= {
+        "cell": asdict(cell),
+        "plan": settings,
+        "cpu_seconds": round(process_time() - begun, 1),
+        "machine": machine(),
+        "versions": versions("numpy", "torch", "tenseal", "pruneseal"),
+    }
     work.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(found).encode())
     return found
@@ -190,8 +188,6 @@ def report(options: Options) -> dict[str, Any]:
     found = groups(cells)
     result = {
         "command": options.command,
-        "machine": machine(),
-        "versions": versions("numpy", "torch", "tenseal", "pruneseal"),
         "checks": checks(found),
         "pairs": pairs(cells),
         "cells": cells,
@@ -213,7 +209,9 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
 
     def cell(seed: int, method: str, sparsity: float, partition: str, allocation: str) -> Cell:
         target, rule = (0.0, "") if method in NO_TARGET else (sparsity, allocation)
-        return Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted, given.powerprop, rule)
+        own = method in NO_POWERPROP or given.powerprop == OWN_SETTINGS.get(method, {}).get("powerprop")
+        beta = 0.0 if own else given.powerprop
+        return Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted, beta, rule)
 
     if given.headline:
         return tuple(cell(seed, *one) for seed, one in product(SEEDS, HEADLINE) if one[0] in methods)

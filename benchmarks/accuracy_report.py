@@ -8,13 +8,13 @@ from typing import Any, Final, NamedTuple
 
 import numpy as np
 
-from benchmarks.cells import NO_TARGET, Cell
+from benchmarks.cells import HEADLINE, NO_TARGET, Cell
 from benchmarks.page import check_table, drawing, head
 from benchmarks.tasks import TASKS
 from edge_client.sparsify import METHODS
 
-FEDSPARSIFY: Final = ("fedsparsify-global", "fedsparsify-local")
-"""With whatever allocation and beta."""
+FEDSPARSIFY: Final = [(method, variant) for method, _, _, variant in HEADLINE if method.startswith("fedsparsify")]
+"""Methods and variants that the headline has: no other may decide its check."""
 
 _COLUMNS: Final = 3
 """Panels of a figure, side by side."""
@@ -118,8 +118,10 @@ def _checks(found: Mapping[Key, Group], rounds: int) -> list[dict[str, Any]]:
         one
         for key, one in found.items()
         if key[:3] == ("fashion", "iid", rounds)
-        and key.method in FEDSPARSIFY
+        and (key.method, key.variant) in FEDSPARSIFY
         and (key.sparsity, key.encrypted) == (0.95, False)
+        and dense is not None
+        and one.seeds == dense.seeds
     ]
     sparsyfed, top_k = (group(method, partition="dirichlet:0.1") for method in ("sparsyfed", "topk"))
     if dense is not None and sparse:
@@ -168,8 +170,9 @@ def pairs(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
     """The results as a page."""
     lines = [
-        *head("Accuracy by method, sparsity and division of the data", result),
-        "Accuracy after the last round, percent, mean over the seeds of each cell and, with several, the standard "
+        *head("Accuracy by method, sparsity and division of the data", result, result["cells"]),
+        "Made of all cells that are listed below, by this command and others before it. Accuracy after the last "
+        "round, percent, mean over the seeds of each cell and, with several, the standard "
         "deviation. *zeros*: the share of zero parameters at the end. *uplink*: all bytes that all clients sent, "
         "and their ratio to 4 bytes a parameter, client and round.",
     ]
@@ -228,7 +231,7 @@ def _title(panel: Panel) -> str:
 def figures(found: Mapping[Key, Group], out: Path) -> None:
     """Accuracy by sparsity, and by bytes up: one panel a task and division, one line a method."""
     panels = _panels(found)
-    methods = sorted({key.label for key in found}, key=lambda label: [*METHODS].index(label.split(",")[0]))
+    methods = sorted({key.label for key in found}, key=lambda label: ([*METHODS].index(label.split(",")[0]), label))
     for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
         rows, columns = -(-len(panels) // _COLUMNS), min(len(panels), _COLUMNS)
         with drawing(out / f"accuracy-{kind}.svg", 3.6 * columns + 1.6, 3.2 * rows + 0.2) as drawn:

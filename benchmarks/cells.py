@@ -14,6 +14,20 @@ OWN_SETTINGS: Final[Mapping[str, Mapping[str, Any]]] = {"sparsyfed": {"powerprop
 NO_TARGET: Final = frozenset({"fedavg", "spafl"})
 """Methods for which the plan's sparsity means nothing."""
 
+HEADLINE: Final = (
+    ("fedavg", 0.0, "iid", ""),
+    ("fedsparsify-global", 0.95, "iid", ""),
+    ("fedsparsify-global", 0.95, "iid", "erk"),
+    ("fedsparsify-local", 0.95, "iid", ""),
+    ("sparsyfed", 0.95, "dirichlet:0.1", ""),
+    ("topk", 0.95, "dirichlet:0.1", ""),
+    ("spafl", 0.0, "iid", ""),
+)
+"""Method, sparsity, division and allocation of the cells that ``--headline`` runs with all seeds."""
+
+NO_POWERPROP: Final = frozenset({"spafl"})
+"""Methods that train the weights as they are."""
+
 _TUNING = 10  # rounds that one-shot has left after its purge, as in the paper
 
 

@@ -10,16 +10,27 @@ import matplotlib as mpl
 from matplotlib.figure import Figure
 
 
-def head(title: str, result: Mapping[str, Any]) -> list[str]:
-    """The first lines: the title, the command, where it ran and with what."""
+def head(title: str, result: Mapping[str, Any], measured: Sequence[Mapping[str, Any]] = ()) -> list[str]:
+    """The first lines: the title, the command, where it ran and with what.
+
+    Args:
+        title: Of the page.
+        result: With its command; with machine and versions, unless ``measured`` has them.
+        measured: What the result is made of, where its parts may come from several machines.
+    """
     return [
         f"# {title}",
         "",
         f"    {result['command']}",
         "",
-        "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + ".",
+        *dict.fromkeys(where(one) for one in measured or [result]),
         "",
     ]
+
+
+def where(result: Mapping[str, Any]) -> str:
+    """Where something ran and with what, as a line."""
+    return "; ".join(f"{key} {value}" for key, value in (result["machine"] | result["versions"]).items()) + "."
 
 
 def check_table(checks: Sequence[Mapping[str, Any]]) -> list[str]:

@@ -4,7 +4,8 @@
   main function raises it or simply returns, but other threads keep the process alive, connected to nothing, and whoever
   would start it again never learns. Here the process ends with exit code 1.
 * When a client app is killed while it hands over its reply, Flower's SuperNode waits for the rest of it for ever, and
-  answers nothing else. Here it gives the reply up, and the aggregator asks again.
+  answers nothing else. Here it gives the reply up: the node is lost for that message, not for
+  the run.
 """
 
 import logging

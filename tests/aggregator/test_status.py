@@ -9,7 +9,7 @@ import pytest
 
 from aggregator.app import log_and_status
 from aggregator.journal import Journal, is_held
-from aggregator.logs import LOG_FILE, JsonFormatter, Tail
+from aggregator.logs import LOG_FILE, JsonFormatter, LogObserver, Tail, json_logs
 from aggregator.rounds import Run
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, STATUS_FILE, STOPPED, Status, read_status
@@ -173,3 +173,13 @@ def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:
     assert (tail.new(), tail.new()) == (["bc"], [])
     path.write_text("d\n")
     assert tail.new() == ["d"]
+
+
+def test_a_tail_is_not_lost_when_the_log_cuts_off_what_a_full_disk_has_left(tmp_path: Path) -> None:
+    path = tmp_path / LOG_FILE
+    path.write_text('{"old": 1}\n{"torn": "' + "x" * 200)
+    tail = Tail(path)
+    with json_logs(tmp_path, "ab"):
+        LogObserver().message("new")
+    (line,) = tail.new()
+    assert json.loads(line)["message"] == "new"

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks import accuracy, tasks
-from benchmarks.accuracy import HEADLINE, Options, report, restore, run_cell
+from benchmarks.accuracy import Options, report, restore, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
-from benchmarks.cells import Cell
+from benchmarks.cells import HEADLINE, Cell
 from benchmarks.tasks import TASKS, Task
 from edge_client.data import DataSet
 from protocol.errors import ConfigError, DataError
@@ -119,6 +119,8 @@ def test_a_cell_with_another_beta_is_a_group_of_its_own_and_says_so() -> None:
     assert [key.label for key in found] == ["fedsparsify-local", "fedsparsify-local, beta 1.5"]
     given = ["--data", "idx:x", "--headline", "--methods", "fedsparsify-global", "--powerprop", "1.25"]
     assert {cell.powerprop for cell in accuracy._options(given).cells} == {1.25}
+    cells = accuracy._options(["--data", "idx:x", "--headline", "--powerprop", "1.25"]).cells
+    assert {cell.method for cell in cells if not cell.powerprop} == {"sparsyfed", "spafl"}
 
 
 def test_a_cell_with_another_allocation_is_a_group_of_its_own_and_says_so() -> None:
@@ -141,6 +143,12 @@ def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> Non
     assert [check["holds"] for check in checks(groups([dense, sparse]))] == [False]
     found = checks(groups([dense, sparse, better]))
     assert [(round(check["found"], 6), check["holds"]) for check in found] == [(0.5, True), (0.25, True)]
+    lucky = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 2, 1), [0.99])
+    assert checks(groups([dense, lucky])) == []
+    tuned = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1, powerprop=1.5), [0.99])
+    assert [check["holds"] for check in checks(groups([dense, sparse, tuned]))] == [False]
+    erk = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1, allocation="erk"), [0.895])
+    assert [check["holds"] for check in checks(groups([dense, sparse, erk]))] == [True]
     spafl = synthetic(Cell("fashion", "spafl", 0.0, "iid", 1, 1), [0.8], uplink=11)
     assert [check["holds"] for check in checks(groups([dense, spafl]))] == [False]
     skewed = [

@@ -5,7 +5,7 @@ from pathlib import Path
 from click.testing import Result
 from typer.testing import CliRunner
 
-from fleet.entry import application
+from fleet.commands import application
 
 
 def call(*arguments: str | Path) -> Result:

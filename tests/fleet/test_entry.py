@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fleet.entry import COMMANDS, application
+from fleet.commands import COMMANDS, application
 
 PRUNESEAL = Path(sys.executable).with_name("pruneseal")
 
@@ -49,10 +49,14 @@ def test_all_commands_are_there_where_none_of_them_is_named(arguments: list[str]
     assert [command.name for command in application(arguments).registered_commands] == list(COMMANDS)
 
 
-def test_what_is_not_installed_is_named() -> None:
+@pytest.mark.parametrize("package", ["torch", "typer"])
+def test_what_is_not_installed_is_named(package: str) -> None:
     code = (
-        "import sys; sys.modules['torch'] = None; from fleet.entry import main; sys.argv = ['pruneseal', 'run']; main()"
+        f"import sys; sys.modules['{package}'] = None; from fleet.entry import main\n"
+        "sys.argv = ['pruneseal', 'run']; main()"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ended.returncode == 1
-    assert ended.stderr == "error: torch is not installed; install pruneseal[fleet] for every command but `serve`\n"
+    assert (
+        ended.stderr == f"error: {package} is not installed; install pruneseal[fleet] for every command but `serve`\n"
+    )
