@@ -29,7 +29,7 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import HEADLINE, NO_POWERPROP, NO_TARGET, OWN_SETTINGS, Cell
+from benchmarks.cells import HEADLINE, NO_POWERPROP, NO_TARGET, OWN_POWERPROP, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.tasks import TASKS
 from edge_client import models
@@ -209,9 +209,10 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
 
     def cell(seed: int, method: str, sparsity: float, partition: str, allocation: str) -> Cell:
         target, rule = (0.0, "") if method in NO_TARGET else (sparsity, allocation)
-        own = method in NO_POWERPROP or given.powerprop == OWN_SETTINGS.get(method, {}).get("powerprop")
-        beta = 0.0 if own else given.powerprop
-        return Cell(given.task, method, target, partition, seed, given.rounds, given.encrypted, beta, rule)
+        beta = 0.0 if method in NO_POWERPROP or given.powerprop == OWN_POWERPROP.get(method) else given.powerprop
+        return Cell(
+            given.task, method, target, partition, seed, given.rounds, given.encrypted, beta, rule, given.learning_rate
+        )
 
     if given.headline:
         return tuple(cell(seed, *one) for seed, one in product(SEEDS, HEADLINE) if one[0] in methods)
@@ -234,6 +235,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--partitions", nargs="+")
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEEDS[0]])
     parser.add_argument("--powerprop", type=float, default=0.0, help="beta of powerpropagation; 0: the method's own")
+    parser.add_argument("--learning-rate", type=float, default=0.0, help="instead of the task's")
     parser.add_argument("--allocation", choices=NAMES[1:], default="", help="instead of global; not of --headline")
     parser.add_argument("--headline", action="store_true", help="the headline cells with three seeds, no grid")
     parser.add_argument("--encrypted", action="store_true", help="run the product itself")

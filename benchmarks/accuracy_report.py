@@ -16,6 +16,9 @@ from edge_client.sparsify import METHODS
 FEDSPARSIFY: Final = [(method, variant) for method, _, _, variant in HEADLINE if method.startswith("fedsparsify")]
 """Methods and variants that the headline has: no other may decide its check."""
 
+_PANEL: Final = 4
+"""How many parts of a key say to which table a group belongs."""
+
 _COLUMNS: Final = 3
 """Panels of a figure, side by side."""
 
@@ -66,6 +69,7 @@ class Key(NamedTuple):
     task: str
     partition: str
     rounds: int
+    learning_rate: float
     method: str
     sparsity: float
     encrypted: bool
@@ -82,7 +86,8 @@ def groups(cells: Iterable[Mapping[str, Any]]) -> dict[Key, Group]:
     sorted_cells: dict[Key, list[Mapping[str, Any]]] = defaultdict(list)
     for found in cells:
         cell = Cell(**found["cell"])
-        key = Key(cell.task, cell.partition, cell.rounds, cell.method, cell.sparsity, cell.encrypted, cell.variant)
+        panel = (cell.task, cell.partition, cell.rounds, cell.learning_rate)
+        key = Key(*panel, cell.method, cell.sparsity, cell.encrypted, cell.variant)
         sorted_cells[key].append(found)
     return {key: _group(sorted(each, key=lambda f: f["cell"]["seed"])) for key, each in sorted(sorted_cells.items())}
 
@@ -103,21 +108,22 @@ def _group(cells: Sequence[Mapping[str, Any]]) -> Group:
 
 
 def checks(found: Mapping[Key, Group]) -> list[dict[str, Any]]:
-    """What must hold, of the cells that are there, for each number of rounds."""
-    return [check for rounds in sorted({key.rounds for key in found}) for check in _checks(found, rounds)]
+    """What must hold, of the cells that are there, for each number of rounds and learning rate."""
+    runs = sorted({(key.rounds, key.learning_rate) for key in found})
+    return [check for rounds, rate in runs for check in _checks(found, rounds, rate)]
 
 
-def _checks(found: Mapping[Key, Group], rounds: int) -> list[dict[str, Any]]:
+def _checks(found: Mapping[Key, Group], rounds: int, rate: float) -> list[dict[str, Any]]:
     made: list[tuple[str, float, str, bool]] = []
 
     def group(method: str, sparsity: float = 0.95, partition: str = "iid") -> Group | None:
-        return found.get(Key("fashion", partition, rounds, method, sparsity, encrypted=False))
+        return found.get(Key("fashion", partition, rounds, rate, method, sparsity, encrypted=False))
 
     dense, spafl, local = group("fedavg", 0.0), group("spafl", 0.0), group("fedsparsify-local")
     sparse = [
         one
         for key, one in found.items()
-        if key[:3] == ("fashion", "iid", rounds)
+        if key[:_PANEL] == ("fashion", "iid", rounds, rate)
         and (key.method, key.variant) in FEDSPARSIFY
         and (key.sparsity, key.encrypted) == (0.95, False)
         and dense is not None
@@ -139,7 +145,7 @@ def _checks(found: Mapping[Key, Group], rounds: int) -> list[dict[str, Any]]:
         text = "vote bytes by value bytes of FedSparsify-Local at 0.95"
         made.append((text, local.votes, f"<= {LARGEST_VOTES}", local.votes <= LARGEST_VOTES))
     return [
-        {"check": f"{text}, {rounds} rounds", "found": value, "limit": limit, "holds": holds}
+        {"check": f"{text}, {_run(rounds, rate)}", "found": value, "limit": limit, "holds": holds}
         for text, value, limit, holds in made
     ]
 
@@ -177,7 +183,7 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
         "and their ratio to 4 bytes a parameter, client and round.",
     ]
     for panel in _panels(found):
-        here = {key: group for key, group in found.items() if key[:3] == panel and not key.encrypted}
+        here = {key: group for key, group in found.items() if key[:_PANEL] == panel and not key.encrypted}
         lines += [
             "",
             f"## {_title(panel)}",
@@ -215,17 +221,23 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
     return "\n".join([*lines, "", *plots, ""])
 
 
-Panel = tuple[str, str, int]
-"""Task, partition, rounds."""
+Panel = tuple[str, str, int, float]
+"""Task, partition, rounds, learning rate: the first parts of a key."""
 
 
 def _panels(found: Iterable[Key]) -> list[Panel]:
-    return list(dict.fromkeys((key.task, key.partition, key.rounds) for key in found if not key.encrypted))
+    return list(
+        dict.fromkeys((key.task, key.partition, key.rounds, key.learning_rate) for key in found if not key.encrypted)
+    )
 
 
 def _title(panel: Panel) -> str:
-    task, partition, rounds = panel
-    return f"{TASKS[task].label}, {TASKS[task].partitions[partition]}, {rounds} rounds"
+    task, partition, rounds, rate = panel
+    return f"{TASKS[task].label}, {TASKS[task].partitions[partition]}, {_run(rounds, rate)}"
+
+
+def _run(rounds: int, rate: float) -> str:
+    return f"{rounds} rounds" + (f", learning rate {rate:g}" if rate else "")
 
 
 def figures(found: Mapping[Key, Group], out: Path) -> None:
@@ -241,7 +253,7 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
                     here = [
                         group
                         for key, group in found.items()
-                        if key[:3] == which and key.label == method and not key.encrypted
+                        if key[:_PANEL] == which and key.label == method and not key.encrypted
                     ]
                     points = sorted(
                         (g.sparsity if kind == "sparsity" else g.uplink / g.dense, 100 * g.mean) for g in here

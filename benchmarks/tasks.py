@@ -3,7 +3,9 @@
 Settings come from the papers or from what is usual for the data, and are the same for every method; no test row has
 chosen any of them. Data that comes by import path lies where it is said by ``PRUNESEAL_BENCH_DATA``.
 
-* ``fashion``: Fashion-MNIST (Xiao et al., arXiv:1708.07747), FedSparsify's network and settings (arXiv:2204.12430).
+* ``fashion``: Fashion-MNIST (Xiao et al., arXiv:1708.07747), FedSparsify's network and settings (arXiv:2204.12430) but
+  for the learning rate: the paper's 0.02 is meant for 200 rounds; with 0.1 dense FedAvg does better in 40, on
+  validation rows.
 * ``fashion-validation``: the same, with a tenth of its training rows in place of its test rows: to choose settings by.
 * ``activity``: phone and watch, accelerometer and gyroscope, 23 people (Matey-Sanz et al., Data in Brief 2023,
   10.1016/j.dib.2023.109809). A client is a person; five people whom no client has seen are the test set.
@@ -51,7 +53,7 @@ class Task:
 
 
 _VALIDATION_SEED: Final = 2022
-_FASHION: Final = {"epochs": 4, "batch_size": 32, "learning_rate": 0.02}
+_FASHION: Final = {"epochs": 4, "batch_size": 32, "learning_rate": 0.1}
 _DIVISIONS: Final = {"iid": "IID", "shards:2": "two classes a client", "dirichlet:0.1": "Dirichlet 0.1"}
 TASKS: Final = {
     "fashion": Task("Fashion-MNIST", None, "fashion-mlp", 10, _DIVISIONS, _FASHION),

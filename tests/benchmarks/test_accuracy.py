@@ -135,6 +135,24 @@ def test_a_cell_with_another_allocation_is_a_group_of_its_own_and_says_so() -> N
     assert {(cell.method, cell.allocation) for cell in cells} == {("fedavg", ""), ("topk", "erk")}
 
 
+def test_cells_at_another_learning_rate_have_tables_and_checks_of_their_own() -> None:
+    cell = replace(CELL, learning_rate=0.02)
+    assert cell.name == "tiny-group-fedsparsify-local-0.5-lr0.02-r3-s3"
+    assert (CELL.plan(None).learning_rate, cell.plan(None).learning_rate) == (0.1, 0.02)
+    dense, sparse = (
+        Cell("fashion", "fedavg", 0.0, "iid", 1, 1),
+        Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1),
+    )
+    slow = [replace(one, learning_rate=0.02) for one in (dense, sparse)]
+    assert [replace(one, method="spafl").plan("idx:x").learning_rate for one in (dense, slow[0])] == [0.02, 0.02]
+    found = groups([synthetic(one, [value]) for one, value in zip([dense, *slow], [0.9, 0.8, 0.795], strict=True)])
+    (check,) = checks(found)
+    assert check["check"].endswith("(IID), 1 rounds, learning rate 0.02")
+    assert check["found"] == pytest.approx(0.5)
+    given = accuracy._options(["--data", "idx:x", "--headline", "--learning-rate", "0.02"]).cells
+    assert {one.learning_rate for one in given} == {0.02}
+
+
 def test_a_claim_is_checked_only_where_its_cells_are_there_and_can_fail() -> None:
     dense = synthetic(Cell("fashion", "fedavg", 0.0, "iid", 1, 1), [0.90], uplink=1000)
     sparse = synthetic(Cell("fashion", "fedsparsify-global", 0.95, "iid", 1, 1), [0.88])
