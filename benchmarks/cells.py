@@ -8,12 +8,12 @@ from benchmarks.tasks import TASKS
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 
-OWN_SETTINGS: Final[Mapping[tuple[str, str], Mapping[str, Any]]] = {
-    ("fashion", "spafl"): {"learning_rate": 0.02},
-    ("fashion-validation", "spafl"): {"learning_rate": 0.02},
-}
-"""Settings of a task in which a method differs. SpaFL's thresholds are trained at the learning rate of the weights, and
-its authors' is small: 0.001 with momentum 0.9."""
+_OWN_RATES: Final = {"sparsyfed": 0.5, "spafl": 0.02}
+"""Powerpropagation shortens steps, so the rate of SparsyFed's authors is large. SpaFL's thresholds move at the rate of
+the weights, so that of its authors is small (0.001 with momentum 0.9)."""
+
+OWN_RATES: Final[Mapping[str, Mapping[str, float]]] = {"fashion": _OWN_RATES, "fashion-validation": _OWN_RATES}
+"""By task: the learning rates of the methods that do not take the task's."""
 
 OWN_POWERPROP: Final[Mapping[str, float]] = {"sparsyfed": 1.25}
 """Beta where a method's paper fixes it."""
@@ -92,8 +92,8 @@ class Cell:
         own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
         if beta := self.powerprop or OWN_POWERPROP.get(self.method):
             own["powerprop"] = beta
-        if self.learning_rate:
-            own["learning_rate"] = self.learning_rate
+        if rate := self.learning_rate or OWN_RATES.get(self.task, {}).get(self.method):
+            own["learning_rate"] = rate
         if self.allocation:
             own["allocation"] = self.allocation
         return Plan(
@@ -105,5 +105,5 @@ class Cell:
             data=source,
             partition=self.partition,
             seed=self.seed,
-            **{**task.settings, **OWN_SETTINGS.get((self.task, self.method), {}), **own},
+            **{**task.settings, **own},
         )
