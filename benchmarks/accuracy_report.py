@@ -1,6 +1,6 @@
 """What the cells of `benchmarks/accuracy.py` came to: groups over seeds, checks, tables and plots."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -231,6 +231,12 @@ def _panels(found: Iterable[Key]) -> list[Panel]:
     )
 
 
+def _points(found: Iterable[Key]) -> dict[Panel, int]:
+    """How many sparsities the method that has most of them has in each table."""
+    counts = Counter((*key[:_PANEL], key.label) for key in found if not key.encrypted)
+    return {panel: max(n for one, n in counts.items() if one[:_PANEL] == panel) for panel in _panels(found)}
+
+
 def _title(panel: Panel) -> str:
     task, partition, rounds, rate = panel
     return f"{TASKS[task].label}, {TASKS[task].partitions[partition]}, {_run(rounds, rate)}"
@@ -241,8 +247,11 @@ def _run(rounds: int, rate: float) -> str:
 
 
 def figures(found: Mapping[Key, Group], out: Path) -> None:
-    """Accuracy by sparsity, and by bytes up: one panel a task and division, one line a method."""
-    panels = _panels(found)
+    """Accuracy by sparsity, and by bytes up: one panel a table, one line a method.
+
+    Where a method has several sparsities in some tables, those are drawn and the others left out.
+    """
+    panels = [panel for panel, most in _points(found).items() if most > 1] or _panels(found)
     methods = sorted({key.label for key in found}, key=lambda label: ([*METHODS].index(label.split(",")[0]), label))
     for kind, label in (("sparsity", "share of zero parameters"), ("uplink", "uplink of dense FedAvg's")):
         rows, columns = -(-len(panels) // _COLUMNS), min(len(panels), _COLUMNS)
