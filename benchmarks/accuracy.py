@@ -169,7 +169,8 @@ def run_all(options: Options) -> None:
             for future in futures:
                 future.result()
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            for future in futures:
+                future.cancel()  # the pool's own way is undone as its context ends
             raise
     for cell in options.cells:
         if cell.encrypted:

@@ -1,6 +1,7 @@
 """``benchmarks.accuracy``: cells that are kept, groups over seeds, checks, pages."""
 
 import json
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import accuracy, tasks
-from benchmarks.accuracy import Options, report, restore, run_cell
+from benchmarks.accuracy import Options, report, restore, run_all, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import HEADLINE, Cell
 from benchmarks.tasks import TASKS, Task
@@ -54,6 +55,23 @@ def test_settings_that_plans_have_gained_since_count_as_their_defaults(tmp_path:
     del stored["plan"]["granularity"]
     file.write_text(json.dumps(stored))
     assert run_cell(CELL, None, tmp_path)["accuracy"] == stored["accuracy"]
+
+
+def cell_run(cell: Cell, data: str | None, work: Path) -> None:
+    """Stands for a cell, in a process of the pool: says that it has begun, and fails if it is the first."""
+    (work / str(cell.seed)).touch()
+    if cell.seed == 0:
+        raise DataError("no rows")
+    time.sleep(0.3)
+
+
+def test_after_a_cell_that_fails_few_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "run_cell", cell_run)
+    made = replace(options(tmp_path), cells=tuple(replace(CELL, seed=seed) for seed in range(12)))
+    made.work.mkdir()
+    with pytest.raises(DataError, match="no rows"):
+        run_all(made)
+    assert len(list(made.work.iterdir())) <= 4, "but for those that were on their way to the process"
 
 
 def test_the_page_names_every_cell_and_is_made_of_all_files(tmp_path: Path) -> None:
