@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 import numpy as np
+from matplotlib.ticker import NullFormatter
 
 from benchmarks.cells import HEADLINE, NO_TARGET, Cell
 from benchmarks.page import check_table, drawing, head
@@ -272,11 +273,12 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
                         panel.plot(
                             *zip(*points, strict=True), f"o{style}", color=f"C{number}", label=method, markersize=4
                         )
-                panel.set_title(_title(which))
+                panel.set_title(_title(which).replace(", ", "\n", 1), fontsize="medium")
                 panel.set_xlabel(label)
                 panel.grid(alpha=0.3)
                 if kind == "uplink":
                     panel.set_xscale("log")
+                    panel.xaxis.set_minor_formatter(NullFormatter())
             for panel in axes[::_COLUMNS]:
                 panel.set_ylabel("test accuracy, %")
             handles = {
