@@ -7,9 +7,9 @@ again, nor is one that the results in ``--out`` hold already; tables and plots a
 say which they are.
 
 Accuracies are those of the global model on all test rows after each round; for spafl, whose weights stay at home, the
-mean of the clients' own models, each on its part of the test rows. Nothing is chosen by them: settings are those of
-`benchmarks/tasks.py` for all methods, and the figures are those after the last round. What there was to choose was
-chosen on the task ``fashion-validation``, whose test rows are taken from the training rows.
+mean of the clients' own models, each on its part of the test rows. Settings are those of
+`benchmarks/tasks.py` for all methods but for those in `benchmarks/cells.py`, and the figures are those after the last
+round. To choose settings there is the task ``fashion-validation``, whose test rows are taken from the training rows.
 """
 
 import argparse

@@ -1,7 +1,8 @@
 """The learning tasks of `benchmarks/accuracy.py`: data, networks, and the settings that all methods share.
 
-Settings come from the papers or from what is usual for the data, and are the same for every method; no test row has
-chosen any of them. Data that comes by import path lies where it is said by ``PRUNESEAL_BENCH_DATA``.
+Settings come from the papers or from what is usual for the data, and hold for every method but where
+`benchmarks/cells.py` says otherwise; `benchmarks/README.md` says how they were chosen. Data that comes by import path
+lies where it is said by ``PRUNESEAL_BENCH_DATA``.
 
 * ``fashion``: Fashion-MNIST (Xiao et al., arXiv:1708.07747), FedSparsify's network and settings (arXiv:2204.12430) but
   for the learning rate: the paper's 0.02 is meant for 200 rounds; with 0.1 dense FedAvg does better in 40, on
