@@ -149,7 +149,7 @@ class Site:
     def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
         end = time.monotonic() + seconds
         while not ready():
-            assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs()[-6000:]}"
+            assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs('--tail=15')}"
             time.sleep(0.5)
 
 

@@ -1,20 +1,24 @@
-"""``edge_client.supernode``: a SuperNode that has failed does not live on, and none waits for ever for a reply."""
+"""``edge_client.supernode``: no SuperNode that has failed lives on, waits for ever, or is one answer late."""
 
 import logging
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.common.constant import Status, SubStatus
+from flwr.proto.message_pb2 import ObjectTree
 from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects, get_object_tree
 from flwr.supercore.object_store.in_memory_object_store import InMemoryObjectStore
+from flwr.supercore.run import Run, RunNotRunningException, RunStatus
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.supernode import start_client_internal as flower
+from flwr.supernode.nodestate.in_memory_nodestate import InMemoryNodeState
 
 from edge_client import supernode
-from edge_client.supernode import patiently
+from edge_client.supernode import Post
 
 FAILING = """
 import threading, time
@@ -43,23 +47,6 @@ def test_it_ends_with_an_exit_code_although_other_threads_live(end: str) -> None
     assert "the SuperNode has failed; start it again" in done.stderr
 
 
-class State:
-    """A SuperNode's state with one reply to send."""
-
-    def __init__(self, reply: Message) -> None:
-        self.reply, self.deleted = reply, set[str]()
-
-    def get_messages_legacy(self, *, is_reply: bool) -> list[Message]:
-        assert is_reply
-        return [self.reply]
-
-    def get_message_processing_duration(self, message_id: str) -> float:
-        return 1.0
-
-    def delete_messages(self, message_ids: Sequence[str]) -> None:
-        self.deleted |= set(message_ids)
-
-
 @pytest.fixture
 def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
     """What Flower's messages ask for when they are made."""
@@ -67,57 +54,186 @@ def flower_task(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(TaskIdentity, name, 1)
 
 
-def pushed(lost: int) -> tuple[State, dict[str, bytes], dict[str, bytes]]:
-    """Let Flower send a reply of which some objects never came: its state, what was there, and what was sent."""
-    request = Message(RecordDict(), dst_node_id=1, message_type="train")
-    vars(request.metadata)["_message_id"] = "request"
-    reply = Message(RecordDict({"config": ConfigRecord({"blob": b"contribution"})}), reply_to=request)
-    vars(reply.metadata)["_message_id"] = reply.object_id
-    objects = {name: entry.deflate() for name, entry in get_all_nested_objects(reply).items()}
-    store, there = InMemoryObjectStore(verify=False), dict([*objects.items()][: len(objects) - lost])
-    store.preregister(1, get_object_tree(reply))
-    for name, content in there.items():
-        store.put(name, content)
-    state, sent = State(reply), dict[str, bytes]()
-    patiently(flower._push_messages)(
-        state=state,
-        object_store=store,
-        send=lambda message, tree, seconds: ({*objects}, "session"),
-        push_object=lambda run, session, name, content: sent.update({name: content}),
-    )
-    assert store.get(reply.object_id) is None  # forgotten
-    return state, there, sent
+class Node:
+    """A SuperNode's state and its steps, with a SuperLink and client apps that do as they are told."""
+
+    def __init__(self) -> None:
+        self.store = InMemoryObjectStore(verify=False)
+        self.state = InMemoryNodeState(self.store)
+        self.post = Post(flower._pull_and_store_message, flower._push_messages)
+        self.inbox: list[Message] = []
+        self.over: set[int] = set()
+        self.sent: list[str] = []
+        self.objects: dict[str, bytes] = {}
+        self.pushed: dict[str, bytes] = {}
+        self.on_confirm: Callable[[], None] = lambda: None
+        for run in (1, 2):
+            running = RunStatus(Status.RUNNING, "", "")
+            self.state.store_run(Run(run, "", "", "", {}, "", "", "", "", running, "", "", 1, 0, 0, 0.0))
+
+    def ask(self, run: int, text: str) -> Message:
+        """Let the SuperLink have a message for this node."""
+        message = Message(RecordDict({"call": ConfigRecord({"text": text})}), dst_node_id=1, message_type="train")
+        vars(message.metadata).update(_run_id=run, _src_node_id=9)
+        vars(message.metadata)["_message_id"] = message.object_id
+        self.inbox.append(message)
+        return message
+
+    def step(self) -> bool:
+        """What the loop of Flower's SuperNode does; whether there was anything to push."""
+        contents: dict[str, bytes] = {}
+
+        def receive() -> tuple[Message, ObjectTree] | None:
+            if not self.inbox:
+                return None
+            message = self.inbox.pop(0)
+            contents.update((name, entry.deflate()) for name, entry in get_all_nested_objects(message).items())
+            return message, get_object_tree(message)
+
+        def confirm(run: int, message: str) -> None:
+            self.on_confirm()
+            self.require_running(run)
+
+        def never(*_: object) -> Run:
+            raise AssertionError("the runs are known")
+
+        run = self.post.pull(
+            state=self.state,
+            object_store=self.store,
+            node_config={},
+            receive=receive,
+            get_run=never,
+            get_fab=never,
+            pull_object=lambda run, name: contents[name],
+            confirm_message_received=confirm,
+            trusted_entities=None,
+        )
+        if run is not None:
+            self.post.push(self.state, self.store, send=self.send, push_object=self.push_object)
+        return run is not None
+
+    def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
+        self.require_running(message.metadata.run_id)
+        self.sent.append(message.metadata.reply_to_message_id)
+        return {*self.objects}, "session"
+
+    def push_object(self, run: int, session: str, name: str, content: bytes) -> None:
+        self.pushed[name] = content
+
+    def require_running(self, run: int) -> None:
+        if run in self.over:
+            raise RunNotRunningException
+
+    def answer(self, run: int, lost: int = 0) -> None:
+        """Let a client app take the run's message and hand over its reply, but for some objects."""
+        (message,) = self.state.get_messages_legacy(run_ids=[run], is_reply=False, limit=1)
+        self.reply_to(message, lost)
+
+    def reply_to(self, message: Message, lost: int = 0) -> None:
+        self.state.record_message_processing_start(message.metadata.message_id)
+        reply = Message(RecordDict({"config": ConfigRecord({"to": message.metadata.message_id})}), reply_to=message)
+        vars(reply.metadata)["_message_id"] = reply.object_id
+        self.store.preregister(message.metadata.run_id, get_object_tree(reply))
+        self.objects = {name: entry.deflate() for name, entry in get_all_nested_objects(reply).items()}
+        for name in [*self.objects][: len(self.objects) - lost]:
+            self.store.put(name, self.objects[name])
+        self.state.record_message_processing_end(message.metadata.message_id)
+        self.state.store_message(reply)
+
+    def end_tasks(self) -> None:
+        """Let the client apps end without a reply."""
+        for task in self.state.get_tasks():
+            self.state.finish_task(task.task_id, SubStatus.FAILED, "it could not read its message")
 
 
-@pytest.mark.usefixtures("flower_task")
+@pytest.fixture
+def node(flower_task: None) -> Node:
+    return Node()
+
+
+def test_a_message_of_a_running_run_is_answered(node: Node) -> None:
+    asked = node.ask(1, "train")
+    node.on_confirm = lambda: node.answer(1)
+    assert node.step()
+    assert node.sent == [asked.metadata.message_id]
+    assert node.pushed == node.objects
+    assert not node.step()
+
+
 @pytest.mark.parametrize("lost", [1, 2])
 def test_a_reply_that_a_killed_app_never_finished_is_given_up(
-    lost: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    node: Node, lost: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(supernode, "PATIENCE", 0.3)
     monkeypatch.setattr(logging.getLogger("flwr"), "propagate", True)
-    state, there, sent = pushed(lost)
-    assert there
-    assert sent.items() < there.items() or sent == there
-    assert state.deleted == {state.reply.metadata.message_id, "request"}
+    node.ask(1, "train")
+    node.on_confirm = lambda: node.answer(1, lost)
+    assert node.step()
+    assert node.pushed.items() < node.objects.items()
     assert "the client app has ended while it handed over its reply" in caplog.text
+    asked = node.ask(1, "train again")
+    node.on_confirm = lambda: node.answer(1)
+    assert node.step()
+    assert node.sent[1:] == [asked.metadata.message_id]
 
 
-@pytest.mark.usefixtures("flower_task")
-def test_a_whole_reply_is_sent_as_it_is() -> None:
-    state, there, sent = pushed(0)
-    assert sent == there
-    assert state.deleted == {state.reply.metadata.message_id, "request"}
+def test_the_task_of_a_message_whose_run_ends_meanwhile_ends_too(node: Node) -> None:
+    node.ask(1, "train")
+    node.over = {1}
+    assert not node.step()
+    assert [task.status.status for task in node.state.get_tasks()] == [Status.FINISHED]
+    assert node.state.get_messages_legacy() == []
+    assert len(node.store) == 0
+
+
+def test_an_answer_to_a_run_that_is_over_is_not_taken_for_the_next_one(node: Node) -> None:
+    node.ask(1, "train")
+    node.over = {1}
+    node.on_confirm = lambda: node.answer(1)
+    assert not node.step()
+    asked = node.ask(2, "train")
+    node.on_confirm = lambda: node.answer(2)
+    assert node.step()
+    assert node.sent == []  # it was the old run's, which nobody wants
+    assert node.step()
+    assert node.sent == [asked.metadata.message_id]
+    assert not node.step()
+
+
+def test_an_app_that_ends_without_a_reply_does_not_hold_the_node_up(
+    node: Node, caplog: pytest.LogCaptureFixture
+) -> None:
+    node.ask(1, "train")
+    node.on_confirm = node.end_tasks
+    assert node.step()
+    assert node.sent == []
+    assert "the client app has ended without a reply" in caplog.text
+    asked = node.ask(1, "train again")
+    node.on_confirm = lambda: node.answer(1)  # to this message: the first is gone
+    assert node.step()
+    assert node.sent == [asked.metadata.message_id]
+
+
+def test_an_answer_that_comes_late_is_sent_without_another_message(node: Node) -> None:
+    late = node.ask(1, "train")
+    node.on_confirm = node.end_tasks
+    assert node.step()
+    assert not node.step()
+    node.reply_to(late)
+    assert node.step()
+    assert node.sent == [late.metadata.message_id]
+    assert not node.step()
 
 
 def test_the_supernode_runs_with_it() -> None:
     before = flower._push_messages
     code = (
         "from flwr.supernode import start_client_internal as flower\nfrom edge_client import supernode\n"
-        "supernode.flower_supernode = lambda: print(flower._push_messages.__qualname__)\nsupernode.main()\n"
+        "steps = lambda: (flower._pull_and_store_message.__qualname__, flower._push_messages.__qualname__)\n"
+        "supernode.flower_supernode = lambda: print(*steps())\nsupernode.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False
     )
-    assert done.stdout.split() == ["patiently.<locals>.push"]
+    assert done.stdout.split() == ["Post.pull", "Post.push"]
     assert before.__qualname__ == "_push_messages"
