@@ -6,11 +6,11 @@
 * When a client app is killed while it hands over its reply, Flower's SuperNode waits for the rest of it for ever, and
   answers nothing else. Here it gives the reply up: the node is lost for that message, not for
   the run.
-* When a client app ends without a reply, Flower's SuperNode waits for one for ever. Here it waits no longer.
+* When a client app gives up without a reply, Flower's SuperNode waits for one for ever. Here it answers with an error.
 * When a run ends while Flower's SuperNode receives a message of it, the message's task stays: its app waits for the
   rest of the message, or answers a run that nobody asks any more, and the SuperNode takes that answer for the one to
   the next message, whose own answer then lies there until yet another message comes. So a node would be one answer
-  behind ever after. Here the task ends with its message, and every answer is sent as soon as it is there.
+  behind ever after. Here the task ends with its message, and a message is done when its own answer is sent.
 """
 
 import logging
@@ -26,9 +26,11 @@ from flwr.supercore.object_store import ObjectStore
 from flwr.supernode import start_client_internal as flower
 from flwr.supernode.cli import flower_supernode
 from flwr.supernode.nodestate import NodeState
+from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
 
 PATIENCE: Final = 60.0
 """Seconds that a part of a reply, at most some megabytes from the next process, may take."""
+_TICK: Final = 0.1
 
 _log = logging.getLogger("pruneseal.supernode")
 
@@ -56,50 +58,29 @@ class _Impatient:
         return content
 
 
-class _Received:
-    """A node's state that notes what a pull has made: the message and its task."""
+class _NoAnswer(Exception):
+    """The app of a message has ended, and there is no reply."""
+
+
+class _Exchange:
+    """A node's state, on account of one message: it notes the message and its task, and whether it is answered."""
 
     def __init__(self, state: NodeState) -> None:
         self._state = state
-        self.message = ""
-        self.task: int | None = None
-
-    def forget(self, object_store: ObjectStore) -> None:
-        """Let no app work on the message."""
-        if self.task is not None:
-            self._state.finish_task(self.task, SubStatus.FAILED, "its message is forgotten")
-            self._state.delete_messages(message_ids=[self.message])
-            object_store.delete(self.message)
-
-    def ended(self) -> bool:
-        """Whether the task has ended."""
-        tasks = self._state.get_tasks(task_ids=[self.task]) if self.task is not None else []
-        return any(task.status.status == Status.FINISHED for task in tasks)
+        self._task: int | None = None
+        self.message: Message | None = None
+        self.answered = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._state, name)
 
     def create_task(self, **named: Any) -> int | None:
-        self.task = self._state.create_task(**named)
-        return self.task
+        self._task = self._state.create_task(**named)
+        return self._task
 
     def store_message(self, message: Message) -> str | None:
-        self.message = message.metadata.message_id
+        self.message = message
         return self._state.store_message(message)
-
-
-class _NoAnswer(Exception):
-    """The app of a task has ended, and there is no reply."""
-
-
-class _Answered:
-    """A node's state that gives the replies which were found before, and does not let anybody wait for one in vain."""
-
-    def __init__(self, state: NodeState, found: Sequence[Message], received: _Received) -> None:
-        self._state, self._found, self._received = state, found, received
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._state, name)
 
     def get_messages_legacy(self, **named: Any) -> Sequence[Message]:
         """The replies to send.
@@ -107,13 +88,25 @@ class _Answered:
         Raises:
             _NoAnswer: There will be none.
         """
-        if self._found:
-            return self._found
-        ended = self._received.ended()  # asked first: an app hands over its reply before it ends
+        pending = self.pending()  # asked first: an app hands over its reply before it ends
         replies = self._state.get_messages_legacy(**named)
-        if ended and not replies:
+        if not replies and not pending:
             raise _NoAnswer
+        asked = self.message.metadata.message_id if self.message else ""
+        self.answered |= self._task is None or any(asked == reply.metadata.reply_to_message_id for reply in replies)
         return replies
+
+    def pending(self) -> bool:
+        """Whether the task has yet to end."""
+        tasks = self._state.get_tasks(task_ids=[self._task]) if self._task is not None else []
+        return any(task.status.status != Status.FINISHED for task in tasks)
+
+    def forget(self, object_store: ObjectStore) -> None:
+        """Let no app work on the message."""
+        if self._task is not None and self.message is not None:
+            self._state.finish_task(self._task, SubStatus.FAILED, "its message is forgotten")
+            self._state.delete_messages(message_ids=[self.message.metadata.message_id])
+            object_store.delete(self.message.metadata.message_id)
 
 
 class Post:
@@ -121,33 +114,36 @@ class Post:
 
     Args:
         pull: Flower's `_pull_and_store_message`, which gives the run of the message, or None where there is none.
-        push: Flower's `_push_messages`, which waits for a reply, logs what goes wrong and forgets the reply.
+        push: Flower's `_push_messages`, which waits for replies, logs what goes wrong and forgets them.
     """
 
     def __init__(self, pull: Callable[..., int | None], push: Callable[..., None]) -> None:
         self._pull, self._push = pull, push
-        self._found: Sequence[Message]
-        self._received: _Received
+        self._exchange: _Exchange | None = None
 
     def pull(self, state: NodeState, object_store: ObjectStore, **named: Any) -> int | None:
-        """Pull a message, unless a reply lies there: that goes first."""
-        self._received = _Received(state)
-        self._found = state.get_messages_legacy(is_reply=True)
-        if self._found:
-            return self._found[0].metadata.run_id
-        run = self._pull(state=self._received, object_store=object_store, **named)
+        """Pull a message, as soon as the task of the last one has ended."""
+        while self._exchange is not None and self._exchange.pending():
+            time.sleep(_TICK)
+        self._exchange = _Exchange(state)
+        run = self._pull(state=self._exchange, object_store=object_store, **named)
         if run is None:
-            self._received.forget(object_store)
+            self._exchange.forget(object_store)
         return run
 
     def push(self, state: NodeState, object_store: ObjectStore, **named: Any) -> None:
-        """Push the replies that lie there, or else wait for one."""
+        """Push replies until that to the message which was pulled is among them."""
+        exchange, store = self._exchange or _Exchange(state), _Impatient(object_store)
         try:
-            answered = _Answered(state, self._found, self._received)
-            self._push(state=answered, object_store=_Impatient(object_store), **named)
+            while not exchange.answered:
+                self._push(state=exchange, object_store=store, **named)
         except _NoAnswer:
             _log.error("the client app has ended without a reply; the trainer's log says why")
-            self._received.forget(object_store)
+            exchange.forget(object_store)
+            if exchange.message is not None:
+                error = Message(CLIENT_APP_CRASHED_ERROR, reply_to=exchange.message)
+                vars(flower)["_insert_message"](error, state, object_store)
+                self._push(state=state, object_store=store, **named)
 
 
 def main() -> None:

@@ -3,6 +3,8 @@
 import logging
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +66,7 @@ class Node:
         self.inbox: list[Message] = []
         self.over: set[int] = set()
         self.sent: list[str] = []
+        self.errors: list[str] = []
         self.objects: dict[str, bytes] = {}
         self.pushed: dict[str, bytes] = {}
         self.on_confirm: Callable[[], None] = lambda: None
@@ -80,7 +83,15 @@ class Node:
         return message
 
     def step(self) -> bool:
-        """What the loop of Flower's SuperNode does; whether there was anything to push."""
+        """What the loop of Flower's SuperNode does, in a few seconds; whether there was anything to push."""
+        there: list[bool] = []
+        thread = threading.Thread(target=lambda: there.append(self._step()), daemon=True)
+        thread.start()
+        thread.join(10)
+        assert there, "the node waits for something that does not come"
+        return there[0]
+
+    def _step(self) -> bool:
         contents: dict[str, bytes] = {}
 
         def receive() -> tuple[Message, ObjectTree] | None:
@@ -115,6 +126,8 @@ class Node:
     def send(self, message: Message, tree: ObjectTree, seconds: float) -> tuple[set[str], str]:
         self.require_running(message.metadata.run_id)
         self.sent.append(message.metadata.reply_to_message_id)
+        if message.has_error():
+            self.errors.append(message.error.reason or "")
         return {*self.objects}, "session"
 
     def push_object(self, run: int, session: str, name: str, content: bytes) -> None:
@@ -124,12 +137,9 @@ class Node:
         if run in self.over:
             raise RunNotRunningException
 
-    def answer(self, run: int, lost: int = 0) -> None:
-        """Let a client app take the run's message and hand over its reply, but for some objects."""
+    def answer(self, run: int, lost: int = 0, *, ends: bool = True) -> None:
+        """Let a client app take the run's message and hand over its reply, but for some objects, and end."""
         (message,) = self.state.get_messages_legacy(run_ids=[run], is_reply=False, limit=1)
-        self.reply_to(message, lost)
-
-    def reply_to(self, message: Message, lost: int = 0) -> None:
         self.state.record_message_processing_start(message.metadata.message_id)
         reply = Message(RecordDict({"config": ConfigRecord({"to": message.metadata.message_id})}), reply_to=message)
         vars(reply.metadata)["_message_id"] = reply.object_id
@@ -139,6 +149,8 @@ class Node:
             self.store.put(name, self.objects[name])
         self.state.record_message_processing_end(message.metadata.message_id)
         self.state.store_message(reply)
+        if ends:
+            self.end_tasks()
 
     def end_tasks(self) -> None:
         """Let the client apps end without a reply."""
@@ -192,37 +204,35 @@ def test_an_answer_to_a_run_that_is_over_is_not_taken_for_the_next_one(node: Nod
     node.on_confirm = lambda: node.answer(1)
     assert not node.step()
     asked = node.ask(2, "train")
-    node.on_confirm = lambda: node.answer(2)
-    assert node.step()
-    assert node.sent == []  # it was the old run's, which nobody wants
+    node.on_confirm = lambda: threading.Timer(1, node.answer, [2]).start()
     assert node.step()
     assert node.sent == [asked.metadata.message_id]
     assert not node.step()
 
 
-def test_an_app_that_ends_without_a_reply_does_not_hold_the_node_up(
-    node: Node, caplog: pytest.LogCaptureFixture
-) -> None:
-    node.ask(1, "train")
+def test_an_app_that_ends_without_a_reply_is_answered_for(node: Node, caplog: pytest.LogCaptureFixture) -> None:
+    lost = node.ask(1, "train")
     node.on_confirm = node.end_tasks
     assert node.step()
-    assert node.sent == []
+    assert node.sent == [lost.metadata.message_id]
+    assert node.errors == ["ClientApp stopped responding."]
     assert "the client app has ended without a reply" in caplog.text
     asked = node.ask(1, "train again")
     node.on_confirm = lambda: node.answer(1)  # to this message: the first is gone
     assert node.step()
-    assert node.sent == [asked.metadata.message_id]
+    assert node.sent == [lost.metadata.message_id, asked.metadata.message_id]
 
 
-def test_an_answer_that_comes_late_is_sent_without_another_message(node: Node) -> None:
-    late = node.ask(1, "train")
-    node.on_confirm = node.end_tasks
+def test_no_message_is_received_before_the_task_of_the_last_one_has_ended(node: Node) -> None:
+    first, second = node.ask(1, "train"), node.ask(1, "train again")
+    node.on_confirm = lambda: node.answer(1, ends=False)
     assert node.step()
-    assert not node.step()
-    node.reply_to(late)
+    begun = time.monotonic()
+    threading.Timer(1, node.end_tasks).start()
+    node.on_confirm = lambda: node.answer(1)
     assert node.step()
-    assert node.sent == [late.metadata.message_id]
-    assert not node.step()
+    assert time.monotonic() - begun > 0.9
+    assert node.sent == [first.metadata.message_id, second.metadata.message_id]
 
 
 def test_the_supernode_runs_with_it() -> None:
