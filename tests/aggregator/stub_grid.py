@@ -292,11 +292,6 @@ def silent(ask: Ask) -> None:
     """The node is gone before it does anything."""
 
 
-def late(ask: Ask) -> None:
-    """The reply arrives after the deadline, among the replies to the next message."""
-    ask.grid.late.append(ask.reply(*ask.honest()))
-
-
 def fails(reason: str | None) -> Behaviour:
     """The node answers with Flower's error reply."""
     return lambda ask: Message(Error(110, reason), reply_to=ask.message)
@@ -305,6 +300,11 @@ def fails(reason: str | None) -> Behaviour:
 def sends(change: Change) -> Behaviour:
     """The node changes its honest frame before it sends it."""
     return lambda ask: ask.reply(change(ask, ask.honest()[0]))
+
+
+def unsigned(ask: Ask, frame: bytes) -> bytes:
+    """The same message, with zeros for its signature."""
+    return frame[:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES)
 
 
 def signed_by_another(ask: Ask, frame: bytes) -> bytes:

@@ -2,8 +2,9 @@
 
 Here is what needs processes. What a node or an aggregator can do with the messages alone is attacked one level below,
 where every variant is cheap: replayed, foreign, forged and plaintext contributions in
-``tests/aggregator/test_rounds.py``; cohorts and sums offered to a client in ``tests/edge_client/test_round.py`` and
-``test_client.py``; two models in one round in both.
+``tests/aggregator/test_rounds_refusals.py``; cohorts offered to a client in ``tests/edge_client/test_round_cohorts.py``
+and ``test_client_contributing.py``, sums in ``test_round_opening.py`` and ``test_client.py``; two models in one round
+in ``tests/aggregator/test_rounds_stopped.py`` and ``test_round_cohorts.py``.
 """
 
 import json

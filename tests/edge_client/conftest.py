@@ -1,11 +1,43 @@
 """Shared by the tests of the client."""
 
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 
-from tests.edge_client.federation import Federation, federation, tiny_plan
+from edge_client.client import Client
+from tests.edge_client.federation import PLAN, Federation, Played, Stage, federation, play_round, tiny_plan
+from tests.edge_client.scene import Scene, scene
 
 
 @pytest.fixture
 def fed() -> Federation:
     """Four nodes and a plan that trains in milliseconds."""
     return federation(tiny_plan())
+
+
+@pytest.fixture(scope="module")
+def four() -> Scene:
+    """A round in which four of six nodes are ready."""
+    return scene()
+
+
+@pytest.fixture(scope="module")
+def six() -> Scene:
+    """A round in which all six nodes are ready."""
+    return scene(6)
+
+
+@pytest.fixture
+def stage(tmp_path: Path) -> Stage:
+    """Six clients that have trained on parts of one size."""
+    return Stage(tmp_path, replace(PLAN, partition="iid"))
+
+
+@pytest.fixture(scope="module")
+def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Mapping[int, Client], Played]:
+    """Four nodes after one whole round."""
+    fed = federation(PLAN)
+    clients = fed.clients(tmp_path_factory.mktemp("played"))
+    return fed, clients, play_round(clients, fed, 1, b"")

@@ -52,6 +52,13 @@ def tiny_plan(**changes: Any) -> Plan:
     return replace(plan, **changes)
 
 
+FIRST: Final = Call(RUN, 1, 1)
+"""The first attempt of the first round."""
+
+PLAN: Final = tiny_plan(method="fedsparsify-global")
+"""A tiny plan that prunes."""
+
+
 @dataclass(frozen=True)
 class Federation:
     """The roster of some nodes and what each of them was provisioned with."""
@@ -92,6 +99,32 @@ def federation(
     made = factories.kits(plan, numbers[:nodes])
     kits = {node: replace(kit, secret=cohort_secret, roster=roster) for node, kit in made.items()}
     return Federation(plan, secret, roster, kits)
+
+
+class Stage:
+    """Six nodes that have all trained for round 1."""
+
+    def __init__(self, folder: Path, plan: Plan = PLAN) -> None:
+        self.folder = folder
+        self.fed = federation(plan, nodes=6)
+        self.clients = self.fed.clients(folder)
+        self.trained = {node: client.train(FIRST, b"") for node, client in self.clients.items()}
+
+    def cohort(self, *nodes: int) -> bytes:
+        """The announcement of these nodes' attendances."""
+        return gather_cohort([self.trained[node].payload for node in nodes], self.fed.roster).encode()
+
+    def state(self, node: int) -> Path:
+        """The folder of a node's state."""
+        return self.folder / str(node) / "state"
+
+
+def one_client(folder: Path, fed: Federation, plan: Plan, **changes: object) -> Client:
+    """The first node, whose kit was provisioned for whatever plan this is."""
+    kit = fed.write(NODES[0], folder / "kit")
+    (kit / PLAN_FILE).write_text(plan.digest.hex())
+    settings = Settings(kit, kit / "state", None, 0, 4, 1)
+    return Client(replace(settings, **changes), plan)  # type: ignore[arg-type]
 
 
 def pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:

@@ -18,8 +18,7 @@ from edge_client.train import insert
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
-from tests.edge_client.federation import RUN, federation, play_round
-from tests.edge_client.test_client import PLAN
+from tests.edge_client.federation import PLAN, RUN, federation, play_round
 
 ECHO = (sys.executable, "-c", "import sys; print(*sys.argv[1:])")
 

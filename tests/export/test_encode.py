@@ -1,88 +1,24 @@
-"""``export.encode``: sparse weights take an order of magnitude fewer bytes, and come back bit for bit."""
+"""``export.encode``: a coded file decodes to the dense one and computes the same bits; anything else is refused."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from onnx import TensorProto, numpy_helper
-from onnx.helper import make_graph, make_model, make_node, make_opsetid, make_tensor_value_info
+from onnx.helper import make_graph, make_node, make_tensor_value_info
 from onnx.reference import ReferenceEvaluator
 
-from edge_client import models
 from export import encode as module
 from export.convert import convert
 from export.encode import Form, decode, encode, gaps
 from protocol.errors import ExportError
+from tests.export.coding import adding, at, file_of, initializers, operators, same_bits, session, sparse
 
 FOLDED = {"ScatterElements", "CumSum", "ConstantOfShape", "BitwiseAnd", "Gather", "Cast", "Slice"}
-
-
-def initializers(data: bytes) -> dict[str, np.ndarray]:
-    return {
-        tensor.name: numpy_helper.to_array(tensor) for tensor in onnx.load_model_from_string(data).graph.initializer
-    }
-
-
-def same_bits(a: np.ndarray, b: np.ndarray) -> bool:
-    return (a.dtype, a.shape, a.tobytes()) == (b.dtype, b.shape, b.tobytes())
-
-
-def session(data: bytes, optimised: Path | None = None) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    if optimised:
-        options.optimized_model_filepath = str(optimised)
-    return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-
-
-def operators(data: bytes, folder: Path) -> Counter[str]:
-    """What ONNX Runtime really runs."""
-    session(data, folder / "optimised.onnx")
-    return Counter(node.op_type for node in onnx.load(folder / "optimised.onnx").graph.node)
-
-
-def file_of(
-    nodes: list[onnx.NodeProto],
-    constants: Mapping[str, Any],
-    shape: tuple[str | int, ...] = ("batch", 40),
-    rank: int = 2,
-) -> bytes:
-    """A model from ``x: f32[shape]`` to ``y``, f32 of that rank."""
-    graph = make_graph(
-        nodes,
-        "g",
-        [make_tensor_value_info("x", TensorProto.FLOAT, shape)],
-        [make_tensor_value_info("y", TensorProto.FLOAT, [None] * rank)],
-        [numpy_helper.from_array(array, name) for name, array in constants.items()],
-    )
-    model = make_model(graph, opset_imports=[make_opsetid("", 20)], ir_version=10)
-    return bytes(model.SerializeToString())
-
-
-def adding(weight: np.ndarray) -> bytes:
-    """A model that adds ``weight`` to its input."""
-    return file_of([make_node("Add", ["x", "w"], ["y"])], {"w": weight}, (1,), max(1, weight.ndim))
-
-
-def sparse(shape: tuple[int, ...], density: float, seed: int = 0) -> np.ndarray:
-    rng = np.random.default_rng(seed)
-    values = rng.standard_normal(shape).astype(np.float32)
-    return np.where(rng.random(shape) < density, values, np.float32(0))
-
-
-def at(size: int, *positions: int) -> np.ndarray:
-    weight = np.zeros(size, np.float32)
-    weight[list(positions)] = 1.0 + np.arange(len(positions))
-    return weight
 
 
 @pytest.fixture(scope="module")
@@ -106,139 +42,6 @@ def small() -> bytes:
             assert isinstance(weight, torch.Tensor)
             weight.copy_(torch.where(torch.rand(weight.shape) < density, weight, 0.0))
     return convert(net, (1, 8, 8), {"run": "r7", "round": "12"})
-
-
-@pytest.fixture(scope="module")
-def large() -> dict[str, bytes]:
-    """The dense files of the networks over a million parameters."""
-    torch.manual_seed(5)
-    return {
-        name: convert(models.build(name, (3, 32, 32), 10), (3, 32, 32), {})
-        for name in ("cifar-cnn", "vgg9", "resnet18")
-    }
-
-
-def pruned(data: bytes, sparsities: Sequence[float], alike: bool) -> Iterator[bytes]:
-    """The file with new weights and one magnitude threshold for all; ``alike`` gives all layers the same density."""
-    model = onnx.load_model_from_string(data)
-    rng = np.random.default_rng(6)
-    kernels = [tensor for tensor in model.graph.initializer if len(tensor.dims) > 1]
-    weights = [rng.standard_normal(tuple(kernel.dims), np.float32) for kernel in kernels]
-    if not alike:
-        weights = [weight * np.float32(np.prod(weight.shape[1:]) ** -0.25) for weight in weights]
-    magnitudes = np.sort(np.concatenate([np.abs(weight).ravel() for weight in weights]))
-    for sparsity in sparsities:
-        threshold = magnitudes[int(sparsity * len(magnitudes))]
-        for kernel, weight in zip(kernels, weights, strict=True):
-            kernel.CopyFrom(numpy_helper.from_array(weight * (np.abs(weight) >= threshold), kernel.name))
-        yield bytes(model.SerializeToString())
-
-
-# --- the streams
-
-
-@given(st.sets(st.integers(0, 3000)), st.integers(1, 300))
-def test_the_sums_of_a_gap_stream_strictly_increase_and_stop_at_every_position(where: set[int], largest: int) -> None:
-    positions = np.array(sorted(where), np.int64)
-    steps, stops = gaps(positions, largest)
-    reached = np.cumsum(steps)
-    assert (reached[stops] == positions).all()
-    assert (np.diff(reached) > 0).all()
-    assert (steps <= largest).all()
-    assert (steps >= 0).all()
-    assert steps.shape == stops.shape
-
-
-@settings(deadline=None, max_examples=60)
-@given(st.data())
-def test_any_positions_in_any_size_come_back_through_onnx_runtime(data: st.DataObject) -> None:
-    size = data.draw(st.integers(1, 1500))
-    weight = np.zeros(size, np.float32)
-    for position in data.draw(st.sets(st.integers(0, size - 1), max_size=40)):
-        weight[position] = data.draw(st.floats(width=32))
-    dense = adding(weight)
-    encoding = encode(dense)
-    assert same_bits(initializers(decode(encoding.model))["w"], np.where(weight == 0, np.float32(0), weight)) or (
-        encoding.negative_zeros == 0 and same_bits(initializers(decode(encoding.model))["w"], weight)
-    )
-    assert len(encoding.model) <= len(dense)
-
-
-@pytest.mark.parametrize(
-    ("weight", "form"),
-    [
-        (at(1000, 0), Form.GAPS8),
-        (at(1000, 254), Form.GAPS8),
-        (at(1000, 999), Form.GAPS16),
-        (at(1000, 0, 999), Form.GAPS16),
-        (at(1000, *range(5, 600, 11)), Form.GAPS8),
-        (at(1000, 255), Form.GAPS8),
-        (at(1000, *range(0, 250, 5), 500, 756, 999), Form.GAPS8),
-        (at(9000, 8999), Form.GAPS16),
-        (at(200_000, 65_535), Form.GAPS16),
-        (at(200_000, 65_536, 199_999), Form.GAPS16),
-        (at(1000, *range(0, 1000, 3)), Form.BITMAP),
-        (at(8001, *range(0, 8001, 4)), Form.BITMAP),
-        (at(1007, *range(1, 1007, 2)), Form.BITMAP),
-        (at(1000, *range(1000)), Form.DENSE),
-        (np.full(1000, 0.25, np.float32), Form.CONSTANT),
-        (np.zeros((10, 10, 10), np.float32), Form.CONSTANT),
-        (np.float32(0.0).reshape(()), Form.DENSE),
-        (np.zeros((3, 0), np.float32), Form.DENSE),
-        (at(12, 3), Form.DENSE),
-    ],
-)
-def test_each_tensor_takes_its_smallest_form_and_comes_back(weight: np.ndarray, form: Form) -> None:
-    encoding = encode(adding(weight))
-    assert encoding.tensors["w"].form is form
-    assert same_bits(initializers(decode(encoding.model))["w"], weight)
-
-
-@pytest.mark.parametrize("density", [0.02, 0.4])
-@pytest.mark.parametrize("dtype", [np.float32, np.float16, np.int8, np.uint8])
-def test_every_type_of_weights_is_coded_and_folded(dtype: Any, density: float, tmp_path: Path) -> None:
-    weight = (sparse((40, 50), density) * 40).astype(dtype)
-    number = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
-    graph = make_graph(
-        [make_node("Transpose", ["w"], ["t"], perm=[1, 0]), make_node("Gather", ["t", "x"], ["y"])],
-        "g",
-        [make_tensor_value_info("x", TensorProto.INT64, ["n"])],
-        [make_tensor_value_info("y", number, ["n", 40])],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    dense = make_model(graph, opset_imports=[make_opsetid("", 18)], ir_version=8).SerializeToString()
-    encoding = encode(dense)
-    assert encoding.tensors["w"].form is (Form.BITMAP if density > 0.1 else Form.GAPS8)
-    assert same_bits(initializers(decode(encoding.model))["w"], weight)
-    assert operators(encoding.model, tmp_path) == operators(dense, tmp_path) == {"Gather": 1}
-
-
-def test_nan_infinity_and_subnormals_keep_every_bit() -> None:
-    weight = at(800)
-    weight.view(np.uint32)[[1, 9, 99, 400, 700, 701]] = [0x7FC01234, 0xFF800001, 0x7F800000, 1, 0x80000001, 0xFFFFFFFF]
-    for tensor in (weight, np.tile(weight[699:702], 200)):
-        encoding = encode(adding(tensor))
-        assert encoding.tensors["w"].form not in {Form.DENSE, Form.CONSTANT}
-        assert same_bits(initializers(decode(encoding.model))["w"], tensor)
-        assert encoding.negative_zeros == 0
-
-
-def test_negative_zeros_become_zeros_and_are_counted() -> None:
-    weight = at(1000, 3, 300)
-    weight[[4, 5, 998]] = -0.0
-    encoding = encode(adding(weight))
-    assert encoding.negative_zeros == 3
-    assert same_bits(initializers(decode(encoding.model))["w"], at(1000, 3, 300))
-    mixed = np.where(np.arange(500) % 2, np.float32(0), np.float32(-0.0))
-    encoding = encode(adding(mixed))
-    assert (encoding.negative_zeros, encoding.tensors["w"].form) == (250, Form.CONSTANT)
-
-
-def test_a_tensor_of_negative_zeros_alone_and_one_left_dense_keep_them() -> None:
-    for weight in (np.full(500, -0.0, np.float32), np.array([1, -0.0, 2], np.float32)):
-        encoding = encode(adding(weight))
-        assert encoding.negative_zeros == 0
-        assert same_bits(initializers(decode(encoding.model))["w"], weight)
 
 
 # --- the whole file
@@ -376,82 +179,6 @@ def test_a_weight_that_a_nested_graph_reads_stays() -> None:
     nodes.append(make_node("Add", ["a", "b"], ["y"]))
     encoding = encode(file_of(nodes, {"w": sparse((40, 40), 0.05), "yes": np.array(True)}))
     assert encoding.tensors["w"].form is Form.DENSE
-
-
-# --- int8
-
-
-def quantised(density: float) -> bytes:
-    """Quantise, convolve, requantise, multiply: int8 weights by channel, int32 biases, in QDQ form."""
-    rng = np.random.default_rng(7)
-
-    def weight(*shape: int) -> np.ndarray:
-        return (rng.integers(-127, 127, shape) * (rng.random(shape) < density)).astype(np.int8)
-
-    constants: dict[str, Any] = {
-        "s": np.float32(0.05).reshape(()),
-        "z": np.uint8(128).reshape(()),
-        "kernel": weight(32, 16, 3, 3),
-        "kernel_scale": np.full(32, 0.01, np.float32),
-        "kernel_zero": np.zeros(32, np.int8),
-        "bias": rng.integers(-500, 500, 32).astype(np.int32),
-        "bias_scale": np.full(32, 0.0005, np.float32),
-        "bias_zero": np.zeros(32, np.int32),
-        "linear": weight(512, 128),
-        "linear_scale": np.full(128, 0.01, np.float32),
-        "linear_zero": np.zeros(128, np.int8),
-    }
-    nodes = [
-        make_node("QuantizeLinear", ["x", "s", "z"], ["xq"]),
-        make_node("DequantizeLinear", ["xq", "s", "z"], ["xd"]),
-        make_node("DequantizeLinear", ["kernel", "kernel_scale", "kernel_zero"], ["k"], axis=0),
-        make_node("DequantizeLinear", ["bias", "bias_scale", "bias_zero"], ["b"], axis=0),
-        make_node("Conv", ["xd", "k", "b"], ["c"], pads=[1, 1, 1, 1]),
-        make_node("QuantizeLinear", ["c", "s", "z"], ["cq"]),
-        make_node("DequantizeLinear", ["cq", "s", "z"], ["cd"]),
-        make_node("Flatten", ["cd"], ["f"]),
-        make_node("QuantizeLinear", ["f", "s", "z"], ["fq"]),
-        make_node("DequantizeLinear", ["fq", "s", "z"], ["fd"]),
-        make_node("DequantizeLinear", ["linear", "linear_scale", "linear_zero"], ["l"], axis=1),
-        make_node("MatMul", ["fd", "l"], ["m"]),
-        make_node("QuantizeLinear", ["m", "s", "z"], ["mq"]),
-        make_node("DequantizeLinear", ["mq", "s", "z"], ["y"]),
-    ]
-    return file_of(nodes, constants, ("batch", 16, 4, 4))
-
-
-@pytest.mark.parametrize(("density", "form"), [(0.3, Form.BITMAP), (0.05, Form.GAPS8), (0.0, Form.CONSTANT)])
-def test_int8_weights_are_coded_and_still_run_in_integer_kernels(density: float, form: Form, tmp_path: Path) -> None:
-    dense = quantised(density)
-    encoding = encode(dense)
-    assert {name for name, size in encoding.tensors.items() if size.form is form} == {"kernel", "linear"}
-    assert all(
-        encoding.tensors[name].form is Form.DENSE for name in encoding.tensors if name not in {"kernel", "linear"}
-    )
-    assert operators(encoding.model, tmp_path) == operators(dense, tmp_path)
-    assert operators(encoding.model, tmp_path)["QLinearConv"] == 1
-    x = np.random.default_rng(8).standard_normal((3, 16, 4, 4)).astype(np.float32)
-    assert same_bits(session(dense).run(None, {"x": x})[0], session(encoding.model).run(None, {"x": x})[0])
-
-
-# --- sizes of real networks
-
-
-@pytest.mark.parametrize(("name", "alike"), [("cifar-cnn", True), ("vgg9", True), ("vgg9", False), ("resnet18", True)])
-def test_a_pruned_network_of_a_million_parameters_shrinks_by_an_order_of_magnitude(
-    large: dict[str, bytes], name: str, alike: bool
-) -> None:
-    ratios = (7.8, 14.0, 55.0)
-    for dense, ratio in zip(pruned(large[name], (0.9, 0.95, 0.99), alike), ratios, strict=True):
-        assert len(dense) / len(encode(dense).model) >= ratio
-
-
-def test_a_pruned_resnet_runs_the_graph_and_the_bits_of_the_dense_one(large: dict[str, bytes], tmp_path: Path) -> None:
-    (dense,) = pruned(large["resnet18"], [0.95], alike=False)
-    coded = encode(dense).model
-    x = np.random.default_rng(9).standard_normal((1, 3, 32, 32)).astype(np.float32)
-    assert operators(coded, tmp_path) == operators(dense, tmp_path)
-    assert same_bits(session(dense).run(None, {"input": x})[0], session(coded).run(None, {"input": x})[0])
 
 
 # --- refusals

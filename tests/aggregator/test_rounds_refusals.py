@@ -1,0 +1,242 @@
+"""``aggregator.rounds``: whatever a client sends instead is refused or not believed, and the round goes on."""
+
+from collections import Counter
+from collections.abc import Callable
+from math import inf, nan
+from typing import Any
+
+import numpy as np
+import pytest
+from flwr.app import ArrayRecord, Message, MetricRecord
+
+from protocol.carry import to_record
+from protocol.parameters import MODULUS
+from protocol.wire import SIGNATURE_BYTES, decode_contribution
+from tests.aggregator.conftest import BAD, BEARER, MakeScene, flower, lines
+from tests.aggregator.stub_grid import (
+    CONTRIBUTE,
+    EVALUATE,
+    NODES,
+    TRAIN,
+    Ask,
+    Behaviour,
+    attendance_of,
+    of_round_before,
+    sends,
+    sends_nothing,
+    sends_plaintext,
+    sign_again,
+    signed_by_another,
+    silent,
+    unsigned,
+    with_fields,
+)
+
+
+def flip(index: int) -> Behaviour:
+    return sends(lambda ask, frame: frame[:index] + bytes([frame[index] ^ 0x80]) + frame[index + 1 :])
+
+
+def of_node_before(ask: Ask, frame: bytes) -> bytes:
+    return ask.grid.frames[ask.kind, ask.call.round, NODES[NODES.index(ask.node) - 1]]
+
+
+def of_other_kind(ask: Ask, frame: bytes) -> bytes:
+    return ask.grid.frames[TRAIN if ask.kind == CONTRIBUTE else CONTRIBUTE, 1, ask.node]
+
+
+def residue_beyond_the_modulus(ask: Ask, frame: bytes) -> bytes:
+    client, parameters = ask.client, ask.client.plan.parameters
+    first = decode_contribution(frame, attendance_of(client), parameters, client.kit.roster).first
+    first[0] = ((MODULUS - 1) >> parameters.drop_up) + 1
+    return sign_again(client, frame, first=first)
+
+
+def sealed_terms(change: Callable[[bytes], bytes]) -> Behaviour:
+    def altered(ask: Ask, frame: bytes) -> bytes:
+        assert ask.client.pending is not None
+        return sign_again(ask.client, frame, sealed=change(ask.client.pending.sealed))
+
+    return sends(altered)
+
+
+def in_two_frames(ask: Ask) -> Message:
+    frame = ask.honest()[0]
+    return ask.reply_with({ask.record: to_record({ask.record: frame, "more": frame})})
+
+
+def under_another_name(ask: Ask) -> Message:
+    return ask.reply_with({ask.record: to_record({"update": ask.honest()[0]})})
+
+
+def in_another_record(ask: Ask) -> Message:
+    return ask.reply_with({"update": to_record({ask.record: ask.honest()[0]})})
+
+
+def as_metrics(ask: Ask) -> Message:
+    return ask.reply_with({ask.record: MetricRecord({"value": 1.0})})
+
+
+def without_arrays(ask: Ask) -> Message:
+    return ask.reply_with({ask.record: ArrayRecord()})
+
+
+SENT_BY_ANY: dict[str, tuple[Behaviour, str]] = {
+    "garbage": (sends(lambda ask, frame: np.random.default_rng(1).bytes(len(frame))), "MalformedMessage"),
+    "zeros": (sends(lambda ask, frame: bytes(len(frame))), "MalformedMessage"),
+    "one byte less": (sends(lambda ask, frame: frame[:-1]), "MalformedMessage"),
+    "half": (sends(lambda ask, frame: frame[: len(frame) // 2]), "MalformedMessage"),
+    "one byte more": (sends(lambda ask, frame: frame + b"\0"), "MalformedMessage"),
+    "ten megabytes more": (sends(lambda ask, frame: frame + bytes(10_000_000)), "MalformedMessage"),
+    "one byte": (sends(lambda ask, frame: b"P"), "MalformedMessage"),
+    "nothing in the frame": (sends(lambda ask, frame: b""), "MalformedMessage"),
+    "no frame": (without_arrays, "MalformedMessage"),
+    "no record": (sends_nothing, "MalformedMessage"),
+    "metrics for a frame": (as_metrics, "MalformedMessage"),
+    "plaintext": (sends_plaintext, "MalformedMessage"),
+    "two frames": (in_two_frames, "MalformedMessage"),
+    "another frame's name": (under_another_name, "MalformedMessage"),
+    "another record's name": (in_another_record, "MalformedMessage"),
+    "a flipped magic": (flip(0), "MalformedMessage"),
+    "a flipped version": (flip(4), "MalformedMessage"),
+    "a flipped kind": (flip(5), "MalformedMessage"),
+    "a flipped run": (flip(8), "SignatureRefused"),
+    "a flipped plan": (flip(60), "SignatureRefused"),
+    "a flipped signature": (flip(-1 - SIGNATURE_BYTES), "SignatureRefused"),
+    "no signature": (sends(unsigned), "SignatureRefused"),
+    "another node's signature": (sends(signed_by_another), "SignatureRefused"),
+    "another run": (sends(with_fields(run=bytes(16))), "PeerMismatch"),
+    "another round": (sends(with_fields(round=9)), "PeerMismatch"),
+    "another attempt": (sends(with_fields(attempt=9)), "PeerMismatch"),
+    "another plan": (sends(with_fields(plan=bytes(32))), "PeerMismatch"),
+    "another key": (sends(with_fields(key=bytes(16))), "PeerMismatch"),
+}
+ATTENDED = SENT_BY_ANY | {
+    "the attendance of another node": (sends(of_node_before), "Duplicate"),
+    "a node off the roster": (sends(with_fields(node=4)), "SignatureRefused"),
+    "no samples": (sends(with_fields(samples=0)), "MalformedMessage"),
+}
+CONTRIBUTED = SENT_BY_ANY | {
+    "the contribution of another node": (sends(of_node_before), "PeerMismatch"),
+    "its attendance": (sends(of_other_kind), "MalformedMessage"),
+    "another node": (sends(with_fields(node=4)), "PeerMismatch"),
+    "another cohort": (sends(with_fields(cohort=bytes(32))), "PeerMismatch"),
+    "another support": (sends(with_fields(support=bytes(32))), "PeerMismatch"),
+    "another size": (sends(with_fields(values=7)), "PeerMismatch"),
+    "a residue beyond the modulus": (sends(residue_beyond_the_modulus), "MalformedMessage"),
+    "a flipped residue": (flip(180), "SignatureRefused"),
+    "the bearer's sealed terms": (sealed_terms(lambda sealed: sealed), "MalformedMessage"),
+}
+BORNE: dict[str, tuple[Behaviour, str]] = {
+    "no sealed terms": (sealed_terms(lambda sealed: b""), "MalformedMessage"),
+    "sealed terms with a flipped bit": (
+        sealed_terms(lambda sealed: bytes([sealed[0] ^ 1]) + sealed[1:]),
+        "PeerMismatch",
+    ),
+    "sealed terms cut short": (sealed_terms(lambda sealed: sealed[:-1]), "PeerMismatch"),
+    "a megabyte of sealed terms": (sealed_terms(lambda sealed: bytes(1 << 20)), "PeerMismatch"),
+}
+
+
+@pytest.mark.parametrize("sent", ATTENDED)
+def test_a_bad_attendance_is_refused_by_its_kind_and_the_round_goes_on(scene: MakeScene, sent: str) -> None:
+    behaviour, error = ATTENDED[sent]
+    s = scene(4)
+    s.grid.when(TRAIN, behaviour, BAD)
+    watch = s.run()
+    (record,) = watch.records
+    assert (record["refused"], record["refusals"]) == (1, {error: 1})
+    assert (record["cohort"], record["dropped"], record["attempts"]) == (3, 1, 1)
+    assert watch.sums[0][2].nodes == {2, 3, 8}
+    assert watch.texts[0].startswith(f"round 1: refused a message: {error}: ")
+    assert watch.texts[1] == f"round 1: 1 of 4 clients did not train (1 x '{error}')"
+
+
+@pytest.mark.parametrize("sent", [*CONTRIBUTED, *BORNE])
+def test_a_bad_contribution_is_refused_by_its_kind_and_the_round_goes_on(scene: MakeScene, sent: str) -> None:
+    behaviour, error = (CONTRIBUTED | BORNE)[sent]
+    bad = BEARER if sent in BORNE else BAD
+    s = scene(8)
+    s.grid.when(CONTRIBUTE, behaviour, bad)
+    watch = s.run()
+    (record,) = watch.records
+    assert (record["refused"], record["refusals"]) == (1, {error: 1})
+    assert (record["cohort"], record["dropped"], record["left_out"], record["attempts"]) == (5, 1, 2, 2)
+    ((_, attempt, cohort, total),) = watch.sums
+    assert (attempt, total.clients) == (2, 5)
+    assert bad not in cohort.nodes
+    assert watch.texts[0].startswith(f"round 1: refused a message: {error}: ")
+    assert watch.texts[1] == f"round 1: 1 of 8 clients were lost (1 x '{error}'); asking 5 of 7 survivors again"
+
+
+@pytest.mark.parametrize("kind", [TRAIN, CONTRIBUTE])
+def test_a_message_of_the_round_before_is_refused(scene: MakeScene, kind: str) -> None:
+    s = scene(8, rounds=2)
+    s.grid.when(kind, sends(of_round_before), BAD, round=2)
+    watch = s.run()
+    assert [record["refusals"] for record in watch.records] == [{}, {"PeerMismatch": 1}]
+    assert [BAD in cohort.nodes for _, _, cohort, _ in watch.sums] == [True, False]
+
+
+def test_a_contribution_to_the_attempt_before_is_refused(scene: MakeScene) -> None:
+    s = scene(8)
+    s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
+    s.grid.when(CONTRIBUTE, sends(lambda ask, frame: ask.grid.frames[CONTRIBUTE, 1, ask.node]), *NODES[:8], attempt=2)
+    watch = s.run()
+    assert watch.records[0]["refusals"] == {"PeerMismatch": 5}
+    assert watch.sums[0][1] == 3
+
+
+def test_several_bad_clients_at_once_are_counted_by_kind(scene: MakeScene) -> None:
+    s = scene(10)
+    s.grid.when(TRAIN, sends(unsigned), 2)
+    s.grid.when(TRAIN, sends_plaintext, 3)
+    s.grid.when(TRAIN, sends(with_fields(plan=bytes(32))), 5)
+    s.grid.when(TRAIN, sends(of_node_before), 144)
+    s.grid.when(CONTRIBUTE, sends(of_round_before), BAD)
+    watch = s.run()
+    assert watch.records[0]["refusals"] == Counter(
+        ["SignatureRefused", "MalformedMessage", "PeerMismatch", "Duplicate"]
+    )
+    assert watch.sums[0][2].nodes == {8, 13, 21, 34, 55, 89}
+
+
+@pytest.mark.parametrize("sender", [1, *flower(3)], ids=["nobody", "another node"])
+def test_what_a_reply_says_of_its_sender_is_not_believed(scene: MakeScene, sender: int) -> None:
+    def forge(ask: Ask) -> Message:
+        reply = ask.reply(*ask.honest())
+        reply.metadata.__dict__["_src_node_id"] = sender
+        return reply
+
+    s = scene(4)
+    for kind in (TRAIN, CONTRIBUTE, EVALUATE):
+        s.grid.when(kind, forge, BAD)
+    watch = s.run()
+    assert watch.sums[0][2].nodes == {2, 3, 5, 8}
+    assert watch.texts == []
+
+
+@pytest.mark.parametrize("value", [nan, inf, -inf, 1e308, -7, [1.0, 2.0]])
+@pytest.mark.parametrize("name", ["loss", "clipped", "correct", "tested", "test-loss", "parameters", "kept"])
+def test_no_metric_that_a_client_reports_stops_the_run(scene: MakeScene, name: str, value: Any) -> None:
+    s = scene(3)
+    for client in s.grid.clients.values():
+        client.metrics[name] = value
+    watch = s.run()
+    assert len(watch.records) == len(watch.sums) == 1
+    assert lines(s)[0]["cohort"] == 3
+
+
+def test_replies_without_metrics_leave_the_accuracy_open(scene: MakeScene) -> None:
+    s = scene(3)
+    for kind in (TRAIN, CONTRIBUTE, EVALUATE):
+        s.grid.when(kind, lambda ask: ask.reply_with({ask.record: to_record({ask.record: ask.honest()[0]})}), 2, 3, 5)
+    (record,) = s.run().records
+    assert (record["accuracy"], record["test_loss"], record["loss"]) == (None, None, 0.0)
+
+
+def test_one_client_that_lies_about_the_model_does_not_change_the_sparsity(scene: MakeScene) -> None:
+    s = scene(4)
+    s.grid.clients[flower(BEARER)[0]].metrics = {"parameters": 1000, "kept": 1}
+    (record,) = s.run().records
+    assert (record["kept"], record["sparsity"]) == (24, 0.0)

@@ -1,0 +1,269 @@
+"""``edge_client.round``: a client opens the sum of one whole cohort, each member once, and nothing else."""
+
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edge_client.cipher import RoundCipher
+from edge_client.round import Call, dither_of, open_sum, quantised, terms_of
+from protocol.bits import Words
+from protocol.cohort import gather_cohort
+from protocol.errors import CohortRefused, MalformedMessage, PeerError, PeerMismatch
+from protocol.grid import Integers, clips
+from protocol.lanes import pack
+from protocol.parameters import CHECKS
+from protocol.support import Support
+from protocol.terms import Terms, encode_terms, support_digest
+from protocol.wire import Aggregate, decode_aggregate, decode_contribution, encode_aggregate
+from tests.edge_client.federation import NODES, RUN, add_up, ciphertext_sum, federation
+from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
+
+
+def test_the_sum_of_the_whole_cohort_opens(four: Scene) -> None:
+    opened = four.open(four.aggregate())
+    expected = sum(
+        quantised(pending, four.cohort, node, PLAN, dither_of(PLAN, 1, 1, node, SIZE))[0]
+        for node, pending in four.waiting.items()
+    )
+    assert isinstance(expected, np.ndarray)
+    assert opened.values.tolist() == expected.tolist()
+    assert (opened.clients, opened.votes.size) == (4, 0)
+
+
+@pytest.mark.parametrize(
+    ("field", "other"),
+    [("run", bytes(16)), ("round", 2), ("plan", bytes(32)), ("key", bytes(16)), ("support", bytes(32))],
+)
+def test_an_aggregate_that_names_another_run_round_plan_key_or_support_is_refused(
+    field: str, other: object, four: Scene
+) -> None:
+    changed: dict[str, Any] = {field: other}
+    with pytest.raises(PeerMismatch) as caught:
+        four.open(replace(four.aggregate(), **changed))
+    assert caught.value.field == field
+
+
+def test_an_honest_aggregate_of_another_run_round_or_plan_is_refused(four: Scene) -> None:
+    aggregate = four.aggregate()
+    for field, arguments in (
+        ("run", {"run": bytes(16)}),
+        ("round", {"round_": 2}),
+        ("plan", {"plan": replace(PLAN, epochs=9)}),
+    ):
+        changed: dict[str, Any] = arguments
+        with pytest.raises(PeerMismatch) as caught:
+            four.open(aggregate, **changed)
+        assert caught.value.field == field
+
+
+def test_an_aggregate_of_another_federation_does_not_open_even_if_it_names_this_ones_key(four: Scene) -> None:
+    other = federation(PLAN, secret=bytes(32))
+    waiting = {node: ready(kit) for node, kit in other.kits.items()}
+    cohort = gather_cohort([p.attendance for p in waiting.values()], other.roster)
+    foreign = Scene(other, waiting, cohort).aggregate()
+    with pytest.raises(PeerMismatch) as caught:
+        four.open(foreign)
+    assert caught.value.field == "key"
+    with pytest.raises(MalformedMessage, match="not made with this cohort secret"):
+        four.open(replace(foreign, key=four.fed.roster.key_id(RUN, 1)))
+    ours = four.aggregate()
+    with pytest.raises(MalformedMessage, match="does not decrypt to the sum of one whole cohort"):
+        four.open(replace(ours, first=foreign.first, second=foreign.second))
+
+
+def test_a_sum_under_the_key_of_another_round_does_not_open(four: Scene) -> None:
+    call = Call(RUN, 2, 1)
+    waiting = {node: ready(four.kits[node], call) for node in NODES[:4]}
+    cohort = gather_cohort([p.attendance for p in waiting.values()], four.fed.roster)
+    sent = {node: Scene(four.fed, waiting, cohort).contribution(node, cohort, call) for node in waiting}
+    later = decode_aggregate(add_up(PLAN, four.fed.roster, cohort, 1, sent), PLAN.parameters)
+    now = four.aggregate()
+    assert four.open(later, round_=2).clients == 4
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        four.open(replace(now, first=later.first, second=later.second))
+
+
+def test_tampered_sealed_terms_are_refused_with_and_without_their_digest(four: Scene) -> None:
+    aggregate = four.aggregate()
+    for position in range(0, len(aggregate.sealed), 3):
+        sealed = bytearray(aggregate.sealed)
+        sealed[position] ^= 1
+        tampered = replace(aggregate, sealed=bytes(sealed))
+        with pytest.raises(PeerMismatch) as caught:
+            four.open(tampered)
+        assert caught.value.field == "support"
+        with pytest.raises(MalformedMessage, match="sealed terms"):
+            four.open(replace(tampered, support=support_digest(bytes(sealed))))
+
+
+def test_the_terms_of_another_round_do_not_open_this_sum(four: Scene) -> None:
+    aggregate = four.aggregate()
+    sealed = four.kits[NODES[0]].secret.seal(encode_terms(terms_of(STATE, LAYOUT)), RUN, 2)
+    with pytest.raises(MalformedMessage, match="for this round"):
+        four.open(replace(aggregate, sealed=sealed, support=support_digest(sealed)))
+
+
+def test_terms_of_another_size_than_the_sums_are_refused(four: Scene) -> None:
+    short = Terms(Support(np.arange(SIZE - 1), SIZE), clips(STATE.vector, LAYOUT))
+    sealed = four.kits[NODES[0]].secret.seal(encode_terms(short), RUN, 1)
+    with pytest.raises(PeerMismatch) as caught:
+        four.open(replace(four.aggregate(), sealed=sealed, support=support_digest(sealed)))
+    assert (caught.value.field, caught.value.ours, caught.value.theirs) == ("values", SIZE - 1, SIZE)
+
+
+def parts(scene: Scene, nodes: tuple[int, ...]) -> list[tuple[Words, tuple[bytes, ...]]]:
+    """The ciphertexts of these members' contributions to the whole cohort."""
+    members = {member.node: member for member in scene.cohort.members}
+    read = [
+        decode_contribution(scene.contribution(node, scene.cohort), members[node], PLAN.parameters, scene.fed.roster)
+        for node in nodes
+    ]
+    return [(contribution.first, contribution.seeds) for contribution in read]
+
+
+ALL = NODES[:4]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        pytest.param(ALL[1:], id="one missing"),
+        pytest.param(ALL[:2], id="two missing"),
+        pytest.param((*ALL, ALL[3]), id="one doubled"),
+        pytest.param((*ALL[1:], ALL[1]), id="one in the place of another"),
+        pytest.param((*ALL, *ALL)[:6], id="two doubled"),
+    ],
+)
+@pytest.mark.parametrize("clients", [3, 4, 5, 6])
+def test_a_sum_of_anything_but_each_member_once_does_not_open(
+    nodes: tuple[int, ...], clients: int, four: Scene
+) -> None:
+    honest = four.aggregate()
+    wrong = ciphertext_sum(PLAN.parameters, parts(four, nodes))
+    with pytest.raises(MalformedMessage, match="left out or added twice"):
+        four.open(replace(honest, first=wrong.first, second=wrong.second, clients=clients))
+
+
+def test_a_whole_cohort_added_twice_does_not_pass_for_once_although_its_masks_cancel(six: Scene) -> None:
+    cohort = gather_cohort(six.cohort.encoded[:3], six.fed.roster)
+    three = Scene(six.fed, {node: six.waiting[node] for node in NODES[:3]}, cohort)
+    twice = ciphertext_sum(PLAN.parameters, parts(three, NODES[:3] * 2))
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        three.open(replace(three.aggregate(), first=twice.first, second=twice.second))
+
+
+def test_the_honest_ciphertexts_in_the_same_hands_do_open(four: Scene) -> None:
+    """The control of the refusals above."""
+    honest = four.aggregate()
+    same = ciphertext_sum(PLAN.parameters, parts(four, ALL))
+    opened = four.open(replace(honest, first=same.first, second=same.second))
+    assert opened.values.tolist() == four.open(honest).values.tolist()
+
+
+@pytest.mark.parametrize("clients", [3, 5, 6])
+def test_an_aggregate_that_claims_another_number_of_clients_does_not_open(clients: int, four: Scene) -> None:
+    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
+    with pytest.raises(MalformedMessage, match="one whole cohort"):
+        four.open(replace(four.aggregate(), first=whole.first, second=whole.second, clients=clients))
+
+
+def test_an_aggregate_of_too_few_clients_is_refused_before_it_is_decrypted(four: Scene) -> None:
+    aggregate = four.aggregate()
+    assert isinstance(aggregate.second, tuple)
+    with pytest.raises(CohortRefused, match="holds 2 clients; the plan asks for 3"):
+        four.open(replace(aggregate, clients=2, second=tuple(block[:2] for block in aggregate.second)))
+
+
+def forged(four: Scene, values: Integers, checks: int, padding: int, votes: Integers, clients: int = 4) -> Aggregate:
+    """A sum that the holder of the cohort secret has encrypted in one piece, without any mask."""
+    p = PLAN.parameters
+    lanes = np.concatenate([values, np.full(CHECKS, checks, np.int64)])
+    lanes = np.concatenate([lanes, np.full(-lanes.size % p.fields, padding, np.int64)])
+    slots = np.concatenate([pack(lanes, p.values), pack(votes, p.votes)])
+    kit = four.kits[NODES[0]]
+    with RoundCipher(p, kit.secret.bfv_seed(RUN, 1)) as cipher:
+        total = ciphertext_sum(p, [cipher.encrypt(slots)])
+    sealed = four.waiting[NODES[0]].sealed
+    return replace(
+        total, clients=clients, values=values.size, votes=votes.size, plan=PLAN.digest,
+        key=kit.roster.key_id(RUN, 1), support=support_digest(sealed), sealed=sealed,
+    )  # fmt: skip
+
+
+NO_VOTES = np.zeros(0, np.int64)
+
+
+def test_a_sum_at_the_end_of_its_lane_opens_and_one_beyond_does_not(four: Scene) -> None:
+    reach = PLAN.parameters.grid.reach
+    for end in (reach, -reach):
+        values = np.full(SIZE, end, np.int64)
+        assert four.open(forged(four, values, 4, 0, NO_VOTES)).values.tolist() == [end] * SIZE
+    values[5] = reach + 1
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        four.open(forged(four, values, 4, 0, NO_VOTES))
+
+
+@pytest.mark.parametrize(("checks", "padding"), [(3, 0), (5, 0), (0, 0), (-4, 0), (4, 1), (4, -1)])
+def test_wrong_check_lanes_or_padding_do_not_open(checks: int, padding: int, four: Scene) -> None:
+    assert (SIZE + CHECKS) % PLAN.parameters.fields != 0
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        four.open(forged(four, np.zeros(SIZE, np.int64), checks, padding, NO_VOTES))
+
+
+def test_more_votes_than_clients_do_not_open(four: Scene) -> None:
+    values, votes = np.zeros(SIZE, np.int64), np.full(SIZE, 4, np.int64)
+    assert four.open(forged(four, values, 4, 0, votes)).votes.tolist() == [4] * SIZE
+    votes[SIZE - 1] = 5
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        four.open(forged(four, values, 4, 0, votes))
+
+
+@pytest.mark.parametrize("part", ["first", "second"])
+def test_residues_beyond_the_modulus_are_refused(part: str, four: Scene) -> None:
+    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
+    wrong = replace(four.aggregate(), first=whole.first, second=whole.second)
+    halves: dict[str, Any] = {
+        "first": np.full_like(wrong.first, (1 << PLAN.parameters.width_down) - 1),
+        "second": np.full_like(whole.second, (1 << 60) - 1),
+    }
+    with pytest.raises(MalformedMessage, match="not below the modulus"):
+        four.open(replace(wrong, **{part: halves[part]}))
+
+
+@pytest.mark.parametrize("cut", [0, 1, 7, 8, 50, -1])
+def test_an_aggregate_that_is_cut_short_or_goes_on_is_refused(cut: int, four: Scene) -> None:
+    data = encode_aggregate(four.aggregate(), PLAN.parameters)
+    for broken in (data[:cut], data + b"\0"):
+        with pytest.raises(PeerError):
+            open_sum(broken, RUN, 1, four.kits[NODES[0]], PLAN, LAYOUT)
+
+
+@settings(deadline=None, max_examples=60)
+@given(position=st.integers(0, 2**16), flip=st.integers(1, 255))
+def test_a_changed_byte_is_refused_as_the_peers_mistake_or_changes_a_sum_and_nothing_worse(
+    position: int, flip: int, four: Scene
+) -> None:
+    data = bytearray(four.aggregate_bytes)
+    data[position % len(data)] ^= flip
+    try:
+        opened = open_sum(bytes(data), RUN, 1, four.kits[NODES[0]], PLAN, LAYOUT)
+    except PeerError:
+        return
+    assert opened.clients == 4
+    assert np.abs(opened.values).max() <= PLAN.parameters.grid.reach
+
+
+def test_flipped_bits_of_the_ciphertext_never_give_a_whole_cohort_with_other_votes_or_members(four: Scene) -> None:
+    """A change of the second half reaches every coefficient, the check lanes included."""
+    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
+    honest = replace(four.aggregate(), first=whole.first, second=whole.second)
+    assert isinstance(honest.second, np.ndarray)
+    for bit in (20, 35, 58):
+        second = honest.second.copy()
+        second[0, 77] ^= np.uint64(1 << bit)
+        with pytest.raises(MalformedMessage):
+            four.open(replace(honest, second=second))

@@ -1,0 +1,98 @@
+"""Genuine frames of every kind of message, and what the tests of ``protocol.wire`` do to them."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from protocol.bits import Words
+from protocol.errors import PeerError
+from protocol.grid import Grid
+from protocol.parameters import Parameters
+from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate
+from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
+
+PARAMETERS = Parameters(Grid(16, 5))
+KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))
+ROSTER = KITS[1].roster
+COHORT = cohort(KITS)
+U32 = st.integers(0, (1 << 32) - 1) | st.sampled_from([0, 1, (1 << 32) - 1])
+
+
+def announced_by(node: int) -> Attendance:
+    """The attendance of a member of the cohort."""
+    return next(member for member in COHORT.members if member.node == node)
+
+
+def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -> Aggregate:
+    """The sum of a cohort of three, with residues that count up."""
+    made = Aggregate(
+        run=RUN,
+        round=1,
+        attempt=1,
+        clients=3,
+        values=7,
+        votes=0,
+        plan=plan().digest,
+        key=ROSTER.key_id(RUN, 1),
+        cohort=COHORT.digest(1),
+        support=announced_by(1).support,
+        first=dummy_words(3, PARAMETERS.width_down),
+        second=second,
+        sealed=SEALED,
+    )
+    return replace(made, **changes)
+
+
+ATTENDANCES = [attend(KITS[1]), attend(KITS[2], votes=7, round=2), attend(KITS[0xFFFF_FFFF], samples=1)]
+CONTRIBUTIONS = [
+    contribute(KITS[1], COHORT, PARAMETERS),
+    contribute(KITS[1], COHORT, PARAMETERS, attempt=2, sealed=b""),
+    contribute(KITS[2], COHORT, PARAMETERS),
+    contribute(KITS[1], cohort(KITS, votes=7), PARAMETERS),
+]
+SEEDS = (dummy_seeds(3),)
+AGGREGATES = [
+    encode_aggregate(made, PARAMETERS)
+    for made in (
+        aggregate(SEEDS),
+        aggregate((dummy_seeds(1),), clients=1, sealed=b""),
+        aggregate(SEEDS, votes=7, first=dummy_words(PARAMETERS.slots(7, 7), PARAMETERS.width_down)),
+        aggregate(SEEDS, first=np.zeros(3, np.uint64)),
+    )
+]
+
+
+def raw(length: int) -> st.SearchStrategy[bytes]:
+    """Any bytes of this length."""
+    return st.binary(min_size=length, max_size=length)
+
+
+def words(count: int, width: int) -> st.SearchStrategy[Words]:
+    """u64[count] below 2^width: all alike but for a few."""
+    return hnp.arrays(np.uint64, count, elements=st.integers(0, (1 << width) - 1), fill=st.just((1 << width) - 1))
+
+
+def same(a: "Contribution | Aggregate", b: "Contribution | Aggregate") -> bool:
+    """Whether two messages are equal, arrays by their elements."""
+    return type(a) is type(b) and all(
+        np.array_equal(x, y) if isinstance(x := getattr(a, f.name), np.ndarray) else x == y
+        for f in fields(a)
+        for y in [getattr(b, f.name)]
+    )
+
+
+def flips(frame: bytes) -> Sequence[bytes]:
+    """The frame with each of its bits flipped."""
+    return [frame[:i] + bytes([frame[i] ^ 1 << bit]) + frame[i + 1 :] for i in range(len(frame)) for bit in range(8)]
+
+
+def refusal_of(decode: Callable[..., object], *arguments: object) -> PeerError:
+    """The error with which a decoder refuses."""
+    with pytest.raises(PeerError) as refusal:
+        decode(*arguments)
+    return refusal.value

@@ -1,0 +1,134 @@
+"""``protocol.wire``: the unsigned aggregate, checked against somebody who can write any bytes at all."""
+
+import struct
+
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from protocol.errors import MalformedMessage, PeerError
+from protocol.parameters import CHECKS, DEGREE, SEED_BYTES
+from protocol.wire import AGGREGATE, Aggregate, decode_aggregate, encode_aggregate, kind_of
+from tests.factories import SEALED, dummy_words, mutations
+from tests.protocol.frames import (
+    AGGREGATES,
+    PARAMETERS,
+    SEEDS,
+    U32,
+    aggregate,
+    flips,
+    raw,
+    refusal_of,
+    same,
+    words,
+)
+
+SUMMED = encode_aggregate(aggregate(dummy_words(DEGREE, 60).reshape(1, DEGREE)), PARAMETERS)
+
+
+@st.composite
+def aggregates(draw: st.DrawFn) -> Aggregate:
+    values = draw(st.integers(1, 100) | st.integers(DEGREE * 3 - CHECKS - 1, DEGREE * 3 + 1))
+    votes, clients = draw(st.sampled_from([0, values])), draw(st.integers(1, 5))
+    blocks = PARAMETERS.blocks(values, votes)
+    seeds = st.lists(raw(SEED_BYTES), min_size=clients, max_size=clients).map(tuple)
+    return aggregate(
+        draw(
+            st.lists(seeds, min_size=blocks, max_size=blocks).map(tuple)
+            | words(blocks * DEGREE, 60).map(lambda flat: flat.reshape(-1, DEGREE))
+        ),
+        run=draw(raw(16)),
+        round=draw(U32),
+        attempt=draw(U32),
+        clients=clients,
+        values=values,
+        votes=votes,
+        sealed=draw(st.binary(max_size=20)),
+        first=draw(words(PARAMETERS.slots(values, votes), PARAMETERS.width_down)),
+    )
+
+
+@given(aggregates())
+@settings(max_examples=60, deadline=None)
+def test_decode_aggregate_undoes_encode_aggregate(made: Aggregate) -> None:
+    encoded = encode_aggregate(made, PARAMETERS)
+    back = decode_aggregate(encoded, PARAMETERS)
+    assert same(back, made)
+    assert encode_aggregate(back, PARAMETERS) == encoded
+    assert kind_of(encoded) == AGGREGATE
+
+
+@given(mutations(AGGREGATES, fields=range(8, 52)))
+@settings(max_examples=3000, deadline=None)
+def test_a_mutated_aggregate_is_refused_or_encodes_to_itself(data: bytes) -> None:
+    refused_or_encodes_to_itself(data)
+
+
+@given(mutations([SUMMED, AGGREGATES[0]], fields=range(8, 52)))
+@settings(max_examples=300, deadline=None)
+def test_so_is_a_mutated_aggregate_with_the_summed_second_half(data: bytes) -> None:
+    refused_or_encodes_to_itself(data)
+
+
+@given(st.binary(max_size=64))
+@example(b"")
+def test_so_are_any_bytes_after_a_genuine_prefix(data: bytes) -> None:
+    refused_or_encodes_to_itself(AGGREGATES[0][:8] + data)
+    refused_or_encodes_to_itself(AGGREGATES[0] + data)
+
+
+def refused_or_encodes_to_itself(data: bytes) -> None:
+    try:
+        made = decode_aggregate(data, PARAMETERS)
+    except PeerError:
+        return
+    assert encode_aggregate(made, PARAMETERS) == data
+
+
+def test_every_flipped_bit_of_an_aggregate_gives_another_aggregate_or_is_refused() -> None:
+    refused = 0
+    for flipped in flips(AGGREGATES[0]):
+        try:
+            made = decode_aggregate(flipped, PARAMETERS)
+        except MalformedMessage:
+            refused += 1
+            continue
+        assert encode_aggregate(made, PARAMETERS) == flipped
+    assert refused > 8 * 8
+
+
+def test_every_truncation_and_any_longer_aggregate_is_refused() -> None:
+    frame = AGGREGATES[0]
+    for length in range(len(frame)):
+        assert type(refusal_of(decode_aggregate, frame[:length], PARAMETERS)) is MalformedMessage
+    for length in (0, 1, 100, len(SUMMED) - len(SEALED) - 1, len(SUMMED) - 1):
+        assert type(refusal_of(decode_aggregate, SUMMED[:length], PARAMETERS)) is MalformedMessage
+    assert type(refusal_of(decode_aggregate, frame + b"\0", PARAMETERS)) is MalformedMessage
+
+
+@pytest.mark.parametrize(
+    "changes", [{"clients": 0}, {"clients": 6}, {"values": 0}, {"votes": 1}, {"votes": 8}, {"values": 0, "votes": 0}]
+)
+def test_an_aggregate_whose_counts_do_not_fit_the_plan_is_refused(changes: dict[str, int]) -> None:
+    with pytest.raises(MalformedMessage, match="counts do not fit the plan"):
+        decode_aggregate(encode_aggregate(aggregate(SEEDS, **changes), PARAMETERS), PARAMETERS)
+
+
+@pytest.mark.parametrize("flag", [2, 0x100, 0x101, 0x1_0000, 0x100_0001, 0xFFFF_FFFF])
+def test_the_form_of_the_second_half_is_a_zero_or_a_one_and_nothing_beside_it(flag: int) -> None:
+    place = 8 + 16 + 6 * 4
+    assert AGGREGATES[0][place : place + 4] == struct.pack("<I", 1)
+    assert SUMMED[place : place + 4] == struct.pack("<I", 0)
+    with pytest.raises(MalformedMessage, match="counts do not fit the plan"):
+        decode_aggregate(AGGREGATES[0][:place] + struct.pack("<I", flag) + AGGREGATES[0][place + 4 :], PARAMETERS)
+
+
+def test_an_unused_bit_of_an_aggregate_must_be_zero() -> None:
+    head = 8 + 16 + 7 * 4 + 32 + 16 + 32 + 32
+    width = PARAMETERS.width_down
+    last = head + (3 * width + 7) // 8 - 1
+    assert 3 * width % 8
+    with pytest.raises(MalformedMessage, match="unused bits"):
+        decode_aggregate(
+            AGGREGATES[0][:last] + bytes([AGGREGATES[0][last] | 0x80]) + AGGREGATES[0][last + 1 :], PARAMETERS
+        )
