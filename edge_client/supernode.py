@@ -4,8 +4,7 @@
   main function raises it or simply returns, but other threads keep the process alive, connected to nothing, and whoever
   would start it again never learns. Here the process ends with exit code 1.
 * When a client app is killed while it hands over its reply, Flower's SuperNode waits for the rest of it for ever, and
-  answers nothing else. Here it gives the reply up: the node is lost for that message, not for
-  the run.
+  answers nothing else. Here it gives the reply up: the node is lost for that message, not for the run.
 * When a client app gives up without a reply, Flower's SuperNode waits for one for ever. Here it answers with an error.
 * When a run ends while Flower's SuperNode receives a message of it, the message's task stays: its app waits for the
   rest of the message, or answers a run that nobody asks any more, and the SuperNode takes that answer for the one to
@@ -119,12 +118,10 @@ class Post:
 
     def __init__(self, pull: Callable[..., int | None], push: Callable[..., None]) -> None:
         self._pull, self._push = pull, push
-        self._exchange: _Exchange | None = None
+        self._exchange: _Exchange
 
     def pull(self, state: NodeState, object_store: ObjectStore, **named: Any) -> int | None:
-        """Pull a message, as soon as the task of the last one has ended."""
-        while self._exchange is not None and self._exchange.pending():
-            time.sleep(_TICK)
+        """Pull a message."""
         self._exchange = _Exchange(state)
         run = self._pull(state=self._exchange, object_store=object_store, **named)
         if run is None:
@@ -132,8 +129,8 @@ class Post:
         return run
 
     def push(self, state: NodeState, object_store: ObjectStore, **named: Any) -> None:
-        """Push replies until that to the message which was pulled is among them."""
-        exchange, store = self._exchange or _Exchange(state), _Impatient(object_store)
+        """Push replies until that to the message which was pulled is among them, and its task has ended."""
+        exchange, store = self._exchange, _Impatient(object_store)
         try:
             while not exchange.answered:
                 self._push(state=exchange, object_store=store, **named)
@@ -144,6 +141,8 @@ class Post:
                 error = Message(CLIENT_APP_CRASHED_ERROR, reply_to=exchange.message)
                 vars(flower)["_insert_message"](error, state, object_store)
                 self._push(state=state, object_store=store, **named)
+        while exchange.pending():
+            time.sleep(_TICK)
 
 
 def main() -> None:

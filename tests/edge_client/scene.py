@@ -15,11 +15,10 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.plan import Plan
 from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
 from tests import factories
-from tests.edge_client.federation import NODES, RUN, Federation, add_up, federation, random_vector
+from tests.edge_client.federation import FIRST, NODES, RUN, Federation, add_up, federation, random_vector
 
 SIZE = 50
 LAYOUT = factories.layout(SIZE)
-CALL = Call(RUN, 1, 1)
 STATE = first_state(random_vector(0, SIZE), LAYOUT)
 PLAN = Plan(max_cohort=6)
 
@@ -36,10 +35,10 @@ class Scene:
     def kits(self) -> Mapping[int, Kit]:
         return self.fed.kits
 
-    def admit(self, node: int, announced: bytes, call: Call = CALL, **changes: Any) -> Cohort:
+    def admit(self, node: int, announced: bytes, call: Call = FIRST, **changes: Any) -> Cohort:
         return admit_cohort(announced, call, replace(self.waiting[node], **changes), self.kits[node], PLAN)
 
-    def contribution(self, node: int, cohort: Cohort, call: Call = CALL) -> bytes:
+    def contribution(self, node: int, cohort: Cohort, call: Call = FIRST) -> bytes:
         pending, kit = self.waiting[node], self.kits[node]
         dither = dither_of(PLAN, call.round, call.attempt, node, pending.values.size)
         integers, _ = quantised(pending, cohort, node, PLAN, dither)
@@ -58,7 +57,7 @@ class Scene:
         return open_sum(data, run, round_, self.kits[NODES[0]], plan, LAYOUT)
 
 
-def ready(kit: Kit, call: Call = CALL, state: GlobalState = STATE, plan: Plan = PLAN) -> Pending:
+def ready(kit: Kit, call: Call = FIRST, state: GlobalState = STATE, plan: Plan = PLAN) -> Pending:
     """An attendance that waits for its cohort."""
     trained = state.vector + random_vector(kit.node, state.vector.size, 0.1)
     return attend(call, kit, plan, LAYOUT, state, trained, np.zeros(0, np.bool_), samples=10 + kit.node)

@@ -28,6 +28,7 @@ from protocol.plan import Plan
 from protocol.wire import decode_contribution
 from tests import factories
 from tests.edge_client.federation import (
+    FIRST,
     NODES,
     RUN,
     add_up,
@@ -44,7 +45,6 @@ T = P.plain_modulus
 SIZE = P.fields * DEGREE - CHECKS
 """As many values as one ciphertext holds: 4096 slots to look at."""
 
-CALL = Call(RUN, 1, 1)
 COHORT = NODES[:5]
 COLLUDER = COHORT[-1]
 VICTIMS = COHORT[:-1]
@@ -95,13 +95,13 @@ def loot(fixed_nonces: None) -> Loot:
     waiting: dict[int, Pending] = {}
     for node, kit in kits.items():
         trained = state.vector + random_vector(node, SIZE, 0.1)
-        waiting[node] = attend(CALL, kit, PLAN, layout, state, trained, np.zeros(0, np.bool_), samples=100 + node)
+        waiting[node] = attend(FIRST, kit, PLAN, layout, state, trained, np.zeros(0, np.bool_), samples=100 + node)
     cohort = gather_cohort([pending.attendance for pending in waiting.values()], kits[COLLUDER].roster)
     sent, clear = {}, {}
     for member in cohort.members:
         kit, pending = kits[member.node], waiting[member.node]
         clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, 1, 1, member.node, SIZE))
-        data = close_update(clear[member.node], pending.votes, cohort, CALL, kit, PLAN, pending.sealed)
+        data = close_update(clear[member.node], pending.votes, cohort, FIRST, kit, PLAN, pending.sealed)
         contribution = decode_contribution(data, member, P, kit.roster)
         sent[member.node] = (contribution.first, contribution.seeds)
     return Loot(kits, cohort, sent, clear)

@@ -26,8 +26,8 @@ from protocol.layout import Layout, Mask, TensorSpec, Vector
 from protocol.support import Support
 from protocol.terms import Terms, support_digest
 from protocol.wire import decode_attendance, decode_contribution, encode_aggregate
-from tests.edge_client.federation import NODES, RUN, federation, random_vector
-from tests.edge_client.scene import CALL, LAYOUT, PLAN, SIZE, STATE, Scene
+from tests.edge_client.federation import FIRST, NODES, RUN, federation, random_vector
+from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene
 
 # --- attending ----------------------------------------------------------------------------------
 
@@ -39,7 +39,7 @@ def test_an_attendance_says_what_the_client_holds_and_the_pending_update_keeps_t
         assert (said.samples, said.values, said.votes) == (10 + node, SIZE, 0)
         assert said.plan == PLAN.digest
         assert said.key == four.fed.roster.key_id(RUN, 1)
-        assert said.model == model_digest(STATE, CALL, four.kits[node])
+        assert said.model == model_digest(STATE, FIRST, four.kits[node])
         assert said.support == support_digest(pending.sealed)
         assert (dict(pending.metrics), pending.given) == ({}, ())
     assert len({pending.sealed for pending in four.waiting.values()}) == 1
@@ -66,9 +66,9 @@ def test_the_model_digest_names_the_weights_and_the_mask_of_one_round() -> None:
     vector[7] = np.nextafter(vector[7], np.float32(9))
     mask[SIZE - 1] = False
     digests = [
-        model_digest(STATE, CALL, kit),
-        model_digest(replace(STATE, vector=vector), CALL, kit),
-        model_digest(replace(STATE, mask=mask), CALL, kit),
+        model_digest(STATE, FIRST, kit),
+        model_digest(replace(STATE, vector=vector), FIRST, kit),
+        model_digest(replace(STATE, mask=mask), FIRST, kit),
         model_digest(STATE, Call(RUN, 2, 1), kit),
         model_digest(STATE, Call(bytes(16), 1, 1), kit),
     ]
@@ -189,6 +189,6 @@ def test_two_tensors_have_a_clip_each_and_so_a_step_each() -> None:
     layout = Layout((TensorSpec("a", (3,), True), TensorSpec("b", (2,), False)))
     state = first_state(np.array([0.1, -4, 0, 10, 1], np.float32), layout)
     kit = federation(PLAN).kits[NODES[0]]
-    pending = attend(CALL, kit, PLAN, layout, state, state.vector, np.zeros(0, np.bool_), samples=1)
+    pending = attend(FIRST, kit, PLAN, layout, state, state.vector, np.zeros(0, np.bool_), samples=1)
     levels = PLAN.parameters.grid.levels
     assert pending.step.tolist() == [8 / levels] * 3 + [20 / levels] * 2

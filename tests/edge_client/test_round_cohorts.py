@@ -13,8 +13,8 @@ from protocol.errors import AgreementError, CohortRefused, Duplicate, MalformedM
 from protocol.plan import Plan
 from protocol.wire import ATTENDANCE_BYTES, decode_attendance, encode_attendance, signed
 from tests import factories
-from tests.edge_client.federation import NODES, RUN, federation
-from tests.edge_client.scene import CALL, PLAN, SIZE, Scene, ready
+from tests.edge_client.federation import FIRST, NODES, RUN, federation
+from tests.edge_client.scene import PLAN, SIZE, Scene, ready
 
 
 def lie(pending: Pending, kit: Kit, field: str, value: object) -> bytes:
@@ -41,7 +41,7 @@ def test_ones_own_attendance_of_another_train_message_does_not_count(four: Scene
     """An aggregator that keeps an old attendance could otherwise choose the masks' nonces."""
     kit = four.kits[NODES[0]]
     with pytest.raises(CohortRefused, match="just signed"):
-        admit_cohort(four.cohort.encode(), CALL, ready(kit), kit, PLAN)
+        admit_cohort(four.cohort.encode(), FIRST, ready(kit), kit, PLAN)
 
 
 def test_a_cohort_below_the_minimum_is_refused(four: Scene) -> None:
@@ -53,13 +53,13 @@ def test_a_cohort_below_the_minimum_is_refused(four: Scene) -> None:
 def test_the_plans_own_minimum_counts_where_it_is_larger(four: Scene) -> None:
     pending, kit = four.waiting[NODES[0]], four.kits[NODES[0]]
     with pytest.raises(CohortRefused, match="the plan allows 5 to 6"):
-        admit_cohort(four.cohort.encode(), CALL, pending, kit, replace(PLAN, min_cohort=5))
+        admit_cohort(four.cohort.encode(), FIRST, pending, kit, replace(PLAN, min_cohort=5))
 
 
 def test_a_cohort_beyond_the_headroom_is_refused(six: Scene) -> None:
     pending, kit = six.waiting[NODES[0]], six.kits[NODES[0]]
     with pytest.raises(CohortRefused, match="the plan allows 3 to 5"):
-        admit_cohort(six.cohort.encode(), CALL, pending, kit, replace(PLAN, max_cohort=5))
+        admit_cohort(six.cohort.encode(), FIRST, pending, kit, replace(PLAN, max_cohort=5))
 
 
 def given_to(cohort: Cohort, attempt: int) -> tuple[Given, ...]:

@@ -152,6 +152,10 @@ class Node:
         if ends:
             self.end_tasks()
 
+    def has_forgotten_all(self) -> bool:
+        """Whether neither a message nor a reply is kept, nor any object of the last reply."""
+        return not self.state.msg_store and not any(name in self.store for name in self.objects)
+
     def end_tasks(self) -> None:
         """Let the client apps end without a reply."""
         for task in self.state.get_tasks():
@@ -169,6 +173,7 @@ def test_a_message_of_a_running_run_is_answered(node: Node) -> None:
     assert node.step()
     assert node.sent == [asked.metadata.message_id]
     assert node.pushed == node.objects
+    assert node.has_forgotten_all()
     assert not node.step()
 
 
@@ -182,6 +187,7 @@ def test_a_reply_that_a_killed_app_never_finished_is_given_up(
     node.on_confirm = lambda: node.answer(1, lost)
     assert node.step()
     assert node.pushed.items() < node.objects.items()
+    assert node.has_forgotten_all()
     assert "the client app has ended while it handed over its reply" in caplog.text
     asked = node.ask(1, "train again")
     node.on_confirm = lambda: node.answer(1)
@@ -226,12 +232,13 @@ def test_an_app_that_ends_without_a_reply_is_answered_for(node: Node, caplog: py
 def test_no_message_is_received_before_the_task_of_the_last_one_has_ended(node: Node) -> None:
     first, second = node.ask(1, "train"), node.ask(1, "train again")
     node.on_confirm = lambda: node.answer(1, ends=False)
-    assert node.step()
     begun = time.monotonic()
     threading.Timer(1, node.end_tasks).start()
-    node.on_confirm = lambda: node.answer(1)
     assert node.step()
     assert time.monotonic() - begun > 0.9
+    assert node.inbox == [second]
+    node.on_confirm = lambda: node.answer(1)
+    assert node.step()
     assert node.sent == [first.metadata.message_id, second.metadata.message_id]
 
 
