@@ -9,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import wait
@@ -98,11 +99,10 @@ class LocalGrid(Grid):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        processes = list((self._pool._processes or {}).values())
-        self._pool.shutdown(wait=kind is None, cancel_futures=True)
-        if kind is not None:
-            for process in processes:
+        if kind is not None:  # nobody waits for what the clients are busy with
+            for process in list((self._pool._processes or {}).values()):
                 process.terminate()
+        self._pool.shutdown(cancel_futures=True)  # waits: at exit, Python writes to the pipe of a pool that still ends
 
     # --- the Grid interface --------------------------------------------------------------------
 
@@ -177,11 +177,12 @@ class LocalGrid(Grid):
     def _submit(self, node: int, parcel: Parcel) -> "Future[Parcel]":
         position = node - _FIRST_NODE
         node_config = {"partition-id": position, "num-partitions": self._nodes}
-        try:
-            return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
-        except BrokenProcessPool:
-            self._pool = self._start()
-            return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
+        with _without_interrupt():  # for a process that this starts and that has not come to `_prepare` yet
+            try:
+                return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
+            except BrokenProcessPool:
+                self._pool = self._start()
+                return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
 
     def _reply(self, message: Message, job: "Future[Parcel]") -> Message:
         try:
@@ -209,6 +210,16 @@ class LocalGrid(Grid):
         job: Future[Parcel] = Future()
         job.set_exception(_LostError("Node Unavailable (--drop)"))
         return job
+
+
+@contextmanager
+def _without_interrupt() -> Iterator[None]:
+    """Block Ctrl-C in this thread and in the processes that it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _LostError(Exception):

@@ -60,3 +60,13 @@ def test_what_is_not_installed_is_named(package: str) -> None:
     assert (
         ended.stderr == f"error: {package} is not installed; install pruneseal[fleet] for every command but `serve`\n"
     )
+
+
+def test_an_interrupt_during_the_imports_ends_without_a_traceback(tmp_path: Path) -> None:
+    (tmp_path / "typer.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGINT)\n")
+    code = (
+        "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        f"sys.path.insert(0, {str(tmp_path)!r}); from fleet.entry import main; sys.argv = ['pruneseal', 'run']; main()"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stdout + ended.stderr) == (130, "")

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -270,11 +271,12 @@ def test_leaving_the_grid_by_an_error_does_not_wait_for_a_busy_client() -> None:
             time.sleep(0.5)
             raise KeyboardInterrupt
 
-    start = time.monotonic()
+    start, threads = time.monotonic(), threading.enumerate()
     with pytest.raises(KeyboardInterrupt):
         run()
     assert wait_until_gone(workers) == []
     assert time.monotonic() - start < 30
+    assert threading.enumerate() == threads
 
 
 PARENT = """
@@ -313,6 +315,20 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.
     for pid in left:
         os.kill(pid, signal.SIGKILL)
     assert left == []
+
+
+def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
+    with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
+        (identity,) = made.push_messages([do("echo")])
+        (process,) = made._pool._processes.values()
+        replies: list[Message] = []
+        end = time.monotonic() + PATIENCE
+        while not replies and time.monotonic() < end:
+            os.kill(process.pid, signal.SIGINT)
+            time.sleep(0.01)
+            replies += made.pull_messages([identity])
+        assert [reply.has_content() for reply in replies] == [True]
+        assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_an_interrupt_at_the_keyboard_is_left_to_the_parent(grid: LocalGrid) -> None:
