@@ -17,7 +17,8 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
@@ -76,11 +77,21 @@ def prepare(out: Path, plan: Plan, nodes: int) -> None:
         replace_file(kit / BUNDLES_FILE, f"{bundle_digest(plan)}\n".encode())
 
 
-def free_port() -> int:
-    """A port of the loopback address that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind((HOST, 0))
-        return int(listener.getsockname()[1])
+def reserve_port() -> socket.socket:
+    """A free port of the loopback address, kept for a server of ours as long as the socket is open.
+
+    Linux gives the port to nobody who asks for any port, and as this socket never listens, it lets a server with
+    ``SO_REUSEADDR`` (the default of asyncio and `http.server`) do so, as often as it likes.
+    """
+    held = socket.socket()
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    held.bind((HOST, 0))
+    return held
+
+
+def port_of(held: socket.socket) -> int:
+    """The port that is reserved."""
+    return int(held.getsockname()[1])
 
 
 class Deployment:
@@ -109,10 +120,11 @@ class Deployment:
     ) -> None:
         self.out, self.nodes = out.resolve(), nodes
         self.run = (run or out).resolve()
-        self.port, self.metrics_port = free_port(), free_port()
+        ports = [reserve_port() for _ in range(2 + nodes)]
+        self.port, self.metrics_port, *self._node_ports = map(port_of, ports)
+        weakref.finalize(self, _close, ports)  # not before: what has ended may be started again
         self._results, self._fronts = results, dict(fronts or {})
         self._given = dict(environment or {})
-        self._node_ports: dict[int, int] = {}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self._commands: dict[str, tuple[Sequence[str], Mapping[str, str]]] = {}
         self._started: dict[str, float] = {}
@@ -183,7 +195,7 @@ class Deployment:
     def start_node(self, node: int) -> None:
         """Start a node: the SuperNode, which holds Flower's key, and the SuperExec, which holds the others."""
         kit, name = self.out / "kits" / kit_name(node), kit_name(node)
-        port = self._node_ports.setdefault(node, free_port())
+        port = self._node_ports[node]
         environment = self._environment(name)
         Path(environment["FLWR_HOME"]).mkdir(exist_ok=True)
         flags = {
@@ -297,6 +309,11 @@ class Deployment:
 
 def _options(flags: Mapping[str, object]) -> list[str]:
     return [part for name, value in flags.items() for part in (name, str(value))]
+
+
+def _close(ports: Iterable[socket.socket]) -> None:
+    for held in ports:
+        held.close()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

@@ -29,7 +29,7 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from aggregator.logs import LOG_FILE
 from aggregator.status import FAILED, Status, read_status
 from fleet.certificates import CA_FILE, NODE_KEY_FILE, write_node_key
-from fleet.deployment import CONNECTION, Deployment, free_port, prepare
+from fleet.deployment import CONNECTION, Deployment, port_of, prepare, reserve_port
 from fleet.provision import kit_name, provision
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines
@@ -87,13 +87,16 @@ class Siege:
         server = ["--superlink", f"localhost:{self.deployment.port}", "--max-retries", "2"]
         certificate = ["--root-certificates", str(self.deployment.out / "tls" / CA_FILE)]
         printed = ""
-        with subprocess.Popen(
-            [*start, *server, *certificate, "--port", str(free_port()), "--isolation", "process", *options],
-            env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(self.deployment.out / "intruder")},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        ) as node:
+        with (
+            reserve_port() as held,
+            subprocess.Popen(
+                [*start, *server, *certificate, "--port", str(port_of(held)), "--isolation", "process", *options],
+                env={**os.environ, "FLWR_TELEMETRY_ENABLED": "0", "FLWR_HOME": str(self.deployment.out / "intruder")},
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+            ) as node,
+        ):
             assert node.stdout is not None
             for line in node.stdout:
                 printed += line

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_client.keys import load_kit
+from fleet.deployment import port_of, reserve_port
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines, pruneseal
 
@@ -28,21 +29,21 @@ BIN = Path(sys.executable).parent
 ROUNDS = 3
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 def answers(port: int) -> bool:
     with socket.socket() as caller:
         return caller.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture
-def flower(tmp_path: Path) -> Iterator[dict[str, str]]:
+def port() -> Iterator[int]:
+    with reserve_port() as held:
+        yield port_of(held)
+
+
+@pytest.fixture
+def flower(tmp_path: Path, port: int) -> Iterator[dict[str, str]]:
     """The environment of a SuperLink of our own, which runs while the test does."""
-    home, port = tmp_path / "flower", free_port()
+    home = tmp_path / "flower"
     home.mkdir()
     (home / "config.toml").write_text(
         f'[superlink]\ndefault = "here"\n[superlink.here]\naddress = "127.0.0.1:{port}"\ninsecure = true\n'

@@ -1,16 +1,18 @@
 """``fleet.deployment``: what a deployment on one machine is made of; whole ones are in tests/e2e."""
 
 import signal
+import socket
 import stat
 import sys
 import time
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
 import pytest
 
 from edge_client.bundle import BUNDLES_FILE, accepted
 from fleet.bundle import bundle_digest
-from fleet.deployment import EXECUTOR_FILE, HOST, Deployment, free_port, prepare
+from fleet.deployment import EXECUTOR_FILE, HOST, Deployment, port_of, prepare, reserve_port
 from fleet.local import GridKind, Options, start, stored_run
 from fleet.provision import AGGREGATOR, kit_name, provision
 from protocol.errors import ConfigError, DeploymentError
@@ -97,9 +99,24 @@ def test_a_process_that_does_not_listen_is_ended_all_the_same(out: Path, monkeyp
     assert group_members(pid) == []
 
 
-def test_ports_are_free_and_differ() -> None:
-    assert HOST == "127.0.0.1"
-    assert 1024 < free_port() < 65536
+def test_a_reserved_port_is_there_for_our_server_again_and_again_and_for_nobody_else() -> None:
+    with reserve_port() as held:
+        for _ in range(2):
+            with HTTPServer((HOST, port_of(held)), BaseHTTPRequestHandler) as server:
+                assert server.server_port == port_of(held)
+        with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+            other.bind((HOST, port_of(held)))
+
+
+def test_the_ports_of_a_deployment_are_reserved_as_long_as_it_is_there(tmp_path: Path) -> None:
+    deployment = Deployment(tmp_path, 30)
+    ports = [deployment.port, deployment.metrics_port, *deployment._node_ports]
+    assert len(set(ports)) == 32
+    with socket.socket() as other, pytest.raises(OSError, match="Address already in use"):
+        other.bind((HOST, ports[-1]))
+    del deployment
+    with socket.socket() as other:
+        other.bind((HOST, ports[-1]))
 
 
 def test_what_only_the_local_grid_can_do_is_refused_on_flowers(tmp_path: Path) -> None:

@@ -320,11 +320,11 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.
 def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         (identity,) = made.push_messages([do("echo")])
-        (process,) = made._pool._processes.values()
+        (pid,) = made._pool._processes
         replies: list[Message] = []
         end = time.monotonic() + PATIENCE
         while not replies and time.monotonic() < end:
-            os.kill(process.pid, signal.SIGINT)
+            os.kill(pid, signal.SIGINT)
             time.sleep(0.01)
             replies += made.pull_messages([identity])
         assert [reply.has_content() for reply in replies] == [True]
