@@ -3,6 +3,7 @@
 import logging
 import signal
 import threading
+from _thread import start_new_thread
 
 from aggregator.logs import ROOT, JsonFormatter
 
@@ -15,7 +16,8 @@ def begin() -> threading.Event:
     """
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+        # In a thread: the signal may come just while this one waits for `stop` and has its lock.
+        signal.signal(number, lambda *_: start_new_thread(stop.set, ()))
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(""))
     logger = logging.getLogger(ROOT)

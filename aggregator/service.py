@@ -135,10 +135,11 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look at the run, and submit it where that is due."""
+        held = is_held(self._folder)  # before its status too: an app says how it has ended, and then lets go
         status = read_status(self._folder)
         starts = status.starts if status is not None else 0
         state = status.state if status is not None else ""
-        if is_held(self._folder) or state == FINISHED:
+        if held or is_held(self._folder) or state == FINISHED:
             self._fresh, self._starting, self.trouble = False, None, []
             return
         if self._starting is not None:

@@ -102,6 +102,8 @@ class LocalGrid(Grid):
         if kind is not None:  # nobody waits for what the clients are busy with
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
+            # One that ends in the middle of a reply: the pool reads to its end only where nobody else could write.
+            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
         self._pool.shutdown(cancel_futures=True)  # waits: at exit, Python writes to the pipe of a pool that still ends
 
     # --- the Grid interface --------------------------------------------------------------------
@@ -177,7 +179,7 @@ class LocalGrid(Grid):
     def _submit(self, node: int, parcel: Parcel) -> "Future[Parcel]":
         position = node - _FIRST_NODE
         node_config = {"partition-id": position, "num-partitions": self._nodes}
-        with _without_interrupt():  # for a process that this starts and that has not come to `_prepare` yet
+        with _interrupt_later():
             try:
                 return self._pool.submit(_answer, parcel, node, node_config, self._run_config)
             except BrokenProcessPool:
@@ -213,13 +215,22 @@ class LocalGrid(Grid):
 
 
 @contextmanager
-def _without_interrupt() -> Iterator[None]:
-    """Block Ctrl-C in this thread and in the processes that it starts."""
+def _interrupt_later() -> Iterator[None]:
+    """Put Ctrl-C off: a process that is started here begins with it blocked, and nothing is left half started."""
+    noted: list[int] = []
+    raising = threading.current_thread() is threading.main_thread()  # in others Python raises no KeyboardInterrupt
+    handler = signal.getsignal(signal.SIGINT)
+    if raising:
+        signal.signal(signal.SIGINT, lambda number, _: noted.append(number))
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        if raising:
+            signal.signal(signal.SIGINT, handler)
+        for number in noted[:1]:
+            signal.raise_signal(number)
 
 
 class _LostError(Exception):

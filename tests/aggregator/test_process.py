@@ -19,6 +19,14 @@ def test_either_signal_tells_the_process_to_end(number: signal.Signals) -> None:
 
 
 @pytest.mark.usefixtures("put_back")
+def test_a_signal_that_comes_when_the_process_begins_to_wait_is_heard() -> None:
+    stop = begin()
+    with stop._cond:  # type: ignore[attr-defined]  # as in the middle of `wait`
+        signal.raise_signal(signal.SIGTERM)
+    assert stop.wait(10)
+
+
+@pytest.mark.usefixtures("put_back")
 def test_what_is_logged_is_json_on_standard_error_from_info_on(capsys: pytest.CaptureFixture[str]) -> None:
     begin()
     log = logging.getLogger("pruneseal.some")

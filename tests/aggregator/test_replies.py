@@ -139,14 +139,14 @@ def test_a_reply_is_yielded_while_the_others_are_still_awaited() -> None:
 def test_the_stream_ends_when_time_is_up_and_keeps_what_has_arrived() -> None:
     grid = PostBox(2)
     start = time.monotonic()
-    assert nodes(stream_replies(grid, to_nodes(3), 0.3)) == [2]
-    assert 0.3 <= time.monotonic() - start < 2
+    assert nodes(stream_replies(grid, to_nodes(3), 1.0)) == [2]
+    assert 1 <= time.monotonic() - start < 20
 
 
 def test_without_messages_the_stream_ends_at_once() -> None:
     start = time.monotonic()
     assert nodes(stream_replies(PostBox(), [], 60)) == []
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 20
 
 
 def test_messages_are_pushed_in_batches() -> None:
@@ -160,7 +160,7 @@ def test_a_node_that_the_grid_does_not_know_is_not_waited_for() -> None:
     grid.refused = {2}
     start = time.monotonic()
     assert nodes(stream_replies(grid, to_nodes(3), 60)) == [1, 3]
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 20
 
 
 def test_a_batch_that_the_grid_refuses_is_not_waited_for() -> None:
@@ -168,7 +168,7 @@ def test_a_batch_that_the_grid_refuses_is_not_waited_for() -> None:
     grid.refuses_batches = True
     start = time.monotonic()
     assert nodes(stream_replies(grid, to_nodes(2), 60)) == []
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 20
 
 
 def test_a_failing_transport_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:

@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import urllib.request
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from aggregator.journal import Journal
 from aggregator.service import FlowerControl, Supervisor, address, flower_command, main
-from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
+from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status, read_status
 from protocol.errors import ConfigError
 from tests.aggregator.stub_grid import make_kits, small_plan
 from tests.factories import write_roster
@@ -95,6 +95,41 @@ def test_a_finished_run_is_left_alone(stage: Stage) -> None:
     stage.look()
     stage.app(FINISHED)
     assert [stage.look(60) for _ in range(3)] == [[]] * 3
+
+
+@pytest.mark.parametrize("state", [FINISHED, FAILED])
+def test_an_app_that_ends_while_the_service_looks_is_not_started_again(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, state: str
+) -> None:
+    stage.look()
+    stage.app(RUNNING, rounds=9)
+    with ExitStack() as running:
+        running.enter_context(stage.runs())
+
+        def read(folder: Path) -> Status | None:
+            status = read_status(folder)
+            stage.app(state)
+            running.close()
+            return status
+
+        monkeypatch.setattr("aggregator.service.read_status", read)
+        assert stage.look(1) == []
+
+
+def test_an_app_that_begins_while_the_service_looks_is_left_alone(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage.look()
+    stage.app(RUNNING, rounds=1)
+    with ExitStack() as running:
+
+        def read(folder: Path) -> Status | None:
+            status = read_status(folder)
+            running.enter_context(stage.runs())
+            return status
+
+        monkeypatch.setattr("aggregator.service.read_status", read)
+        assert stage.look(1) == []
 
 
 def test_a_failed_run_waits_for_its_operator_and_a_new_service_tries_again(stage: Stage) -> None:

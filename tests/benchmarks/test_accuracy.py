@@ -62,7 +62,7 @@ def cell_run(cell: Cell, data: str | None, work: Path) -> None:
     (work / str(cell.seed)).touch()
     if cell.seed == 0:
         raise DataError("no rows")
-    time.sleep(0.3)
+    time.sleep(1)
 
 
 def test_after_a_cell_that_fails_few_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

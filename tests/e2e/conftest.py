@@ -15,9 +15,11 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "fleet.entry"]
+ACCEPTED = "SuperNode ID:"
+"""What a SuperNode prints when the SuperLink has taken it."""
 
 
-def pruneseal(*arguments: str | Path, timeout: float = 300) -> "subprocess.CompletedProcess[str]":
+def pruneseal(*arguments: str | Path, timeout: float = 900) -> "subprocess.CompletedProcess[str]":
     """Run the command to its end."""
     return subprocess.run(
         [*COMMAND, *map(str, arguments)], cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False

@@ -32,7 +32,7 @@ from fleet.certificates import CA_FILE, NODE_KEY_FILE, write_node_key
 from fleet.deployment import CONNECTION, Deployment, port_of, prepare, reserve_port
 from fleet.provision import kit_name, provision
 from protocol.plan import Plan
-from tests.e2e.conftest import ROOT, lines
+from tests.e2e.conftest import ACCEPTED, ROOT, lines
 
 pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES = 3
@@ -47,8 +47,6 @@ PLAN = Plan(
     attempts=1,
 )
 PATIENCE = 600.0
-ACCEPTED = "SuperNode ID:"
-"""What a SuperNode prints once the SuperLink has let it in."""
 
 
 @dataclass

@@ -33,7 +33,7 @@ def run(folder: Path, *more: str) -> "subprocess.CompletedProcess[str]":
     environment = {**os.environ, "PYTHONPATH": "."}
     return subprocess.run(
         [sys.executable, "-m", "fleet.entry", *arguments, *more],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False,
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
 
 

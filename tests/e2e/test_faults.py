@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +23,12 @@ import pytest
 from aggregator.journal import read_records
 from aggregator.logs import LOG_FILE
 from aggregator.status import FINISHED, Status, read_status
-from fleet.deployment import Deployment, prepare
+from fleet.deployment import LOG_FOLDER, Deployment, prepare
 from fleet.opening import open_run
 from fleet.provision import kit_name, provision
 from protocol import checkpoint
 from protocol.plan import Plan
-from tests.e2e.conftest import ROOT, group_members, lines
+from tests.e2e.conftest import ACCEPTED, ROOT, group_members, lines
 from tests.e2e.proxy import Proxy
 
 pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
@@ -94,6 +95,10 @@ class Storm:
 
     def release(self, node: int) -> None:
         (self.holds / kit_name(node)).unlink(missing_ok=True)
+
+    def accepted(self, node: int) -> bool:
+        """Whether the SuperLink has taken a node."""
+        return ACCEPTED in (self.deployment.out / LOG_FOLDER / f"{kit_name(node)}.log").read_text()
 
     def app(self) -> int:
         """The process of the aggregator's app."""
@@ -222,7 +227,15 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Storm]:
         proxy.target = deployment.port
         made = Storm(deployment, holds, proxy)
         made.hold(KILLED)
-        stack.enter_context(deployment)
+        stack.callback(deployment.stop)
+        deployment.start_superlink()
+        deployment.register()
+        for node in range(NODES):
+            deployment.start_node(node)
+        for node in range(NODES):  # a node that comes late would miss the first round, and its fault
+            made.until(f"node {node} at the SuperLink", partial(made.accepted, node))
+        deployment.start_aggregator()
+        deployment.start_service()
         made.until("the first status", lambda: read_status(run))
         for fault in (
             client_killed_in_training,

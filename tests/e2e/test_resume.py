@@ -17,7 +17,7 @@ SETTINGS = ("--rounds", "12", "--drop", "0.1", "--verify")
 
 
 def wait_for_round(process: "subprocess.Popen[str]", out: Path, round_: int) -> None:
-    end = time.monotonic() + 120
+    end = time.monotonic() + 600
     while len(lines(out / "metrics.jsonl")) < round_:
         assert process.poll() is None, "the run ended too soon"
         assert time.monotonic() < end, "the run takes too long"
@@ -66,7 +66,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
     with running("run", "--out", out, "--rounds", "400") as process:
         wait_for_round(process, out, 2)
         os.killpg(process.pid, signal.SIGINT)
-        printed, _ = process.communicate(timeout=60)
+        printed, _ = process.communicate(timeout=300)
         assert process.returncode == 130
         wait_until_gone(process.pid)
     assert f"stopped; go on with: pruneseal run --out {out} --resume" in printed
@@ -75,7 +75,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
 
 def test_there_is_nothing_to_resume_in_an_empty_folder(tmp_path: Path) -> None:
     done = subprocess.run(
-        [*COMMAND, "run", "--out", str(tmp_path), "--resume"], capture_output=True, text=True, check=False, timeout=60
+        [*COMMAND, "run", "--out", str(tmp_path), "--resume"], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 1
     assert "holds no run that could be resumed" in done.stderr

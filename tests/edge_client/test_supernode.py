@@ -231,11 +231,16 @@ def test_an_app_that_ends_without_a_reply_is_answered_for(node: Node, caplog: py
 
 def test_no_message_is_received_before_the_task_of_the_last_one_has_ended(node: Node) -> None:
     first, second = node.ask(1, "train"), node.ask(1, "train again")
-    node.on_confirm = lambda: node.answer(1, ends=False)
-    begun = time.monotonic()
-    threading.Timer(1, node.end_tasks).start()
+    answered: list[float] = []
+
+    def answer() -> None:
+        node.answer(1, ends=False)
+        answered.append(time.monotonic())
+        threading.Timer(1, node.end_tasks).start()
+
+    node.on_confirm = answer
     assert node.step()
-    assert time.monotonic() - begun > 0.9
+    assert time.monotonic() - answered[0] > 0.9
     assert node.inbox == [second]
     node.on_confirm = lambda: node.answer(1)
     assert node.step()
@@ -247,7 +252,7 @@ def test_the_supernode_runs_with_it() -> None:
     code = (
         "from flwr.supernode import start_client_internal as flower\nfrom edge_client import supernode\n"
         "steps = lambda: (flower._pull_and_store_message.__qualname__, flower._push_messages.__qualname__)\n"
-        "supernode.flower_supernode = lambda: print(*steps())\nsupernode.main()\n"
+        "supernode.flower_supernode = lambda: print(*steps(), flush=True)\nsupernode.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False

@@ -200,7 +200,8 @@ def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> N
 def test_a_client_that_does_not_answer_in_time_is_not_waited_for() -> None:
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=2) as made:
-            where(made, 100, 101)
+            while len({told["pid"] for told in where(made, 100, 101)}) < 2:  # one may still be starting
+                pass
             replies = list(made.send_and_receive([do("sleep", 100), do("echo", 101)], timeout=3))
             assert [reply.metadata.src_node_id for reply in replies] == [101]
             raise KeyboardInterrupt
@@ -297,6 +298,35 @@ if __name__ == "__main__":
 """
 
 
+STOPPED = """
+import time
+from flwr.app import ConfigRecord, Message, RecordDict
+from fleet.grid import LocalGrid
+
+if __name__ == "__main__":
+    with LocalGrid(1, {}, {}, client_app="tests.fleet.tiny_app:app", workers=1) as grid:
+        grid.push_messages([Message(RecordDict({"do": ConfigRecord({"what": "much"})}), 100, "query")])
+        while not grid._pool._result_queue._reader.poll():
+            time.sleep(0.001)
+        raise KeyboardInterrupt
+"""
+
+
+def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_path: Path) -> None:
+    script = tmp_path / "stopped.py"
+    script.write_text(STOPPED)
+    ended = subprocess.run(
+        [sys.executable, str(script)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert ended.stderr.splitlines()[-1] == "KeyboardInterrupt"
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "parent.py"
@@ -329,6 +359,37 @@ def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting()
             replies += made.pull_messages([identity])
         assert [reply.has_content() for reply in replies] == [True]
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
+
+
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests run in the background, and would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
+def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = threading.Event()
+    elsewhere = threading.Thread(target=ended.wait)
+    elsewhere.start()  # a thread that does not block the signal, as those of numerical libraries
+    with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
+        spawn = made._pool._spawn_process  # type: ignore[attr-defined]
+
+        def interrupted() -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            spawn()
+
+        monkeypatch.setattr(made._pool, "_spawn_process", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made.push_messages([do("echo")])
+        assert len(made._pool._processes) == 1
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        assert ask(made, [do("echo")])[100].has_content()
+    ended.set()
+    elsewhere.join()
 
 
 def test_an_interrupt_at_the_keyboard_is_left_to_the_parent(grid: LocalGrid) -> None:

@@ -19,6 +19,8 @@ def query(message: Message, context: Context) -> Message:
         os._exit(3)
     if what == "sleep":
         time.sleep(60)
+    if what == "much":
+        return Message(RecordDict({"much": ConfigRecord({"bytes": bytes(100_000_000)})}), reply_to=message)
     if what == "where":
         place = {**context.node_config, **context.run_config, "pid": os.getpid(), "node": context.node_id}
         setting = {"setting": os.environ.get("PRUNESEAL_TEST_SETTING", "")}

@@ -147,7 +147,7 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
     reader = threading.Thread(target=read)
     reader.start()
     try:
-        assert ready.wait(60), "it does not start"
+        assert ready.wait(300), "it does not start"
         assert process.poll() is None, server.log
         (line,) = server.events("ready")
         server.port, server.grpc_port = line["port"], line["grpc_port"]

@@ -113,8 +113,10 @@ def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(gu
         kept.request("GET", "/v2/health/live")
         assert kept.getresponse().read() == b'{"live":true}'
     kept.close()
-    time.sleep(0.5)
-    assert alive(guarded)
+    end = time.monotonic() + 30
+    while not alive(guarded):  # those that have just been closed may count for a moment
+        assert time.monotonic() < end
+        time.sleep(0.1)
 
 
 def test_ten_thousand_open_connections_are_survived(tmp_path: Path) -> None:

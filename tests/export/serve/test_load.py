@@ -44,7 +44,7 @@ def from_all(module: Any, address: str, samples: Array) -> list[tuple[int, str, 
 @pytest.mark.parametrize("module", [tritonclient.http, tritonclient.grpc], ids=["http", "grpc"])
 def test_every_request_of_sixteen_clients_is_answered_as_if_it_were_alone(tmp_path: Path, module: Any) -> None:
     model, samples = linear(), rows(REQUESTS)
-    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "2") as server:
+    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "20") as server:
         answers = from_all(module, server.http if module is tritonclient.http else server.grpc, samples)
         metrics = server.call("GET", "/metrics")[1].decode()
     assert sorted(k for k, _, _ in answers) == [*range(REQUESTS)]
@@ -107,19 +107,20 @@ def test_new_versions_during_the_load_lose_no_request(tmp_path: Path) -> None:
 
 def test_what_has_arrived_is_answered_before_the_server_ends(tmp_path: Path) -> None:
     model, sample = linear(), rows(1)
-    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "1500") as server, ThreadPoolExecutor(2) as pool:
+    with serving(save(model, tmp_path / "m.onnx"), "--batch-wait", "3000") as server, ThreadPoolExecutor(2) as pool:
         asked = [
             pool.submit(ask, module, address, sample, 0)
             for module, address in ((tritonclient.http, server.http), (tritonclient.grpc, server.grpc))
         ]
-        time.sleep(0.7)
+        both = b'pruneseal_queue_rows{model="m",version="1"} 2.0'
+        wait_for(lambda: both in server.call("GET", "/metrics")[1])
         server.process.terminate()
         answers = [one.result() for one in asked]
     assert all(np.allclose(answer[0][2], expected(model, sample), rtol=1e-5) for answer in answers)
 
 
 def test_a_full_queue_is_told_and_the_server_goes_on(tmp_path: Path) -> None:
-    options = ("--batch-wait", "1000", "--max-batch", "8", "--queue", "8")
+    options = ("--batch-wait", "2000", "--max-batch", "8", "--queue", "8")
     with serving(save(linear(), tmp_path / "linear.onnx"), *options) as server, ThreadPoolExecutor(6) as pool:
         statuses = [*pool.map(lambda _: server.infer(request(rows(3)))[0], range(6))]
         assert server.infer(request(rows(3)))[0] == 200

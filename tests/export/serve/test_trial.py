@@ -12,7 +12,7 @@ from export.serve.trial import Limits, load
 from protocol.errors import ModelError
 from tests.export.serve.serving import SERVE, expected, finished, labelled, linear, rows, save
 
-LIMITS = Limits(memory_bytes=1 << 30, seconds=20)
+LIMITS = Limits(memory_bytes=1 << 30, seconds=120)
 
 
 def value(name: str, shape: list[str | int | None], kind: int = TensorProto.FLOAT) -> onnx.ValueInfoProto:
