@@ -135,7 +135,9 @@ class Supervisor:
 
     def tick(self) -> None:
         """Look at the run, and submit it where that is due."""
-        held = is_held(self._folder)  # before its status too: an app says how it has ended, and then lets go
+        # Before the status and after it: an app writes how it ended and then unlocks, so a free lock may come with an
+        # old status.
+        held = is_held(self._folder)
         status = read_status(self._folder)
         starts = status.starts if status is not None else 0
         state = status.state if status is not None else ""

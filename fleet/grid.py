@@ -102,9 +102,9 @@ class LocalGrid(Grid):
         if kind is not None:  # nobody waits for what the clients are busy with
             for process in list((self._pool._processes or {}).values()):
                 process.terminate()
-            # One that ends in the middle of a reply: the pool reads to its end only where nobody else could write.
+            # The pool may be reading a reply; it sees the pipe end once no process, this one included, can write to it.
             self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
-        self._pool.shutdown(cancel_futures=True)  # waits: at exit, Python writes to the pipe of a pool that still ends
+        self._pool.shutdown(cancel_futures=True)  # waits: at exit, Python may write to a pipe that a pool just closes
 
     # --- the Grid interface --------------------------------------------------------------------
 

@@ -200,8 +200,9 @@ def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> N
 def test_a_client_that_does_not_answer_in_time_is_not_waited_for() -> None:
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=2) as made:
+            end = time.monotonic() + PATIENCE
             while len({told["pid"] for told in where(made, 100, 101)}) < 2:  # one may still be starting
-                pass
+                assert time.monotonic() < end
             replies = list(made.send_and_receive([do("sleep", 100), do("echo", 101)], timeout=3))
             assert [reply.metadata.src_node_id for reply in replies] == [101]
             raise KeyboardInterrupt
@@ -277,7 +278,7 @@ def test_leaving_the_grid_by_an_error_does_not_wait_for_a_busy_client() -> None:
         run()
     assert wait_until_gone(workers) == []
     assert time.monotonic() - start < 30
-    assert threading.enumerate() == threads
+    assert set(threading.enumerate()) <= set(threads)
 
 
 PARENT = """
@@ -347,6 +348,15 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.
     assert left == []
 
 
+@pytest.fixture
+def interruptible() -> Iterator[None]:
+    """Ctrl-C raises `KeyboardInterrupt`, also where the tests run in the background, and would ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         (identity,) = made.push_messages([do("echo")])
@@ -361,18 +371,10 @@ def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting()
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-@pytest.fixture
-def interruptible() -> Iterator[None]:
-    """Ctrl-C raises `KeyboardInterrupt`, also where the tests run in the background, and would ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
-    elsewhere = threading.Thread(target=ended.wait)
+    elsewhere = threading.Thread(target=ended.wait, daemon=True)
     elsewhere.start()  # a thread that does not block the signal, as those of numerical libraries
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         spawn = made._pool._spawn_process  # type: ignore[attr-defined]
