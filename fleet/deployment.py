@@ -18,8 +18,8 @@ import subprocess
 import sys
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
@@ -120,9 +120,10 @@ class Deployment:
     ) -> None:
         self.out, self.nodes = out.resolve(), nodes
         self.run = (run or out).resolve()
-        ports = [reserve_port() for _ in range(2 + nodes)]
-        self.port, self.metrics_port, *self._node_ports = map(port_of, ports)
-        weakref.finalize(self, _close, ports)  # not before: what has ended may be started again
+        held = ExitStack()
+        ports = [port_of(held.enter_context(reserve_port())) for _ in range(2 + nodes)]
+        self.port, self.metrics_port, *self._node_ports = ports
+        weakref.finalize(self, held.close)  # not before: what has ended may be started again
         self._results, self._fronts = results, dict(fronts or {})
         self._given = dict(environment or {})
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -309,11 +310,6 @@ class Deployment:
 
 def _options(flags: Mapping[str, object]) -> list[str]:
     return [part for name, value in flags.items() for part in (name, str(value))]
-
-
-def _close(ports: Iterable[socket.socket]) -> None:
-    for held in ports:
-        held.close()
 
 
 def _signal_group(group: int, number: signal.Signals) -> None:

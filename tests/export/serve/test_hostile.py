@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.export.serve.serving import Server, linear, request, rows, save, serving
+from tests.export.serve.serving import Server, linear, request, rows, save, serving, wait_for
 
 MIB = 1 << 20
 POST = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: x\r\n"
@@ -39,7 +39,7 @@ def everything(connection: socket.socket) -> bytes:
 def alive(server: Server) -> bool:
     try:
         return server.infer(request(rows(2)))[0] == 200
-    except OSError:
+    except (OSError, http.client.HTTPException):
         return False
 
 
@@ -116,10 +116,7 @@ def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(gu
         kept.request("GET", "/v2/health/live")
         assert kept.getresponse().read() == b'{"live":true}'
     kept.close()
-    end = time.monotonic() + 30
-    while not alive(guarded):  # those that have just been closed may count for a moment
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_for(lambda: alive(guarded))  # those that have just been closed may count for a moment
 
 
 def test_ten_thousand_open_connections_are_survived(tmp_path: Path) -> None:
@@ -135,11 +132,6 @@ def test_ten_thousand_open_connections_are_survived(tmp_path: Path) -> None:
                     with contextlib.suppress(OSError):
                         stack.enter_context(connect(port))
                 assert server.process.poll() is None
-        deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError, http.client.HTTPException):
-                if alive(server):
-                    break
-            time.sleep(0.2)
+        wait_for(lambda: alive(server))
         assert alive(server)
         assert server.memory() - before < 256 * MIB

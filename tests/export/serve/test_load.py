@@ -1,7 +1,6 @@
 """Many clients at once: no request is lost, none gets another's answer, whatever is loaded meanwhile."""
 
 import threading
-import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,7 +12,7 @@ import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
 
-from tests.export.serve.serving import expected, linear, request, rows, save, serving
+from tests.export.serve.serving import expected, linear, request, rows, save, serving, wait_for
 
 Array = NDArray[Any]
 
@@ -69,13 +68,6 @@ def folder(root: Path, version: str) -> Path:
     path = root / "m" / version
     path.mkdir()
     return path
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_new_versions_during_the_load_lose_no_request(tmp_path: Path) -> None:
