@@ -11,7 +11,7 @@ run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
 
 # Everything in protocol/, and every file that touches a key, is covered to the last branch.
-KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provision.py,fleet/verify.py
+KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provisioning/kits.py,fleet/running/verify.py
 
 test: setup lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not deployment" --cov --cov-report= $(ARGS)

@@ -10,8 +10,8 @@ from flwr.serverapp import Grid
 from aggregator.observer import Observer
 from aggregator.replies import stream_replies
 from aggregator.tally import Tally
-from protocol.carry import from_record, to_record
 from protocol.errors import MalformedMessage, PeerError
+from protocol.messages import from_record, to_record
 
 
 @dataclass(frozen=True)

@@ -32,10 +32,10 @@ from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
 from benchmarks.cells import HEADLINE, NO_POWERPROP, NO_TARGET, OWN_POWERPROP, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.tasks import TASKS
-from edge_client import models
+from edge_client.learning import models
 from edge_client.sparsify import METHODS
 from edge_client.sparsify.allocation import NAMES
-from fleet.machine import machine, versions
+from fleet.results.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.plan import Plan

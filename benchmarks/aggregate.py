@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks.ckks import Ckks
 from benchmarks.pruneseal import PruneSeal
 from benchmarks.stopwatch import COLUMNS, CONTRIBUTE, FIRST
-from fleet.machine import machine, versions
+from fleet.results.machine import machine, versions
 
 CLIENTS: Final = (10, 100, 1000)
 BITS: Final = (8, 12, 16)

@@ -34,10 +34,10 @@ from aggregator.journal import METRICS_FILE, read_records
 from aggregator.service import FlowerControl
 from aggregator.status import FAILED, read_status
 from benchmarks import floor
-from fleet.bundle import app_files
-from fleet.deployment import CONNECTION, Deployment, prepare
-from fleet.machine import machine, versions
-from fleet.provision import provision
+from fleet.provisioning.app_bundle import app_files
+from fleet.provisioning.kits import provision
+from fleet.results.machine import machine, versions
+from fleet.running.deployment import CONNECTION, Deployment, prepare
 from protocol.errors import DeploymentError
 from protocol.plan import Plan
 

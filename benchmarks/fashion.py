@@ -29,12 +29,12 @@ import torch
 from benchmarks.fashion_report import PARTITIONS, checks, figure, markdown
 from benchmarks.federation import encrypted_run, submission, weighted_mean
 from benchmarks.page import publish
-from edge_client import data as datasets
 from edge_client.client import Network, build_network
-from edge_client.partition import partition
+from edge_client.learning import data as datasets
+from edge_client.learning.partition import partition
+from edge_client.learning.training import evaluate, insert
 from edge_client.sparsify import GlobalState
-from edge_client.train import evaluate, insert
-from fleet.machine import machine, versions
+from fleet.results.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.layout import Vector

@@ -21,14 +21,14 @@ import torch
 from rich.console import Console
 
 from aggregator.journal import METRICS_FILE
-from edge_client import data as datasets
 from edge_client.client import Network, build_network
-from edge_client.partition import Partition, partition
+from edge_client.learning import data as datasets
+from edge_client.learning.partition import Partition, partition
+from edge_client.learning.training import Score, evaluate, extract, gradient_at, insert, local_update
 from edge_client.round import Sum, dither_of, next_state, terms_of
 from edge_client.sparsify import GlobalState
-from edge_client.train import Score, evaluate, extract, gradient_at, insert, local_update
-from fleet import local
-from fleet.result import SUMMARY_FILE
+from fleet.results.finish import SUMMARY_FILE
+from fleet.running import local
 from protocol.errors import ConfigError
 from protocol.grid import Integers, Share, quantise, steps
 from protocol.layout import Mask, Vector

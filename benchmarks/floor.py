@@ -15,7 +15,7 @@ from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
-from protocol.carry import from_record, to_record
+from protocol.messages import from_record, to_record
 
 SMALL: Final = 1000
 ROUNDS: Final = 6

@@ -26,12 +26,12 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.page import check_table, drawing, head, publish
-from edge_client import models
+from edge_client.learning import models
 from export.exporter import Exported, export, export_int8
 from export.latency import Latency, compare
 from export.scaling import Scaling
-from fleet.machine import machine, versions
-from fleet.units import human_bytes
+from fleet.results.machine import machine, versions
+from fleet.results.units import human_bytes
 from protocol.files import replace_file
 
 SPARSITIES: Final = (0.8, 0.9, 0.95, 0.99)

@@ -26,10 +26,10 @@ import torch
 import uvloop
 from torch import nn
 
-from edge_client import models
+from edge_client.learning import models
 from export.convert import convert
 from export.exporter import export, export_int8
-from fleet.machine import machine, versions
+from fleet.results.machine import machine, versions
 
 SHAPE = (3, 32, 32)
 TARGET = 2.0

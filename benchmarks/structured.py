@@ -23,11 +23,11 @@ import onnxruntime
 import torch
 
 from benchmarks.federation import Clear
-from edge_client.data import DataSet
+from edge_client.learning.data import DataSet
+from edge_client.learning.training import insert, local_update
 from edge_client.sparsify import GlobalState
-from edge_client.train import insert, local_update
 from export.exporter import export
-from fleet.machine import machine, versions
+from fleet.results.machine import machine, versions
 from protocol.plan import Plan
 
 CLIENTS: Final = 3

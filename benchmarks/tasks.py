@@ -23,7 +23,7 @@ import numpy as np
 from PIL import Image
 from torch import nn
 
-from edge_client.data import DataSet, load
+from edge_client.learning.data import DataSet, load
 from protocol.errors import DataError
 
 FOLDER: Final = "PRUNESEAL_BENCH_DATA"

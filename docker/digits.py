@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
-from edge_client import data
-from edge_client.partition import partition
+from edge_client.learning import data
+from edge_client.learning.partition import partition
 
 CLIENTS = 3
 

@@ -16,8 +16,8 @@ from flwr.clientapp import ClientApp
 from edge_client.client import Answer, Client
 from edge_client.round import Call
 from edge_client.settings import read_settings
-from protocol.carry import STYPE, from_record, to_record
 from protocol.errors import MalformedMessage, PruneSealError
+from protocol.messages import STYPE, from_record, to_record
 from protocol.plan import plan_from_config
 from protocol.wire import RUN_BYTES
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge_client import data as datasets
-from edge_client import models
 from edge_client.keys import Opener, load_kit
-from edge_client.partition import partition
+from edge_client.learning import data as datasets
+from edge_client.learning import models
+from edge_client.learning.partition import partition
+from edge_client.learning.training import evaluate, extract, gradient_at, insert, layout_of, local_update
+from edge_client.learning.uses import uses
 from edge_client.personal import load_personal, save_personal
 from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
@@ -31,8 +33,6 @@ from edge_client.round import (
 from edge_client.settings import Settings
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.state import Given, Pending, accept_roster, load_pending, save_pending
-from edge_client.train import evaluate, extract, gradient_at, insert, layout_of, local_update
-from edge_client.work import uses
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.layout import Layout

@@ -13,7 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from edge_client.data import DataSet
+from edge_client.learning.data import DataSet
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError

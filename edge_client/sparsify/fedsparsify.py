@@ -22,12 +22,12 @@ from typing import ClassVar
 import numpy as np
 from torch import nn
 
+from edge_client.filters.structure import Structure
+from edge_client.filters.trace import trace
 from edge_client.sparsify.allocation import allocate
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.sparsify.schedule import sparsity_after
 from edge_client.sparsify.topk import kept_at, top_k
-from edge_client.structure import Structure
-from edge_client.trace import trace
 from protocol.errors import ConfigError
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector, unflatten

@@ -13,9 +13,9 @@ COMMANDS: Final = {
     "bench": "fleet.commands.models:bench",
     "open": "fleet.commands.runs:open_",
     "status": "fleet.commands.sites:status",
-    "inspect": "fleet.commands.looks:inspect",
+    "inspect": "fleet.commands.inspect:inspect",
     "provision": "fleet.commands.sites:provision",
-    "serve": "export.serve.cli:serve",
+    "serve": "serve.cli:serve",
 }
 """Every command, in the order of ``--help``, and the function that it is."""
 

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from edge_client import data as datasets
-from fleet import release
-from fleet.bench import counts
-from fleet.bench import run as run_bench
+from edge_client.learning import data as datasets
 from fleet.commands.errors import told
+from fleet.results import release
+from fleet.results.bench import counts
+from fleet.results.bench import run as run_bench
 
 
 def export(

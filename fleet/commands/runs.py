@@ -8,16 +8,17 @@ import typer
 from click.core import ParameterSource
 from rich.console import Console
 
-from edge_client import data as datasets
-from edge_client import models, partition
+from edge_client.learning import data as datasets
+from edge_client.learning import models, partition
 from edge_client.sparsify import METHODS, allocation
 from edge_client.sparsify.fedsparsify import OneShot
 from edge_client.sparsify.sparsyfed import SparsyFed
-from fleet import local, result
 from fleet.commands.errors import told
-from fleet.opening import open_run
-from fleet.own import CLIENTS
-from fleet.units import human_bytes
+from fleet.results import finish as result
+from fleet.results.open_run import open_run
+from fleet.results.personal_models import CLIENTS
+from fleet.results.units import human_bytes
+from fleet.running import local
 from protocol.errors import ConfigError
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
 

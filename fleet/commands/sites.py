@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fleet import watch
 from fleet.commands.errors import told
-from fleet.kits import check_kits
-from fleet.provision import plan_from_toml
-from fleet.provision import provision as make_kits
-from fleet.site import provision_site, read_site
+from fleet.provisioning.check import check_kits
+from fleet.provisioning.kits import plan_from_toml
+from fleet.provisioning.kits import provision as make_kits
+from fleet.provisioning.site import provision_site, read_site
+from fleet.running import status as watch
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 

@@ -18,7 +18,7 @@ from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.app import log_and_status, server_app
 from aggregator.settings import Settings
-from protocol.carry import from_record, to_record
+from protocol.messages import from_record, to_record
 
 
 class PipeGrid(Grid):

@@ -39,11 +39,11 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Given, Pending
-from protocol.carry import from_record, to_record
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
+from protocol.messages import from_record, to_record
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import (

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aggregator.journal import Journal
 from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
 from edge_client.round import Call
-from fleet.provision import AGGREGATOR, OPERATOR, kit_name, provision
+from fleet.provisioning.kits import AGGREGATOR, OPERATOR, kit_name, provision
 from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, StubClient, small_plan
 
 ROOT = Path(__file__).parents[2]

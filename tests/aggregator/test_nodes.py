@@ -11,8 +11,8 @@ import pytest
 
 from aggregator import nodes
 from edge_client.keys import load_operator_key
-from fleet.certificates import NODE_PUBLIC_FILE, write_node_key
-from fleet.provision import OPERATOR, provision, signed_roster
+from fleet.provisioning.certificates import NODE_PUBLIC_FILE, write_node_key
+from fleet.provisioning.kits import OPERATOR, provision, signed_roster
 from protocol.errors import ConfigError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import Roster, load_roster

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Message, MetricRecord
 
-from protocol.carry import to_record
+from protocol.messages import to_record
 from protocol.parameters import MODULUS
 from protocol.wire import SIGNATURE_BYTES, decode_contribution
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, flower, lines

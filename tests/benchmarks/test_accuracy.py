@@ -15,7 +15,7 @@ from benchmarks.accuracy import Options, report, restore, run_all, run_cell
 from benchmarks.accuracy_report import Group, checks, groups, pairs
 from benchmarks.cells import HEADLINE, Cell
 from benchmarks.tasks import TASKS, Task
-from edge_client.data import DataSet
+from edge_client.learning.data import DataSet
 from protocol.errors import ConfigError, DataError
 from tests.edge_client.federation import TINY_DATA, TINY_MODEL
 

@@ -10,7 +10,7 @@ from aggregator.journal import Journal
 from benchmarks.federation import Clear, encrypted_run
 from edge_client.client import state_after
 from edge_client.keys import load_kit
-from fleet.provision import kit_name
+from fleet.provisioning.kits import kit_name
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan

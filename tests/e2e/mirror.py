@@ -11,7 +11,7 @@ from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, Thread
 from pathlib import Path
 from typing import Self
 
-from fleet.certificates import SERVER_FILE, SERVER_KEY_FILE, Authority
+from fleet.provisioning.certificates import SERVER_FILE, SERVER_KEY_FILE, Authority
 
 HOST = "packages.example"  # RFC 2606: there is no such host, so only the proxy can lead to it
 

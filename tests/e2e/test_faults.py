@@ -23,9 +23,9 @@ import pytest
 from aggregator.journal import read_records
 from aggregator.logs import LOG_FILE
 from aggregator.status import FINISHED, Status, read_status
-from fleet.deployment import LOG_FOLDER, Deployment, prepare
-from fleet.opening import open_run
-from fleet.provision import kit_name, provision
+from fleet.provisioning.kits import kit_name, provision
+from fleet.results.open_run import open_run
+from fleet.running.deployment import LOG_FOLDER, Deployment, prepare
 from protocol import checkpoint
 from protocol.plan import Plan
 from tests.e2e.conftest import ACCEPTED, ROOT, group_members, lines

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from edge_client.keys import load_kit
-from fleet.deployment import port_of, reserve_port
+from fleet.running.deployment import port_of, reserve_port
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines, pruneseal
 

@@ -60,9 +60,9 @@ def test_an_image_is_labelled_and_runs_as_nobody_in_particular(name: str) -> Non
         (
             "edge",
             "edge_client.app edge_client.bundle torch fleet.commands.models",
-            "aggregator export.serve fleet.provision fleet.local sklearn pip",
+            "aggregator serve fleet.provisioning.kits fleet.running.local sklearn pip",
         ),
-        ("serve", "export.serve.server", "torch flwr tenseal edge_client aggregator fleet pip"),
+        ("serve", "serve.server", "torch flwr tenseal edge_client aggregator fleet pip"),
     ],
 )
 def test_an_image_holds_what_its_role_needs_and_nothing_of_the_others(name: str, there: str, absent: str) -> None:
@@ -150,7 +150,7 @@ def build(
 
 def serves(tag: str) -> None:
     """Assert that an image can serve, and forget it."""
-    assert run("docker", "run", "--rm", "--network", "none", tag, "python3", "-c", "import export.serve.server") == ""
+    assert run("docker", "run", "--rm", "--network", "none", tag, "python3", "-c", "import serve.server") == ""
     run("docker", "rmi", tag)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from edge_client import data
+from edge_client.learning import data
 from protocol import checkpoint
 from tests.e2e.conftest import FinishedRun, pruneseal
 

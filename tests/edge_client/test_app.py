@@ -17,7 +17,6 @@ from edge_client.app import app, egress, guard
 from edge_client.client import build_network
 from edge_client.keys import COHORT_FILE, PLAN_FILE
 from edge_client.round import open_sum
-from protocol.carry import STYPE, from_record, to_record
 from protocol.cohort import gather_cohort
 from protocol.errors import (
     AgreementError,
@@ -33,6 +32,7 @@ from protocol.errors import (
     SignatureRefused,
     TrainingError,
 )
+from protocol.messages import STYPE, from_record, to_record
 from protocol.plan import Plan
 from protocol.wire import ATTENDANCE_BYTES
 from tests.edge_client.federation import NODES, RUN, Federation, add_up, federation, tiny_plan

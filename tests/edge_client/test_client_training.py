@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 
 from edge_client.client import Client, build_network, state_after
+from edge_client.learning.training import evaluate, insert
 from edge_client.round import Call, model_digest, open_sum
 from edge_client.settings import Settings
 from edge_client.state import load_pending, save_pending
-from edge_client.train import evaluate, insert
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, DataError, Duplicate, MalformedMessage, PeerMismatch, TrainingError
 from protocol.wire import decode_attendance

@@ -12,9 +12,9 @@ import pytest
 from edge_client import client as edge
 from edge_client import result
 from edge_client.client import Client, build_network, state_after
+from edge_client.learning.training import insert
 from edge_client.result import CHECKPOINT_FILE, EXPORT_LOG, leave
 from edge_client.round import Call
-from edge_client.train import insert
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError

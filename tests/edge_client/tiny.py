@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edge_client.data import DataSet
+from edge_client.learning.data import DataSet
 
 MARKER: Final = "patient-0815"
 """Stands for something of this node that must never leave it."""

@@ -8,7 +8,7 @@ import torch
 from onnx import numpy_helper
 from torch import nn
 
-from edge_client.models import build, names
+from edge_client.learning.models import build, names
 from export.compact import compact
 from export.convert import convert
 from export.macs import multiply_accumulates

@@ -9,7 +9,7 @@ import pytest
 import torch
 from onnx import numpy_helper
 
-from edge_client import models
+from edge_client.learning import models
 from export.convert import convert
 from export.encode import encode
 from tests.export.coding import operators, same_bits, session

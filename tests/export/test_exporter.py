@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client import models
+from edge_client.learning import models
 from export.exporter import export, export_int8
 from export.latency import Latency
 from export.parity import infer, open_session

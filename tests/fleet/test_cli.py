@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fleet import local
-from fleet.provision import plan_from_toml
+from fleet.provisioning.kits import plan_from_toml
+from fleet.running import local
 from protocol.plan import Plan
 from tests.fleet.command import call
 

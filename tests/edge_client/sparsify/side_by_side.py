@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from edge_client.client import Client, Network, build_network, state_after
-from edge_client.data import Share, part
-from edge_client.partition import partition
+from edge_client.learning.data import Share, part
+from edge_client.learning.partition import partition
 from edge_client.sparsify import GlobalState
 from protocol.grid import clips
 from protocol.layout import Vector, flatten

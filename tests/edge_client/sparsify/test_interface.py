@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from edge_client.client import Client, Network, build_network, state_after
-from edge_client.data import Share, part
-from edge_client.partition import partition
+from edge_client.learning.data import Share, part
+from edge_client.learning.partition import partition
+from edge_client.learning.training import extract, layout_of, local_update
 from edge_client.round import Call, first_state, open_sum
 from edge_client.sparsify import METHODS, GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
 from edge_client.sparsify.topk import top_k
 from edge_client.state import load_pending
-from edge_client.train import extract, layout_of, local_update
 from protocol import checkpoint
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from edge_client.client import build_network
+from edge_client.learning.training import insert
 from edge_client.sparsify import sparsifier
 from edge_client.sparsify.powerprop import Powerprop, reparametrise
-from edge_client.train import insert
 from protocol.layout import unflatten
 from tests.edge_client import tiny
 from tests.edge_client.federation import tiny_plan

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from edge_client.client import build_network
+from edge_client.learning.training import extract
 from edge_client.round import Call
 from edge_client.sparsify import sparsifier
 from edge_client.sparsify.spafl import Gate, SpaFL
 from edge_client.state import load_pending
-from edge_client.train import extract
 from protocol import checkpoint
 from protocol.errors import ConfigError
 from protocol.plan import Plan

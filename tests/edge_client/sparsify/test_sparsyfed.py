@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from edge_client.client import build_network
-from edge_client.data import part
+from edge_client.learning.data import part
+from edge_client.learning.training import extract, insert, local_update
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.sparsify.allocation import weights
 from edge_client.sparsify.powerprop import layers
 from edge_client.sparsify.sparsyfed import SparsyFed, largest
 from edge_client.state import load_pending
-from edge_client.train import extract, insert, local_update
 from protocol.errors import ConfigError
 from protocol.layout import unflatten
 from protocol.plan import Plan

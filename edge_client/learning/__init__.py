@@ -1,0 +1,1 @@
+"""What learns: rows, networks, training. It holds no key and knows neither encryption nor Flower."""

@@ -1,0 +1,1 @@
+"""Keys, certificates and kits: who may take part in a federation."""

@@ -1,0 +1,311 @@
+"""A federation over several machines: from a site file to one kit a machine, and later changes to it.
+
+``site.toml`` names the aggregator's hosts, the clients and what of the plan differs from the defaults::
+
+    [aggregator]
+    hosts = ["fl.example.org"]      # by which nodes reach it; the first is the one that they use
+    port = 443
+
+    [[clients]]
+    name = "hospital-a"
+    data = "npz:/data/train.npz"    # as the node sees it; this is the default
+
+    [plan]
+    rounds = 20
+
+Every kit is a folder of mode 0700 and an archive beside it, ``<name>.tar.gz``, whose files belong to the user of the
+images. ``operator/`` has no archive: it stays here. A second call on the same folder changes nothing unless it is told
+to amend; then it makes kits for new clients, revokes those that the file no longer names, signs the roster under the
+next serial number, and touches no other kit.
+"""
+
+import json
+import secrets
+import tarfile
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from importlib.resources import files
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
+
+from edge_client.bundle import BUNDLES_FILE
+from edge_client.keys import COHORT_FILE, ROSTER_FILE, SECRET_BYTES, CohortSecret, load_operator_key
+from fleet.provisioning.app_bundle import APP_FOLDER, bundle_digest, write_app
+from fleet.provisioning.certificates import CA_FILE, NODE_PUBLIC_FILE, Authority, write_node_key
+from fleet.provisioning.kits import (
+    AGGREGATOR,
+    OPERATOR,
+    new_folder,
+    node_of,
+    signed_roster,
+    write_client_keys,
+    write_operator_keys,
+    write_operator_public,
+)
+from protocol.errors import ConfigError
+from protocol.files import create_file, replace_file
+from protocol.plan import Plan, plan_from_config
+from protocol.roster import Roster, load_roster
+
+UID: Final = 49999
+"""The user and the group that the images run as."""
+FEDERATION_FILE: Final = "federation.json"
+SUPEREXEC_FILE: Final = "superexec.secret"
+KEYS_FOLDER, NODE_FOLDER, TLS_FOLDER, PUBLIC_FOLDER = "kit", "node", "tls", "federation"
+_DATA: Final = "npz:/data/train.npz"
+_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+_FLOWER_CONFIG: Final = """[superlink]
+default = "aggregator"
+
+[superlink.aggregator]
+address = "superlink:8443"
+root-certificates = "/run/tls/ca.crt"
+"""
+
+
+@dataclass(frozen=True)
+class Client:
+    """One client of a site file: its name, and its data as the node sees it."""
+
+    name: str
+    data: str = _DATA
+
+    def __post_init__(self) -> None:
+        if not 0 < len(self.name) <= 63 or set(self.name) - _NAME_CHARACTERS or self.name.startswith("-"):
+            raise ConfigError(f"a client's name is made of a-z, 0-9 and -, at most 63 of them; {self.name!r} is not")
+        if self.name in {AGGREGATOR, OPERATOR}:
+            raise ConfigError(f"no client can be called {self.name}: that is the name of another kit")
+
+
+@dataclass(frozen=True)
+class Site:
+    """A site file."""
+
+    hosts: tuple[str, ...]
+    port: int
+    clients: tuple[Client, ...]
+    plan: Plan
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a call has done: the names of clients with new kits, and of those that were revoked."""
+
+    added: tuple[str, ...]
+    revoked: tuple[str, ...]
+
+
+def read_site(path: Path) -> Site:
+    """Read a site file.
+
+    Raises:
+        ConfigError: It cannot be read, or something in it is missing, unknown or impossible.
+    """
+    try:
+        table = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    try:
+        _known("", table, {"aggregator", "clients", "plan"})
+        server, entries, given = table["aggregator"], table["clients"], table.get("plan", {})
+        _known("[aggregator] ", server, {"hosts", "port"})
+        for entry in entries:
+            _known("[[clients]] ", entry, {"name", "data"})
+        hosts, port = tuple(str(host) for host in server["hosts"]), int(server.get("port", 443))
+        clients = tuple(Client(str(entry["name"]), str(entry.get("data", _DATA))) for entry in entries)
+        most = {"max-cohort": max(len(clients), Plan.max_cohort)}
+        plan = plan_from_config({**Plan().to_config(), **most, **given})
+    except KeyError as error:
+        raise ConfigError(f"{path} lacks {error.args[0]}") from error
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigError(f"{path} is not a site file: {error}") from error
+    if not hosts or not 0 < port < 1 << 16:
+        raise ConfigError(f"{path} must name one or more hosts of the aggregator, and a port from 1 to 65535")
+    if len({client.name for client in clients}) < len(clients):
+        raise ConfigError(f"{path} names a client twice")
+    if len(clients) < plan.min_cohort:
+        raise ConfigError(f"{len(clients)} clients can never form a cohort of {plan.min_cohort}")
+    return Site(hosts, port, clients, plan)
+
+
+def provision_site(folder: Path, site: Site, *, amend: bool = False) -> Changes:
+    """Make the kits of a site, or bring those in the folder up to it.
+
+    Args:
+        folder: Must not exist or be empty, unless ``amend``.
+        site: What is wanted.
+        amend: Add the clients that are new and revoke those that are gone; all else must be as it was.
+
+    Raises:
+        ConfigError: The folder holds a federation and ``amend`` is not given, or something else would have to change.
+        KeyFileError: The operator's kit does not hold the key that signs rosters.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        if not amend:
+            raise ConfigError(
+                f"{folder} is not empty; keys are never overwritten. Choose another folder, or add and revoke clients "
+                "of the federation in it with --amend."
+            )
+        return _amend(folder, site)
+    secret, key = secrets.token_bytes(SECRET_BYTES), Ed25519PrivateKey.generate()
+    operator = new_folder(folder / OPERATOR)
+    write_operator_keys(operator, secret, key)
+    Authority.create(site.hosts[0][:40]).save(operator)
+    _make_aggregator(folder / AGGREGATOR, operator, site, key)
+    return _admit(folder, site, Roster(CohortSecret(secret).id, {}), site.clients, (), key)
+
+
+def _amend(folder: Path, site: Site) -> Changes:
+    record = read_record(folder)
+    wanted = {client.name: client for client in site.clients}
+    if record["plan"] != site.plan.digest.hex() or record["hosts"] != list(site.hosts) or record["port"] != site.port:
+        raise ConfigError(
+            "the plan, the aggregator's hosts or its port differ from those of the federation; a change of these needs "
+            "new kits for all: provision into another folder"
+        )
+    roster, key = load_roster(folder / OPERATOR / ROSTER_FILE), load_operator_key(folder / OPERATOR)
+    present = {node.name for node in roster.nodes.values()}
+    if back := sorted((wanted.keys() & record["numbers"].keys()) - present):
+        raise ConfigError(f"{', '.join(back)} was revoked; a name is not used again: choose another")
+    added = tuple(client for client in site.clients if client.name not in present)
+    revoked = tuple(sorted(present - wanted.keys()))
+    for name in revoked:
+        (folder / AGGREGATOR / PUBLIC_FOLDER / "nodes" / f"{name}.pub").unlink(missing_ok=True)
+    left = {number: node for number, node in roster.nodes.items() if node.name not in revoked}
+    return _admit(folder, site, Roster(roster.cohort_id, left, roster.serial + 1), added, revoked, key)
+
+
+def _admit(
+    folder: Path,
+    site: Site,
+    roster: Roster,
+    added: Sequence[Client],
+    revoked: tuple[str, ...],
+    key: Ed25519PrivateKey,
+) -> Changes:
+    """Make the kits of new clients, then sign and write the roster, and the operator's record."""
+    operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
+    record = read_record(folder) if (operator / FEDERATION_FILE).exists() else {"numbers": {}}
+    numbers: dict[str, int] = record["numbers"]
+    keys = {client.name: (Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for client in added}
+    for name in keys:
+        numbers[name] = len(numbers)
+    new = {numbers[name]: node_of(name, *pair) for name, pair in keys.items()}
+    roster = replace(roster, nodes={**roster.nodes, **new})
+    secret = bytes.fromhex((operator / COHORT_FILE).read_text())
+    for client in added:
+        _make_client(folder / client.name, client, site, secret, keys[client.name], roster, operator, key)
+        public = (folder / client.name / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes()
+        create_file(aggregator / PUBLIC_FOLDER / "nodes" / f"{client.name}.pub", public)
+        _archive(folder / client.name)
+    for place in (operator, aggregator / PUBLIC_FOLDER):
+        replace_file(place / ROSTER_FILE, signed_roster(roster, key))
+    _archive(aggregator)
+    record = {
+        "format": "pruneseal-federation",
+        "version": 1,
+        "plan": site.plan.digest.hex(),
+        "hosts": list(site.hosts),
+        "port": site.port,
+        "numbers": numbers,
+    }
+    replace_file(operator / FEDERATION_FILE, json.dumps(record, indent=1).encode())
+    return Changes(tuple(client.name for client in added), revoked)
+
+
+def _make_aggregator(kit: Path, operator: Path, site: Site, key: Ed25519PrivateKey) -> None:
+    new_folder(kit)
+    tls, public = new_folder(kit / TLS_FOLDER), new_folder(kit / PUBLIC_FOLDER)
+    authority = Authority.load(operator)
+    authority.save_certificate(tls)
+    authority.issue(tls, [*site.hosts, *({"superlink", "ingress", "localhost", "127.0.0.1"} - set(site.hosts))])
+    create_file(kit / SUPEREXEC_FILE, secrets.token_bytes(32), 0o600)
+    new_folder(public / "nodes")
+    write_operator_public(public, key)
+    write_app(public / APP_FOLDER, site.plan)
+    create_file(public / "config.toml", _FLOWER_CONFIG.encode())
+    _write_text(kit, AGGREGATOR, {"PRUNESEAL_PORT": str(site.port)}, name=AGGREGATOR)
+
+
+def _make_client(
+    kit: Path,
+    client: Client,
+    site: Site,
+    secret: bytes,
+    keys: tuple[Ed25519PrivateKey, X25519PrivateKey],
+    roster: Roster,
+    operator: Path,
+    key: Ed25519PrivateKey,
+) -> None:
+    new_folder(kit)
+    own = new_folder(kit / KEYS_FOLDER)
+    write_client_keys(own, secret, *keys, site.plan, roster, key)
+    create_file(own / BUNDLES_FILE, f"{bundle_digest(site.plan)}\n".encode())
+    node = new_folder(kit / NODE_FOLDER)
+    write_node_key(node)
+    create_file(node / CA_FILE, (operator / CA_FILE).read_bytes())
+    create_file(kit / SUPEREXEC_FILE, secrets.token_bytes(32), 0o600)
+    new_folder(kit / "data")
+    new_folder(kit / "out")
+    settings = {"PRUNESEAL_SUPERLINK": f"{site.hosts[0]}:{site.port}", "PRUNESEAL_DATA": client.data}
+    _write_text(kit, "edge", settings, name=client.name)
+
+
+def _write_text(kit: Path, template: str, settings: Mapping[str, str], name: str) -> None:
+    """The compose file, its settings and the page that says what to do."""
+    source = files("fleet.provisioning") / "kit"
+    create_file(kit / "docker-compose.yaml", (source / f"{template}.yaml").read_bytes())
+    lines = {"COMPOSE_PROJECT_NAME": f"pruneseal-{name}", **settings}
+    create_file(kit / ".env", "".join(f"{key}={value}\n" for key, value in lines.items()).encode())
+    text = (source / f"{template}.md").read_text().replace("{name}", name).replace("{uid}", str(UID))
+    create_file(kit / "README.md", text.encode())
+
+
+def _archive(kit: Path) -> None:
+    """Pack a kit as ``<name>.tar.gz``, mode 0600, with its modes and the images' user as the owner of everything."""
+
+    def owned(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+        entry.uid = entry.gid = UID
+        entry.uname = entry.gname = ""
+        return entry
+
+    path = kit.with_name(f"{kit.name}.tar.gz")
+    temporary = kit.with_name(f".{kit.name}.{secrets.token_hex(8)}.tmp")
+    create_file(temporary, b"", 0o600)
+    try:
+        with tarfile.open(temporary, "w:gz") as archive:
+            archive.add(kit, kit.name, filter=owned)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What the operator keeps of a federation: plan, hosts, port, and the number of every client there ever was.
+
+    Raises:
+        ConfigError: The folder holds no federation.
+    """
+    path = folder / OPERATOR / FEDERATION_FILE
+    try:
+        record: dict[str, Any] = json.loads(path.read_text())
+        if (record["format"], record["version"]) != ("pruneseal-federation", 1):
+            raise ConfigError(f"{path} is not a federation of version 1")
+    except OSError as error:
+        raise ConfigError(f"{folder} holds no federation: {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is damaged: {error}") from error
+    return record
+
+
+def _known(where: str, table: Mapping[str, object], names: set[str]) -> None:
+    if unknown := sorted(set(table) - names):
+        raise ConfigError(
+            f"{where}has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(names))}".strip()
+        )

@@ -1,0 +1,1 @@
+"""A run on this machine or elsewhere: start it, follow it, check it."""

@@ -1,0 +1,102 @@
+"""What the operator of a local run sees of its masks, round by round: figures that only who can open a sum has.
+
+The aggregator must not learn which weights survive, and so gets none of this from the clients; the operator holds the
+cohort secret, opens each aggregate as a client does, and adds to the round's line of `metrics.jsonl`:
+
+* ``regrown``: positions that the new model uses and the last one did not;
+* ``agreement``: of two clients' masks the positions that both keep, as a share of those that one of them keeps, pooled
+  over all pairs, from the sum of the votes; null where there were none;
+* ``layer_density``: the share of each trainable tensor that is left, over all clients where each has its own model;
+* ``work_left``: the share of the weights' multiply-accumulates on one sample that is left.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from aggregator.journal import Journal, Record
+from edge_client.client import Network, state_after
+from edge_client.keys import load_kit
+from edge_client.learning.data import DataSet
+from edge_client.round import next_state, open_sum
+from edge_client.sparsify.interface import plain_name
+from fleet.provisioning.kits import kit_name
+from fleet.results.personal_models import alive_by_tensor
+from protocol.grid import Integers
+from protocol.layout import Layout, Mask
+from protocol.plan import Plan
+
+
+class MaskWatch:
+    """Opens the sums of one local run.
+
+    Args:
+        out: The run's folder.
+        plan: Its plan.
+        network: The plan's network.
+        data: The plan's data.
+        clients: How many clients it has.
+    """
+
+    def __init__(self, out: Path, plan: Plan, network: Network, data: DataSet, clients: int) -> None:
+        self._out, self._plan, self._network, self._data, self._clients = out, plan, network, data, clients
+        self._kit = load_kit(out / "kits" / kit_name(0))
+        journal = Journal(out, plan)
+        stored = journal.last()
+        state = network.initial
+        if stored.round:
+            state = state_after(stored.aggregate, journal.run, stored.round, self._kit, plan, network)
+        self._alive = network.method.alive(network.layout, state)
+
+    def figures(self, run: bytes, round_: int, aggregate: bytes) -> Record:
+        """The figures of a round, from its aggregate."""
+        network = self._network
+        layout, method = network.layout, network.method
+        total = open_sum(aggregate, run, round_, self._kit, self._plan, layout)
+        state = next_state(total, round_, self._plan, layout, method)
+        before, self._alive = self._alive, method.alive(layout, state)
+        ranked = layout.prunable[total.terms.support.positions]
+        if method.personal(network.model):
+            counts = alive_by_tensor(self._out, self._plan, self._data, run, state, self._clients)
+        else:
+            counts = _counts(self._alive, layout)
+        return {
+            "regrown": int((self._alive & ~before & layout.prunable).sum()),
+            "agreement": agreement(total.votes[ranked], total.clients) if total.votes.size else None,
+            "layer_density": {name: kept / size for name, (kept, size) in counts.items()},
+            "work_left": work_left(counts, network.work),
+        }
+
+
+def agreement(votes: Integers, clients: int) -> float | None:
+    """How far the masks behind a sum of votes, i64[n], agree: pooled intersection over union of all pairs of clients.
+
+    Of a position with v votes among K clients, v (v - 1) / 2 pairs have it in both masks, and in neither
+    (K - v) (K - v - 1) / 2.
+    """
+    both = int((votes * (votes - 1) // 2).sum())
+    neither = int(((clients - votes) * (clients - votes - 1) // 2).sum())
+    either = votes.size * (clients * (clients - 1) // 2) - neither
+    return both / either if either else None
+
+
+def work_left(counts: Mapping[str, tuple[int, int]], work: Mapping[str, int]) -> float:
+    """The share of the multiply-accumulates that is left.
+
+    Args:
+        counts: The positions left, and all positions, of each tensor.
+        work: The multiply-accumulates of each position, of weights alone.
+    """
+    dense = sum(each * counts[name][1] for name, each in work.items())
+    return sum(each * counts[name][0] for name, each in work.items()) / dense
+
+
+def _counts(alive: Mask, layout: Layout) -> dict[str, tuple[int, int]]:
+    cuts: list[Any] = np.split(alive, layout.offsets[1:-1])
+    return {
+        plain_name(tensor.name): (int(cut.sum()), tensor.size)
+        for tensor, cut in zip(layout.tensors, cuts, strict=True)
+        if tensor.trainable
+    }

@@ -1,0 +1,77 @@
+"""The self-check of `pruneseal run --verify`: every decrypted sum against the same integers, added in the clear.
+
+It lives at the operator's desk, where all clients of a local run keep their waiting updates in folders of this machine;
+no code of the clients or of the aggregator knows of it. The clear sum takes none of the steps under test: no packing,
+masking, encryption, addition of ciphertexts or decryption.
+"""
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from edge_client.keys import load_kit
+from edge_client.round import dither_of, open_sum, quantised
+from edge_client.state import load_pending
+from fleet.provisioning.kits import kit_name
+from protocol.cohort import Cohort
+from protocol.errors import StorageError, VerificationError
+from protocol.files import replace_file
+from protocol.layout import Layout
+from protocol.plan import Plan
+
+VERIFIED_FILE = "verified.jsonl"
+
+
+class Verifier:
+    """Checks the sums of one local run and keeps count in its folder.
+
+    Args:
+        out: The run's folder.
+        kits: The folder of its kits.
+        plan: Its plan.
+        layout: The layout of its model.
+    """
+
+    def __init__(self, out: Path, kits: Path, plan: Plan, layout: Layout) -> None:
+        self._path, self._kits, self._plan, self._layout = out / VERIFIED_FILE, kits, plan, layout
+
+    def check(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+        """Compare one sum.
+
+        Raises:
+            VerificationError: An integer differs.
+            StorageError: The disk does not take the line; those before are as they were.
+        """
+        kit = load_kit(self._kits / kit_name(cohort.bearer))
+        opened = open_sum(aggregate, cohort.members[0].run, round_, kit, self._plan, self._layout)
+        values, votes = np.zeros_like(opened.values), np.zeros_like(opened.votes)
+        for node in sorted(cohort.nodes):
+            pending = load_pending(self._kits / kit_name(node) / "state")
+            dither = dither_of(self._plan, round_, attempt, node, pending.values.size)
+            values += quantised(pending, cohort, node, self._plan, dither)[0]
+            votes += pending.votes
+        wrong = int((values != opened.values).sum() + (votes != opened.votes).sum())
+        if wrong or opened.clients != len(cohort.members):
+            raise VerificationError(
+                f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
+            )
+        line = {"round": round_, "clients": opened.clients, "attempt": attempt, "values": values.size + votes.size}
+        before = self._path.read_bytes() if self._path.exists() else b""
+        try:
+            replace_file(self._path, before + json.dumps(line).encode() + b"\n")
+        except OSError as error:
+            raise StorageError(
+                f"{self._path} cannot be written: {error.strerror}. Free space or mend the disk, then resume the run."
+            ) from error
+
+    def summary(self) -> dict[str, object]:
+        """In how many rounds and values the sums were equal; a repeated round counts once."""
+        lines = [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
+        by_round = {line["round"]: line for line in lines}
+        return {
+            "equal": True,
+            "rounds": len(by_round),
+            "rounds_with_lost_clients": sum(line["attempt"] > 1 for line in by_round.values()),
+            "values": sum(line["values"] for line in by_round.values()),
+        }

@@ -1,0 +1,36 @@
+"""``fleet.provisioning.app_bundle``: what `flwr run` sends is the plan, no code, and its digest is known beforehand."""
+
+import hashlib
+import zipfile
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+
+import pytest
+from flwr.cli.build import build_fab_from_disk
+from flwr.common.config import get_fused_config_from_fab
+from flwr.supercore.run import Run
+
+from fleet.provisioning.app_bundle import bundle_digest, write_app
+from protocol.plan import Plan, plan_from_config
+
+pytestmark = pytest.mark.filterwarnings("ignore:GitWildMatchPattern:DeprecationWarning")
+PLAN = Plan(rounds=3, min_cohort=4)
+
+
+def test_the_digest_is_that_of_what_flower_builds_from_the_folder(tmp_path: Path) -> None:
+    write_app(tmp_path / "app", PLAN)
+    assert bundle_digest(PLAN) == hashlib.sha256(build_fab_from_disk(tmp_path / "app")).hexdigest()
+
+
+def test_the_bundle_holds_the_plan_and_no_code(tmp_path: Path) -> None:
+    write_app(tmp_path / "app", PLAN)
+    bundle = build_fab_from_disk(tmp_path / "app")
+    with zipfile.ZipFile(BytesIO(bundle)) as archive:
+        assert sorted(archive.namelist()) == [".info/CONTENT", "LICENSE", "pyproject.toml"]
+    assert plan_from_config(get_fused_config_from_fab(bundle, Run.create_empty(1))) == PLAN
+
+
+def test_another_plan_is_another_bundle() -> None:
+    assert bundle_digest(PLAN) != bundle_digest(replace(PLAN, bits=12))
+    assert bundle_digest(PLAN) == bundle_digest(replace(PLAN))

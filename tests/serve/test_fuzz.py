@@ -1,0 +1,45 @@
+"""schemathesis against the REST face, by the description that it gives of itself."""
+
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, given, settings
+
+from serve.openapi import document
+from tests.serve.serving import Server
+
+OPERATIONS = [
+    (path, method) for path, item in document()["paths"].items() for method in item if method in ("get", "post")
+]
+# No wrong request can be made of a path alone: every text is a model's name.
+CASES = [
+    (path, method, mode)
+    for path, method in OPERATIONS
+    for mode in schemathesis.GenerationMode
+    if method == "post" or mode == schemathesis.GenerationMode.POSITIVE
+]
+Case = schemathesis.Case[Any]
+
+
+@pytest.fixture(scope="module")
+def schema(server: Server) -> Any:
+    return schemathesis.openapi.from_url(f"http://{server.http}/openapi.json")
+
+
+def test_every_path_is_fuzzed() -> None:
+    assert len(OPERATIONS) == 10
+
+
+@pytest.mark.parametrize(("path", "method", "mode"), CASES)
+def test_every_answer_is_one_that_the_description_has(schema: Any, path: str, method: str, mode: Any) -> None:
+    operation = schema[path][method.upper()]
+
+    @given(operation.as_strategy(generation_mode=mode))
+    @settings(
+        max_examples=30 if method == "post" else 5, deadline=None, suppress_health_check=[*HealthCheck], database=None
+    )
+    def fuzz(case: Case) -> None:
+        case.call_and_validate()
+
+    fuzz()
