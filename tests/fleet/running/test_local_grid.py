@@ -1,4 +1,4 @@
-"""``fleet.running.local_grid``: Flower's grid over local processes; a dead client costs one reply, none is left over."""
+"""``fleet.running.local_grid``: Flower's grid over local processes; a dead client costs one reply, none is left."""
 
 import os
 import signal
