@@ -29,10 +29,10 @@ import torch
 from benchmarks.fashion_report import PARTITIONS, checks, figure, markdown
 from benchmarks.federation import encrypted_run, submission, weighted_mean
 from benchmarks.page import publish
-from edge_client.client import Network, build_network
 from edge_client.learning import data as datasets
+from edge_client.learning.network import Network, build_network, insert
 from edge_client.learning.partition import partition
-from edge_client.learning.training import evaluate, insert
+from edge_client.learning.training import evaluate
 from edge_client.sparsify import GlobalState
 from fleet.results.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
@@ -167,7 +167,7 @@ def _tune(task: tuple[Plan, GlobalState, int]) -> tuple[Vector, int]:
 
 def _accuracy(network: Network, vector: Vector, data: datasets.DataSet) -> float:
     """The share of all test rows that the model of this vector, float32[P], gets right."""
-    insert(network.model, network.method, network.layout, vector)
+    insert(network, vector)
     score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
     return score.correct / score.tested
 

@@ -21,10 +21,10 @@ import torch
 from rich.console import Console
 
 from aggregator.journal import METRICS_FILE
-from edge_client.client import Network, build_network
 from edge_client.learning import data as datasets
+from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import Partition, partition
-from edge_client.learning.training import Score, evaluate, extract, gradient_at, insert, local_update
+from edge_client.learning.training import Score, evaluate, gradient_at, local_update
 from edge_client.round import Sum, dither_of, next_state, terms_of
 from edge_client.sparsify import GlobalState
 from fleet.results.finish import SUMMARY_FILE
@@ -54,12 +54,11 @@ def submission(
         state: What the round begins with.
         node: The client's number.
     """
-    model, method, layout = network.model, network.method, network.layout
-    insert(model, method, layout, state.vector)
+    insert(network, state.vector)
     seed = int(np.random.default_rng([plan.seed, state.round + 1, 1, node]).integers(1 << 31))
-    local_update(model, layout, state.mask, share, plan, seed, method.penalty)
-    gradient = partial(gradient_at, model, method, layout, state.vector, share, seed)
-    return method.submit(extract(model, method, layout), layout, state, gradient)
+    local_update(network, state.mask, share, plan, seed)
+    gradient = partial(gradient_at, network, state.vector, share, seed)
+    return network.method.submit(extract(network), network.layout, state, gradient)
 
 
 @dataclass(frozen=True)
@@ -137,7 +136,7 @@ class Clear:
         scores, parameters, kept = [], 0, 0
         for node in range(self.clients if alone else 1):
             self.enter(node)
-            insert(network.model, network.method, network.layout, self.state.vector)
+            insert(network, self.state.vector)
             own, left = network.method.sizes(network.model, network.layout, self.state)
             parameters, kept = parameters + own, kept + left
             x, y = (data.test_x[node :: self.clients], data.test_y[node :: self.clients]) if alone else (
@@ -153,7 +152,7 @@ class Clear:
         found = []
         for node, rows in enumerate(self.parts):
             self.enter(node)
-            insert(network.model, network.method, network.layout, self.state.vector)
+            insert(network, self.state.vector)
             mix = np.bincount(self.data.train_y[rows], minlength=classes) / len(rows)
             right = [
                 evaluate(network.model, self.data.test_x[mine], self.data.test_y[mine]).correct / max(1, mine.sum())

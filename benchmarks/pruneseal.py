@@ -29,14 +29,15 @@ from benchmarks.stopwatch import (
 )
 from edge_client.cipher import RoundCipher
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
+from edge_client.learning.network import first_state
 from edge_client.round import (
     Call,
     Sum,
+    Update,
     admit_cohort,
     attend,
     close_update,
     dither_of,
-    first_state,
     open_sum,
     quantised,
     terms_of,
@@ -97,9 +98,8 @@ class Federation:
     def attend(self, node: int) -> Pending:
         """What a client does before the cohort is known: seal the terms, digest the model, sign."""
         vector = self.trained[node % len(self.trained)]
-        return attend(
-            self.call, self.kits[node], self.plan, self.layout, self.state, vector, _NO_VOTES, _SAMPLES + node
-        )
+        update = Update(vector, _NO_VOTES, _SAMPLES + node)
+        return attend(self.call, self.kits[node], self.plan, self.layout, self.state, update)
 
     def integers(self, node: int) -> Integers:
         """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""

@@ -24,7 +24,8 @@ import torch
 
 from benchmarks.federation import Clear
 from edge_client.learning.data import DataSet
-from edge_client.learning.training import insert, local_update
+from edge_client.learning.network import insert
+from edge_client.learning.training import local_update
 from edge_client.sparsify import GlobalState
 from export.exporter import export
 from fleet.results.machine import machine, versions
@@ -98,8 +99,8 @@ def measure(rounds: int, sparsity: float, repeats: int) -> dict[str, Any]:
 
     def train(state: GlobalState, granularity: str) -> Callable[[], object]:
         def call() -> None:
-            insert(network.model, network.method, network.layout, state.vector)
-            local_update(network.model, network.layout, state.mask, share, replace(plan, granularity=granularity), 1)
+            insert(network, state.vector)
+            local_update(network, state.mask, share, replace(plan, granularity=granularity), 1)
 
         return call
 
@@ -109,7 +110,7 @@ def measure(rounds: int, sparsity: float, repeats: int) -> dict[str, Any]:
     files: dict[str, dict[str, Any]] = {}
     sessions: dict[str, Any] = {}
     for name, state in (("dense", first), ("pruned", last)):
-        insert(network.model, network.method, network.layout, state.vector)
+        insert(network, state.vector)
         made = export(network.model, federation.data.input_shape, {}, federation.data.test_x)
         files[name] = {"bytes": len(made.model), "multiply_accumulates": made.work[1].remaining if made.work else None}
         sessions[name] = _session(made.model)

@@ -1,41 +1,36 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
 
 import numpy as np
 import torch
-from torch import nn
 
-from edge_client.keys import Opener, load_kit
+from edge_client.keys import load_kit
 from edge_client.learning import data as datasets
-from edge_client.learning import models
+from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import partition
-from edge_client.learning.training import evaluate, extract, gradient_at, insert, layout_of, local_update
-from edge_client.learning.uses import uses
+from edge_client.learning.training import evaluate, gradient_at, local_update
 from edge_client.personal import load_personal, save_personal
 from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
     Call,
+    Update,
     admit_cohort,
     attend,
     close_update,
     dither_of,
-    first_state,
     model_digest,
-    next_state,
-    open_sum,
     quantised,
+    state_after,
 )
 from edge_client.settings import Settings
-from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
+from edge_client.sparsify import GlobalState
 from edge_client.state import Given, Pending, accept_roster, load_pending, save_pending
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
-from protocol.layout import Layout
 from protocol.plan import Plan
 from protocol.wire import decode_attendance
 
@@ -49,50 +44,6 @@ class Answer:
 
     payload: bytes
     metrics: Metrics
-
-
-@dataclass(frozen=True, eq=False)
-class Network:
-    """A plan's model, as its method wears it, and the layout of what travels.
-
-    Attributes:
-        model: The torch module, at its initial weights.
-        method: The plan's method.
-        layout: The layout of the travelling tensors.
-        initial: The state before round 1.
-        work: The multiply-accumulates of one sample that each position of a weight takes part in, by plain name.
-    """
-
-    model: nn.Module
-    method: Sparsifier
-    layout: Layout
-    initial: GlobalState
-    work: Mapping[str, int]
-
-
-def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
-    """The network that every client begins with: a pure function of the plan and the shape of the data.
-
-    Raises:
-        ConfigError: The plan names no model or method, or the model does not fit the data.
-    """
-    method = sparsifier(plan)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
-        plain = models.build(plan.model, input_shape, classes)
-    work = uses(plain, input_shape)
-    weights = {name: work[name] for name, parameter in plain.named_parameters() if parameter.dim() > 1}
-    model = method.wear(plain)
-    layout = layout_of(model, method, work)
-    vector = extract(model, method, layout)
-    initial = first_state(vector, layout, method.first_mask(vector, layout))
-    return Network(model, method, layout, initial, weights)
-
-
-def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
-    """Open the aggregate of a round: the state that every client derives from it."""
-    total = open_sum(aggregate, run, round_, kit, plan, network.layout)
-    return next_state(total, round_, plan, network.layout, network.method)
 
 
 class Client:
@@ -145,14 +96,12 @@ class Client:
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
         seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
-        penalty = network.method.penalty
-        loss = local_update(network.model, network.layout, state.mask, share, self._plan, seed, penalty)
-        trained = extract(network.model, network.method, network.layout)
-        gradient = partial(gradient_at, network.model, network.method, network.layout, state.vector, share, seed)
-        values, votes = network.method.submit(trained, network.layout, state, gradient)
+        loss = local_update(network, state.mask, share, self._plan, seed)
+        gradient = partial(gradient_at, network, state.vector, share, seed)
+        values, votes = network.method.submit(extract(network), network.layout, state, gradient)
         save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
-        weight = network.method.weight(len(share.y))
-        pending = attend(call, self._kit, self._plan, network.layout, state, values, votes, weight)
+        update = Update(values, votes, network.method.weight(len(share.y)))
+        pending = attend(call, self._kit, self._plan, network.layout, state, update)
         metrics: Metrics = {
             "loss": loss,
             "correct": score.correct,
@@ -235,7 +184,7 @@ class Client:
         """Put the state into the model, on top of the personal tensors that this run has left here."""
         own = network.method.personal(network.model)
         load_personal(self._settings.state, call.run, call.round, own)
-        insert(network.model, network.method, network.layout, state.vector)
+        insert(network, state.vector)
 
     def _leave(self, network: Network, call: Call, sparsity: float) -> None:
         """Leave the final model: in the output folder, or, a model that nobody else has, with the node's state."""

@@ -11,16 +11,14 @@ import subprocess
 import sys
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from edge_client.learning.data import DataSet
+from edge_client.learning.network import Network
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
 from protocol.plan import Plan
-
-if TYPE_CHECKING:
-    from edge_client.client import Network
 
 CHECKPOINT_FILE: Final = "model.safetensors"
 EXPORT_LOG: Final = "export.log"
@@ -28,9 +26,7 @@ EXPORT_COMMAND: Final = (sys.executable, "-m", "fleet.entry", "export")
 _log = logging.getLogger("pruneseal.edge_client")
 
 
-def to_checkpoint(
-    network: "Network", run: bytes, round_: int, plan: Plan, data: DataSet, sparsity: float
-) -> Checkpoint:
+def to_checkpoint(network: Network, run: bytes, round_: int, plan: Plan, data: DataSet, sparsity: float) -> Checkpoint:
     """The network as a checkpoint that says where it is from; what its method wears is taken off, here and for good.
 
     Args:

@@ -11,6 +11,7 @@ import numpy as np
 
 from edge_client.cipher import RoundCipher
 from edge_client.keys import Kit, Opener
+from edge_client.learning.network import Network
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
@@ -48,6 +49,21 @@ class Call:
     run: bytes
     round: int
     attempt: int
+
+
+@dataclass(frozen=True, eq=False)
+class Update:
+    """What a client gives to a sum.
+
+    Attributes:
+        values: Its travelling tensors as its method submits them, float32[P].
+        votes: bool[P], or bool[0] for none.
+        samples: Its weight in the mean: by most methods its training samples.
+    """
+
+    values: Vector
+    votes: Mask
+    samples: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,12 +130,6 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     return Sum(terms, aggregate.clients, values, votes)
 
 
-def first_state(vector: Vector, layout: Layout, kept: Mask | None = None) -> GlobalState:
-    """The state before round 1: the initial model, float32[P], on the positions that are kept, by default all."""
-    kept = np.ones(layout.size, np.bool_) if kept is None else kept
-    return GlobalState(0, np.where(kept, vector, np.float32(0)), kept)
-
-
 def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:
     """The state after a round, from its sum: merge, then purge. The same on every client."""
     support = total.terms.support
@@ -130,6 +140,12 @@ def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Spar
     merged = GlobalState(round_, mean, support.mask)
     kept = method.survivors(mean, votes, total.clients, layout, merged)
     return GlobalState(round_, np.where(kept, mean, np.float32(0)), kept)
+
+
+def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
+    """Open the aggregate of a round: the state that every client derives from it."""
+    total = open_sum(aggregate, run, round_, kit, plan, network.layout)
+    return next_state(total, round_, plan, network.layout, network.method)
 
 
 def terms_of(state: GlobalState, layout: Layout) -> Terms:
@@ -143,9 +159,7 @@ def model_digest(state: GlobalState, call: Call, kit: Kit) -> bytes:
     return kit.secret.model_digest(data, call.run, call.round)
 
 
-def attend(
-    call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState, trained: Vector, votes: Mask, samples: int
-) -> Pending:
+def attend(call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState, update: Update) -> Pending:
     """Sign that a trained update is ready, and keep it until its cohort is announced.
 
     Args:
@@ -154,21 +168,19 @@ def attend(
         plan: The plan.
         layout: The layout of the model.
         state: What the round began with.
-        trained: The trained tensors, float32[P].
-        votes: bool[P], or bool[0].
-        samples: The client's training samples.
+        update: What the client gives.
     """
     terms = terms_of(state, layout)
     sealed = kit.secret.seal(encode_terms(terms), call.run, call.round)
-    values = gather(trained, terms.support)
-    chosen = votes[terms.support.positions] if votes.size else votes
+    values = gather(update.values, terms.support)
+    chosen = update.votes[terms.support.positions] if update.votes.size else update.votes
     attendance = encode_attendance(
         Attendance(
             run=call.run,
             round=call.round,
             attempt=call.attempt,
             node=kit.node,
-            samples=samples,
+            samples=update.samples,
             values=values.size,
             votes=chosen.size,
             plan=plan.digest,

@@ -15,24 +15,16 @@ from hypothesis import strategies as st
 
 from aggregator.summation import CohortSum
 from edge_client.keys import Kit
-from edge_client.round import Call, Sum, admit_cohort, attend, close_update, dither_of, first_state, open_sum, quantised
+from edge_client.learning.network import first_state
+from edge_client.round import Call, Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
 from protocol.cohort import gather_cohort
 from protocol.grid import Integers, dequantise, steps
-from protocol.layout import Layout, Mask, TensorSpec, Vector
+from protocol.layout import Layout, TensorSpec
 from protocol.parameters import CHECKS, DEGREE
 from protocol.plan import Plan
 from protocol.wire import decode_aggregate, decode_contribution, encode_aggregate
 from tests.edge_client.federation import NODES, RUN, federation
-
-
-@dataclass(frozen=True)
-class Update:
-    """What one client brings: its trained tensors, float32[P], its votes, bool[P] or bool[0], and its sample count."""
-
-    trained: Vector
-    votes: Mask
-    samples: int
 
 
 @dataclass(frozen=True)
@@ -53,10 +45,7 @@ def run_round(
 
     # 1. ATTEND. All clients hold the same state and have trained from it. Each signs who it is, how many samples it
     #    has, and digests of the model and of the positions that will travel. The trained values stay on its disk.
-    waiting = {
-        node: attend(call, kits[node], plan, layout, state, update.trained, update.votes, update.samples)
-        for node, update in updates.items()
-    }
+    waiting = {node: attend(call, kits[node], plan, layout, state, update) for node, update in updates.items()}
 
     # 2. ANNOUNCE. The aggregator lists the attendances that came in time. The list, with its signatures, is the cohort.
     announcement = gather_cohort([pending.attendance for pending in waiting.values()], roster).encode()
@@ -174,7 +163,7 @@ def test_the_sum_stands_for_the_weighted_mean_within_one_step_a_client(
     }
     opened = run_round(plan, kits, layout, state, updates, Call(RUN, 5, 1)).opened[NODES[0]]
     step = steps(opened.terms.clips, layout, opened.terms.support, plan.parameters.grid)
-    mean = sum(u.trained.astype(np.float64) * (u.samples / sum(samples)) for u in updates.values())
+    mean = sum(u.values.astype(np.float64) * (u.samples / sum(samples)) for u in updates.values())
     error = np.abs(dequantise(opened.values, step) - mean)
     assert (error < len(samples) * step + 1e-6).all()
 

@@ -4,8 +4,8 @@ Every trainable tensor of the model is made a view of one vector, so one step of
 enforces the mask: after every step, not after every epoch, exactly the surviving positions are non-zero.
 """
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ from torch.nn import functional
 
 from edge_client.filters.shrink import shrink
 from edge_client.learning.data import Share
-from edge_client.sparsify.interface import Sparsifier, plain_name
-from protocol.errors import ConfigError, TrainingError
-from protocol.layout import Layout, Mask, TensorSpec, Vector, flatten, unflatten
+from edge_client.learning.network import Network, insert
+from protocol.errors import TrainingError
+from protocol.layout import Layout, Mask, Vector, flatten, unflatten
 from protocol.plan import Plan
 
 _EVALUATION_BATCH = 512
@@ -38,88 +38,38 @@ class Score:
     loss: float
 
 
-def layout_of(model: nn.Module, method: Sparsifier, work: Mapping[str, int] | None = None) -> Layout:
-    """The layout of the tensors that travel.
-
-    Args:
-        model: What the method wears.
-        method: Says what travels.
-        work: How often the plain model uses each parameter; by default once.
-
-    Raises:
-        ConfigError: The model is not float32, or nothing of it can be trained.
-    """
-    trainable = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
-    travelling = method.travelling(model)
-    if wrong := [name for name, tensor in travelling.items() if tensor.dtype != torch.float32]:
-        raise ConfigError(f"models are trained in float32, but {wrong[0]} is {travelling[wrong[0]].dtype}")
-    return Layout(
-        tuple(
-            TensorSpec(name, tuple(travelling[name].shape), name in trainable, (work or {}).get(plain_name(name), 1))
-            for name in sorted(travelling)
-        )
-    )
-
-
-def extract(model: nn.Module, method: Sparsifier, layout: Layout) -> Vector:
-    """The travelling tensors of a model, float32[P]."""
-    return flatten({name: tensor.detach().numpy() for name, tensor in method.travelling(model).items()}, layout)
-
-
-def insert(model: nn.Module, method: Sparsifier, layout: Layout, vector: Vector) -> None:
-    """Let the model absorb a global vector, float32[P]."""
-    method.absorb(model, {name: torch.from_numpy(cut.copy()) for name, cut in unflatten(vector, layout).items()})
-
-
-def local_update(
-    model: nn.Module,
-    layout: Layout,
-    mask: Mask,
-    share: Share,
-    plan: Plan,
-    seed: int,
-    penalty: Callable[[nn.Module], torch.Tensor | None] = lambda _: None,
-) -> float:
-    """Train the model in place: ``plan.epochs`` of SGD under the mask, bool[P].
+def local_update(network: Network, mask: Mask, share: Share, plan: Plan, seed: int) -> float:
+    """Train the network in place: ``plan.epochs`` of SGD under the mask, bool[P].
 
     FedProx (Li et al., MLSys 2020, arXiv:1812.06127) adds mu / 2 * |w - w_t|^2 to the loss: here the vector
     mu * (w - w_t) to the gradient, w_t being the weights at the round's begin.
 
     Args:
-        model: What the method wears, at the global state.
-        layout: The layout of the tensors that the mask speaks of.
+        network: At the global state.
         mask: The surviving positions.
         share: The client's rows.
         plan: Epochs, batch size, learning rate, momentum, mu.
         seed: Of the order of rows and of dropout.
-        penalty: The method's own addition to the loss of a step.
 
     Returns:
         The mean cross-entropy of the last epoch, nats.
 
-    Where the plan removes filters, a network without the dead ones is trained in the model's place.
+    Where the plan removes filters, a network without the dead ones is trained in the network's place.
 
     Raises:
         TrainingError: The loss is not finite.
     """
     if plan.granularity != "filter":
-        return _train(model, layout, mask, share, plan, seed, penalty)
-    small = shrink(model, layout, mask)
-    loss = _train(small.model, small.layout, small.mask, share, plan, seed, penalty)
-    small.restore(model)
+        return _train(network, mask, share, plan, seed)
+    small = shrink(network.model, network.layout, mask)
+    loss = _train(replace(network, model=small.model, layout=small.layout), small.mask, share, plan, seed)
+    small.restore(network.model)
     return loss
 
 
-def _train(
-    model: nn.Module,
-    layout: Layout,
-    mask: Mask,
-    share: Share,
-    plan: Plan,
-    seed: int,
-    penalty: Callable[[nn.Module], torch.Tensor | None],
-) -> float:
+def _train(network: Network, mask: Mask, share: Share, plan: Plan, seed: int) -> float:
     """The loop of :func:`local_update`."""
+    model, layout = network.model, network.layout
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     kept = _masks(parameters, layout, mask)
     weights, gradient = _as_views(parameters)
@@ -137,7 +87,7 @@ def _train(
             for batch in _batches(rows, plan.batch_size):
                 gradient.zero_()
                 step_loss = functional.cross_entropy(model(x[batch]), y[batch])
-                addition = penalty(model)
+                addition = network.method.penalty(model)
                 whole = step_loss if addition is None else step_loss + addition
                 whole.backward()  # type: ignore[no-untyped-call]
                 if plan.proximal:
@@ -162,23 +112,23 @@ def _step(weights: torch.Tensor, gradient: torch.Tensor, velocity: torch.Tensor,
     weights.add_(gradient, alpha=-plan.learning_rate)
 
 
-def gradient_at(
-    model: nn.Module, method: Sparsifier, layout: Layout, vector: Vector, share: Share, seed: int
-) -> Vector:
+def gradient_at(network: Network, vector: Vector, share: Share, seed: int) -> Vector:
     """The gradient of the mean loss on one batch of a client's rows, drawn by the seed, at a global vector: float32[P].
 
-    The model is left at that vector. Buffers have no gradient and are zero in it.
+    The network is left at that vector. Buffers have no gradient and are zero in it.
     """
-    insert(model, method, layout, vector)
+    insert(network, vector)
+    model = network.model
     model.eval()
     model.zero_grad()
     rows = np.random.default_rng(seed).permutation(len(share.y))[:_GRADIENT_BATCH]
     x, y = torch.from_numpy(share.x[rows]), torch.from_numpy(share.y[rows])
     functional.cross_entropy(model(x), y).backward()  # type: ignore[no-untyped-call]
-    travelling = method.travelling(model)
+    travelling = network.method.travelling(model)
     gradients = {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
     return flatten(
-        {name: gradients.get(name, torch.zeros_like(tensor)).numpy() for name, tensor in travelling.items()}, layout
+        {name: gradients.get(name, torch.zeros_like(tensor)).numpy() for name, tensor in travelling.items()},
+        network.layout,
     )
 
 

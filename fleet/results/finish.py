@@ -9,11 +9,12 @@ from typing import Any, Final
 import numpy as np
 
 from aggregator.journal import Journal, read_records
-from edge_client.client import Network, state_after
 from edge_client.keys import Opener
 from edge_client.learning.data import DataSet
-from edge_client.learning.training import evaluate, insert
+from edge_client.learning.network import Network, insert
+from edge_client.learning.training import evaluate
 from edge_client.result import CHECKPOINT_FILE, to_checkpoint
+from edge_client.round import state_after
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.interface import plain_name
 from fleet.results.figures import LayerDensity
@@ -94,7 +95,7 @@ def _one_model(
     out: Path, plan: Plan, network: Network, data: DataSet, run: bytes, state: GlobalState
 ) -> tuple[dict[str, Any], list[LayerDensity]]:
     """Write and export the averaged model; its figures, and the density of its tensors."""
-    insert(network.model, network.method, network.layout, state.vector)
+    insert(network, state.vector)
     score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
     density = _density(network, state)
     parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)

@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 from aggregator.journal import RUN_FILE
-from edge_client.client import build_network
 from edge_client.keys import load_operator_kit
 from edge_client.learning import data as datasets
+from edge_client.learning.network import build_network
 from fleet.provisioning.kits import plan_from_toml
 from fleet.results.finish import finish
 from protocol.errors import ConfigError

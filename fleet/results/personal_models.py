@@ -12,11 +12,11 @@ from typing import Any, Final
 import numpy as np
 from torch import nn
 
-from edge_client.client import Network, build_network
 from edge_client.learning import data as datasets
 from edge_client.learning.data import DataSet
+from edge_client.learning.network import Network, build_network, insert
 from edge_client.learning.partition import partition
-from edge_client.learning.training import evaluate, insert
+from edge_client.learning.training import evaluate
 from edge_client.personal import load_personal
 from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
@@ -34,7 +34,7 @@ def own_network(run_folder: Path, plan: Plan, data: DataSet, run: bytes, state: 
     network = build_network(plan, data.input_shape, data.classes)
     own = network.method.personal(network.model)
     load_personal(run_folder / "kits" / kit_name(client) / "state", run, state.round + 1, own)
-    insert(network.model, network.method, network.layout, state.vector)
+    insert(network, state.vector)
     return network
 
 

@@ -16,9 +16,9 @@ from aggregator.app import server_app
 from aggregator.journal import Journal, Record
 from aggregator.observer import refusal
 from aggregator.settings import Settings
-from edge_client.client import Network, build_network
 from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.learning import data as datasets
+from edge_client.learning.network import Network, build_network
 from edge_client.learning.partition import partition
 from fleet.provisioning.kits import AGGREGATOR, kit_name, provision
 from fleet.results.finish import finish

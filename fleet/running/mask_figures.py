@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from aggregator.journal import Journal, Record
-from edge_client.client import Network, state_after
 from edge_client.keys import load_kit
 from edge_client.learning.data import DataSet
-from edge_client.round import next_state, open_sum
+from edge_client.learning.network import Network
+from edge_client.round import next_state, open_sum, state_after
 from edge_client.sparsify.interface import plain_name
 from fleet.provisioning.kits import kit_name
 from fleet.results.personal_models import alive_by_tensor

@@ -24,14 +24,15 @@ from aggregator.journal import Journal, Record
 from aggregator.observer import refusal
 from aggregator.rounds import Run
 from edge_client.keys import Kit
+from edge_client.learning.network import first_state
 from edge_client.round import (
     Call,
     Sum,
+    Update,
     admit_cohort,
     attend,
     close_update,
     dither_of,
-    first_state,
     model_digest,
     next_state,
     open_sum,
@@ -105,7 +106,7 @@ class StubClient:
         moved = np.random.default_rng([self.kit.node, call.round, call.attempt]).normal(size=self.layout.size)
         trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
         votes = moved > 0 if self.votes else np.zeros(0, np.bool_)
-        self.pending = attend(call, self.kit, self.plan, self.layout, state, trained, votes, self.samples)
+        self.pending = attend(call, self.kit, self.plan, self.layout, state, Update(trained, votes, self.samples))
         return self.pending.attendance, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
 
     def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:

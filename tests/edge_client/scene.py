@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from edge_client.keys import Kit
-from edge_client.round import Call, Sum, admit_cohort, attend, close_update, dither_of, first_state, open_sum, quantised
+from edge_client.learning.network import first_state
+from edge_client.round import Call, Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
 from protocol.cohort import Cohort, gather_cohort
@@ -60,7 +61,7 @@ class Scene:
 def ready(kit: Kit, call: Call = FIRST, state: GlobalState = STATE, plan: Plan = PLAN) -> Pending:
     """An attendance that waits for its cohort."""
     trained = state.vector + random_vector(kit.node, state.vector.size, 0.1)
-    return attend(call, kit, plan, LAYOUT, state, trained, np.zeros(0, np.bool_), samples=10 + kit.node)
+    return attend(call, kit, plan, LAYOUT, state, Update(trained, np.zeros(0, np.bool_), 10 + kit.node))
 
 
 def scene(ready_nodes: int = 4) -> Scene:

@@ -14,8 +14,8 @@ from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
 from flwr.supercore.task_identity import TaskIdentity
 
 from edge_client.app import app, egress, guard
-from edge_client.client import build_network
 from edge_client.keys import COHORT_FILE, PLAN_FILE
+from edge_client.learning.network import build_network
 from edge_client.round import open_sum
 from protocol.cohort import gather_cohort
 from protocol.errors import (

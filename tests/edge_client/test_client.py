@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from edge_client.client import Answer, Client, build_network
+from edge_client.client import Answer, Client
 from edge_client.keys import MASK_FILE
+from edge_client.learning.network import build_network
 from edge_client.round import Call
 from edge_client.settings import Settings
 from edge_client.sparsify.fedavg import FedAvg

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.client import Client, build_network
+from edge_client.client import Client
+from edge_client.learning.network import build_network
 from edge_client.round import Call, open_sum
 from edge_client.settings import Settings
 from edge_client.state import Given, load_pending

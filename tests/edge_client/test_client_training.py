@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.client import Client, build_network, state_after
-from edge_client.learning.training import evaluate, insert
-from edge_client.round import Call, model_digest, open_sum
+from edge_client.client import Client
+from edge_client.learning.network import build_network, insert
+from edge_client.learning.training import evaluate
+from edge_client.round import Call, model_digest, open_sum, state_after
 from edge_client.settings import Settings
 from edge_client.state import load_pending, save_pending
 from protocol.cohort import gather_cohort
@@ -58,7 +59,7 @@ def test_the_clients_test_rows_are_the_whole_test_set_and_their_scores_are_the_m
     network, data = build_network(PLAN, (5,), 4), tiny.data()
     initial = evaluate(network.model, data.test_x, data.test_y)
     state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], PLAN, network)
-    insert(network.model, network.method, network.layout, state.vector)
+    insert(network, state.vector)
     after = evaluate(network.model, data.test_x, data.test_y)
     answers = [client.evaluate(Call(RUN, 2, 1), result.aggregate) for client in clients.values()]
     for score, said in (

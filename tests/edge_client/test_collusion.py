@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from edge_client.cipher import RoundCipher
-from edge_client.client import Client, build_network
+from edge_client.client import Client
 from edge_client.keys import Kit
-from edge_client.round import Call, attend, close_update, dither_of, first_state, open_sum, quantised
+from edge_client.learning.network import build_network, first_state
+from edge_client.round import Call, Update, attend, close_update, dither_of, open_sum, quantised
 from edge_client.state import Pending, load_pending
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
@@ -95,7 +96,7 @@ def loot(fixed_nonces: None) -> Loot:
     waiting: dict[int, Pending] = {}
     for node, kit in kits.items():
         trained = state.vector + random_vector(node, SIZE, 0.1)
-        waiting[node] = attend(FIRST, kit, PLAN, layout, state, trained, np.zeros(0, np.bool_), samples=100 + node)
+        waiting[node] = attend(FIRST, kit, PLAN, layout, state, Update(trained, np.zeros(0, np.bool_), 100 + node))
     cohort = gather_cohort([pending.attendance for pending in waiting.values()], kits[COLLUDER].roster)
     sent, clear = {}, {}
     for member in cohort.members:

@@ -11,10 +11,10 @@ import pytest
 
 from edge_client import client as edge
 from edge_client import result
-from edge_client.client import Client, build_network, state_after
-from edge_client.learning.training import insert
+from edge_client.client import Client
+from edge_client.learning.network import build_network, insert
 from edge_client.result import CHECKPOINT_FILE, EXPORT_LOG, leave
-from edge_client.round import Call
+from edge_client.round import Call, state_after
 from protocol import checkpoint
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
@@ -57,7 +57,7 @@ def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
     stored = checkpoint.load(out / CHECKPOINT_FILE)
     network = build_network(PLAN, (5,), 4)
     state = state_after(aggregate, RUN, 1, fed.kits[node], PLAN, network)
-    insert(network.model, network.method, network.layout, state.vector)
+    insert(network, state.vector)
     expected = {name: tensor.numpy().tobytes() for name, tensor in network.model.state_dict().items()}
     assert {name: array.tobytes() for name, array in stored.tensors.items()} == expected
     assert stored.metadata["run"] == RUN.hex()

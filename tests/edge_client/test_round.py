@@ -5,12 +5,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from edge_client.learning.network import first_state
 from edge_client.round import (
     Call,
     Sum,
+    Update,
     attend,
     dither_of,
-    first_state,
     model_digest,
     next_state,
     open_sum,
@@ -51,7 +52,7 @@ def test_only_the_values_and_votes_on_the_support_travel() -> None:
     mask = np.arange(SIZE) % 3 == 1
     state = GlobalState(1, np.where(mask, STATE.vector, 0).astype(np.float32), mask)
     trained, votes = random_vector(1, SIZE), np.arange(SIZE) % 2 == 0
-    pending = attend(Call(RUN, 2, 1), kit, PLAN, LAYOUT, state, trained, votes, samples=3)
+    pending = attend(Call(RUN, 2, 1), kit, PLAN, LAYOUT, state, Update(trained, votes, 3))
     assert pending.values.tolist() == trained[1::3].tolist()
     assert pending.votes.tolist() == votes[1::3].tolist()
     said = decode_attendance(pending.attendance, kit.roster)
@@ -189,6 +190,6 @@ def test_two_tensors_have_a_clip_each_and_so_a_step_each() -> None:
     layout = Layout((TensorSpec("a", (3,), True), TensorSpec("b", (2,), False)))
     state = first_state(np.array([0.1, -4, 0, 10, 1], np.float32), layout)
     kit = federation(PLAN).kits[NODES[0]]
-    pending = attend(FIRST, kit, PLAN, layout, state, state.vector, np.zeros(0, np.bool_), samples=1)
+    pending = attend(FIRST, kit, PLAN, layout, state, Update(state.vector, np.zeros(0, np.bool_), 1))
     levels = PLAN.parameters.grid.levels
     assert pending.step.tolist() == [8 / levels] * 3 + [20 / levels] * 2

@@ -13,7 +13,8 @@ from torch import nn
 from edge_client.filters.shrink import shrink
 from edge_client.learning.data import Share
 from edge_client.learning.models import build
-from edge_client.learning.training import extract, insert, layout_of, local_update
+from edge_client.learning.network import extract, insert, layout_of, network_of
+from edge_client.learning.training import local_update
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal
 from edge_client.sparsify.interface import GlobalState
 from protocol.layout import Layout, Mask, Vector, unflatten
@@ -51,7 +52,7 @@ def purged(make: Build) -> tuple[nn.Module, FedSparsifyGlobal, Layout, Vector, M
     method = FedSparsifyGlobal(PLAN)
     model = method.wear(networks.seeded(make))
     layout = layout_of(model, method)
-    vector, mask = extract(model, method, layout), np.ones(layout.size, np.bool_)
+    vector, mask = extract(network_of(model, method)), np.ones(layout.size, np.bool_)
     early = FedSparsifyGlobal(replace(PLAN, sparsity=0.3))
     early.wear(model)
     for each in (early, method):
@@ -69,12 +70,14 @@ def share(shape: tuple[int, ...], rows: int = 16) -> Share:
 
 @pytest.mark.parametrize(("make", "shape"), (SHIPPED | OWN).values(), ids=(SHIPPED | OWN).keys())
 def test_the_smaller_network_trains_as_the_masked_one_does(make: Build, shape: tuple[int, ...]) -> None:
-    model, method, layout, vector, mask = purged(make)
+    model, method, _, vector, mask = purged(make)
     results, losses = [], []
     for granularity in ("filter", "weight"):
-        insert(model, method, layout, vector)
-        losses.append(local_update(model, layout, mask, share(shape), replace(PLAN, granularity=granularity), seed=3))
-        results.append(extract(model, method, layout))
+        insert(network_of(model, method), vector)
+        losses.append(
+            local_update(network_of(model, method), mask, share(shape), replace(PLAN, granularity=granularity), seed=3)
+        )
+        results.append(extract(network_of(model, method)))
     small, masked = results
     assert np.abs(masked - vector).max() > 1e-3
     np.testing.assert_allclose(small, masked, rtol=0, atol=2e-5)
@@ -97,9 +100,9 @@ def test_a_shipped_network_loses_every_dead_filter_and_about_the_square_of_its_w
 
 def test_the_statistics_of_batch_norm_and_its_count_come_back() -> None:
     model, method, layout, vector, mask = purged(networks.chain)
-    insert(model, method, layout, vector)
+    insert(network_of(model, method), vector)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    local_update(model, layout, mask, share(networks.IMAGE), PLAN, seed=3)
+    local_update(network_of(model, method), mask, share(networks.IMAGE), PLAN, seed=3)
     after = model.state_dict()
     kept = unflatten(mask, layout)["norm1.running_mean"]
     assert int(kept.sum()) == 1
@@ -113,9 +116,9 @@ def test_the_statistics_of_batch_norm_and_its_count_come_back() -> None:
 def test_restore_undoes_shrink() -> None:
     for make in (networks.chain, networks.Residual):
         model, method, layout, vector, mask = purged(make)
-        insert(model, method, layout, vector)
+        insert(network_of(model, method), vector)
         shrink(model, layout, mask).restore(model)
-        assert extract(model, method, layout).tobytes() == vector.tobytes()
+        assert extract(network_of(model, method)).tobytes() == vector.tobytes()
 
 
 def test_a_network_that_is_not_understood_is_trained_whole() -> None:
@@ -137,7 +140,7 @@ def test_a_module_says_its_new_width() -> None:
 
 def test_dropout_in_evaluation_does_nothing_and_draws_nothing() -> None:
     model, method, layout, vector, mask = purged(networks.chain)
-    insert(model, method, layout, vector)
+    insert(network_of(model, method), vector)
     small = shrink(model, layout, mask).model.eval()
     state = torch.random.get_rng_state()
     x = torch.from_numpy(share(networks.IMAGE).x)

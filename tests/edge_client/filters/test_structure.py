@@ -12,7 +12,7 @@ from torch import nn
 from edge_client.filters.structure import Structure
 from edge_client.filters.trace import trace
 from edge_client.learning.models import build, names
-from edge_client.learning.training import layout_of
+from edge_client.learning.network import layout_of
 from edge_client.sparsify.fedavg import FedAvg
 from protocol.layout import Layout, Mask, unflatten
 from tests.edge_client import networks

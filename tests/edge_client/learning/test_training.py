@@ -15,7 +15,8 @@ from torch.nn import functional
 
 from edge_client.learning import training as train
 from edge_client.learning.data import Share, part
-from edge_client.learning.training import Score, evaluate, extract, gradient_at, insert, layout_of, local_update
+from edge_client.learning.network import extract, insert, layout_of, network_of
+from edge_client.learning.training import Score, evaluate, gradient_at, local_update
 from edge_client.learning.training import _step as sgd_step
 from edge_client.sparsify.fedavg import FedAvg
 from protocol.errors import ConfigError, TrainingError
@@ -43,8 +44,8 @@ def some_mask(layout: Layout, seed: int = 0, density: float = 0.4) -> Mask:
 def trained(build: Callable[[tuple[int, ...], int], nn.Module], mask_seed: int, plan: Plan = PLAN) -> Vector:
     network = model(build)
     layout = layout_of(network, METHOD)
-    local_update(network, layout, some_mask(layout, mask_seed), SHARE, plan, seed=5)
-    return extract(network, METHOD, layout)
+    local_update(network_of(network, METHOD), some_mask(layout, mask_seed), SHARE, plan, seed=5)
+    return extract(network_of(network, METHOD))
 
 
 # --- what travels -------------------------------------------------------------------------------
@@ -87,10 +88,10 @@ def test_insert_undoes_extract_and_extract_undoes_insert() -> None:
     network = model(tiny.normed)
     layout = layout_of(network, METHOD)
     vector = random_vector(3, layout.size)
-    insert(network, METHOD, layout, vector)
-    assert extract(network, METHOD, layout).tobytes() == vector.tobytes()
+    insert(network_of(network, METHOD), vector)
+    assert extract(network_of(network, METHOD)).tobytes() == vector.tobytes()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-    insert(network, METHOD, layout, extract(network, METHOD, layout))
+    insert(network_of(network, METHOD), extract(network_of(network, METHOD)))
     assert all(torch.equal(tensor, before[name]) for name, tensor in network.state_dict().items())
 
 
@@ -104,8 +105,8 @@ def test_an_inserted_vector_is_copied_whatever_the_method_does_with_it() -> None
     network = model()
     layout = layout_of(network, METHOD)
     vector = random_vector(3, layout.size)
-    insert(network, Careless(PLAN), layout, vector)
-    local_update(network, layout, np.ones(layout.size, np.bool_), SHARE, PLAN, seed=5)
+    insert(network_of(network, Careless(PLAN)), vector)
+    local_update(network_of(network, METHOD), np.ones(layout.size, np.bool_), SHARE, PLAN, seed=5)
     assert vector.tobytes() == random_vector(3, layout.size).tobytes()
 
 
@@ -136,11 +137,11 @@ def watched(network: nn.Module, layout: Layout) -> Iterator[tuple[list[Vector], 
     stepped: list[Vector] = []
 
     def see_forward(*arguments: object) -> None:
-        forward.append(extract(network, METHOD, layout))
+        forward.append(extract(network_of(network, METHOD)))
 
     def see_step(*arguments: Any) -> None:
         sgd_step(*arguments)
-        stepped.append(extract(network, METHOD, layout))
+        stepped.append(extract(network_of(network, METHOD)))
 
     hook = network.register_forward_pre_hook(see_forward)
     try:
@@ -159,9 +160,9 @@ def test_after_every_step_exactly_the_surviving_positions_may_be_non_zero(
     layout = layout_of(network, METHOD)
     mask = some_mask(layout)
     with watched(network, layout) as (forward, stepped):
-        local_update(network, layout, mask, SHARE, replace(PLAN, momentum=momentum), seed=5)
+        local_update(network_of(network, METHOD), mask, SHARE, replace(PLAN, momentum=momentum), seed=5)
     assert len(forward) == len(stepped) == 3 * 6
-    for vector in [*forward, extract(network, METHOD, layout)]:
+    for vector in [*forward, extract(network_of(network, METHOD))]:
         assert not vector[~mask].any()
         assert np.count_nonzero(vector[mask & layout.prunable]) > 0
     # Not an idle wish: each step alone would have brought purged positions back.
@@ -173,9 +174,9 @@ def test_every_surviving_position_is_trained_and_no_buffer_is_masked() -> None:
     layout = layout_of(network, METHOD)
     names = np.repeat([tensor.name for tensor in layout.tensors], layout.sizes)
     mask = (names != "fc1.weight") | (np.arange(layout.size) % 2 == 0)
-    before = extract(network, METHOD, layout)
-    local_update(network, layout, mask, SHARE, PLAN, seed=5)
-    after = extract(network, METHOD, layout)
+    before = extract(network_of(network, METHOD))
+    local_update(network_of(network, METHOD), mask, SHARE, PLAN, seed=5)
+    after = extract(network_of(network, METHOD))
     # A bias in front of batch norm has no gradient to speak of.
     assert (before != after)[mask & (names != "fc1.bias")].all()
     assert after[~layout.prunable].all()
@@ -191,8 +192,8 @@ def test_a_parameter_that_does_not_travel_is_trained_without_a_mask() -> None:
     assert layout.size == 28
     mask = np.arange(layout.size) % 5 != 0
     before = network.get_parameter("fc1.weight").detach().clone()
-    local_update(network, layout, mask, SHARE, PLAN, seed=5)
-    assert not extract(network, method, layout)[~mask].any()
+    local_update(network_of(network, method), mask, SHARE, PLAN, seed=5)
+    assert not extract(network_of(network, method))[~mask].any()
     after = network.get_parameter("fc1.weight").detach()
     assert bool((after != before).all())
     assert bool(after.all())
@@ -206,7 +207,7 @@ def test_training_under_a_mask_is_plain_sgd_that_purges_after_every_step() -> No
     network, naive = model(), model()
     layout = layout_of(network, METHOD)
     mask = some_mask(layout)
-    loss = local_update(network, layout, mask, SHARE, PLAN, seed=5)
+    loss = local_update(network_of(network, METHOD), mask, SHARE, PLAN, seed=5)
 
     kept = {spec.name: cut for spec, cut in zip(layout.tensors, np.split(mask, layout.offsets[1:-1]), strict=True)}
     parameters = dict(naive.named_parameters())
@@ -229,7 +230,9 @@ def test_training_under_a_mask_is_plain_sgd_that_purges_after_every_step() -> No
             optimiser.step()
             purge()
             losses += [float(each.detach())] * len(batch)
-    np.testing.assert_allclose(extract(network, METHOD, layout), extract(naive, METHOD, layout), rtol=0, atol=1e-6)
+    np.testing.assert_allclose(
+        extract(network_of(network, METHOD)), extract(network_of(naive, METHOD)), rtol=0, atol=1e-6
+    )
     assert loss == pytest.approx(np.mean(losses), abs=1e-5)
 
 
@@ -239,7 +242,7 @@ def test_training_lowers_the_loss() -> None:
     everything = np.ones(layout.size, np.bool_)
     before = evaluate(network, SHARE.x, SHARE.y)
     for seed in range(5):
-        loss = local_update(network, layout, everything, SHARE, PLAN, seed)
+        loss = local_update(network_of(network, METHOD), everything, SHARE, PLAN, seed)
     after = evaluate(network, SHARE.x, SHARE.y)
     assert loss < before.loss / before.tested / 2
     assert after.correct > before.correct
@@ -251,8 +254,8 @@ def test_training_repeats_bit_by_bit_and_follows_its_seed_and_leaves_torchs_gene
     assert vectors[0].tobytes() == vectors[1].tobytes()
     network = model(tiny.normed)
     layout = layout_of(network, METHOD)
-    local_update(network, layout, some_mask(layout, 1), SHARE, PLAN, seed=6)
-    assert extract(network, METHOD, layout).tobytes() != vectors[0].tobytes()
+    local_update(network_of(network, METHOD), some_mask(layout, 1), SHARE, PLAN, seed=6)
+    assert extract(network_of(network, METHOD)).tobytes() != vectors[0].tobytes()
     assert torch.equal(state, torch.random.get_rng_state())
 
 
@@ -263,7 +266,7 @@ def test_dropout_is_on_while_training_and_off_while_scoring() -> None:
     seen: list[bool] = []
     evaluate(network, SHARE.test_x, SHARE.test_y)
     drop.register_forward_pre_hook(lambda *_: seen.append(drop.training))
-    local_update(network, layout, some_mask(layout), SHARE, PLAN, seed=5)
+    local_update(network_of(network, METHOD), some_mask(layout), SHARE, PLAN, seed=5)
     assert seen == [True] * 18
     scores = {evaluate(network, SHARE.test_x, SHARE.test_y) for _ in range(3)}
     assert len(scores) == 1
@@ -278,7 +281,7 @@ def test_a_last_batch_of_one_row_joins_the_one_before_it(rows: int, size: int, e
     network.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     share = Share(SHARE.x[:rows], SHARE.y[:rows], SHARE.test_x, SHARE.test_y)
     everything = np.ones(layout.size, np.bool_)
-    local_update(network, layout, everything, share, replace(PLAN, epochs=1, batch_size=size), seed=5)
+    local_update(network_of(network, METHOD), everything, share, replace(PLAN, epochs=1, batch_size=size), seed=5)
     assert sizes == expected
 
 
@@ -293,7 +296,7 @@ def test_every_row_is_seen_once_an_epoch_in_another_order_each_time() -> None:
         epochs[-1] += inputs[0][:, 0].tolist()
 
     network.register_forward_pre_hook(see)
-    local_update(network, layout, np.ones(layout.size, np.bool_), SHARE, PLAN, seed=5)
+    local_update(network_of(network, METHOD), np.ones(layout.size, np.bool_), SHARE, PLAN, seed=5)
     assert [sorted(epoch) for epoch in epochs] == [sorted(SHARE.x[:, 0].tolist())] * 3
     assert len({tuple(epoch) for epoch in epochs}) == 3
 
@@ -302,7 +305,13 @@ def test_a_loss_that_is_not_finite_stops_the_training() -> None:
     network = model()
     layout = layout_of(network, METHOD)
     with pytest.raises(TrainingError, match="not finite: lower the learning rate or look at the data"):
-        local_update(network, layout, np.ones(layout.size, np.bool_), SHARE, replace(PLAN, learning_rate=1e38), seed=5)
+        local_update(
+            network_of(network, METHOD),
+            np.ones(layout.size, np.bool_),
+            SHARE,
+            replace(PLAN, learning_rate=1e38),
+            seed=5,
+        )
 
 
 def test_data_that_is_not_finite_stops_the_training() -> None:
@@ -312,7 +321,7 @@ def test_data_that_is_not_finite_stops_the_training() -> None:
     x = SHARE.x.copy()
     x[7, 2] = np.nan
     with pytest.raises(TrainingError, match="look at the data"):
-        local_update(network, layout, np.ones(layout.size, np.bool_), replace(SHARE, x=x), PLAN, seed=5)
+        local_update(network_of(network, METHOD), np.ones(layout.size, np.bool_), replace(SHARE, x=x), PLAN, seed=5)
 
 
 # --- scores -------------------------------------------------------------------------------------
@@ -356,13 +365,13 @@ def test_the_gradient_is_that_of_the_mean_loss_at_the_given_vector_and_zero_for_
     network = tiny.normed((5,), 4)
     method = FedAvg(PLAN)
     layout = layout_of(network, method)
-    vector = extract(network, method, layout)
+    vector = extract(network_of(network, method))
     with torch.no_grad():
         network.get_parameter("fc1.weight").add_(1.0)
-    gradient = gradient_at(network, method, layout, vector, SHARE, seed=5)
-    assert extract(network, method, layout).tolist() == vector.tolist()
+    gradient = gradient_at(network_of(network, method), vector, SHARE, seed=5)
+    assert extract(network_of(network, method)).tolist() == vector.tolist()
     naive = tiny.normed((5,), 4)
-    insert(naive, method, layout, vector)
+    insert(network_of(naive, method), vector)
     naive.eval()
     rows = np.random.default_rng(5).permutation(len(SHARE.y))[:128]
     loss = functional.cross_entropy(naive(torch.from_numpy(SHARE.x[rows])), torch.from_numpy(SHARE.y[rows]))
@@ -382,7 +391,7 @@ def test_fedprox_pulls_every_weight_back_to_where_the_round_began() -> None:
     plan = replace(PLAN, proximal=0.7)
     network = model()
     layout = layout_of(network, METHOD)
-    local_update(network, layout, np.ones(layout.size, np.bool_), SHARE, plan, seed=5)
+    local_update(network_of(network, METHOD), np.ones(layout.size, np.bool_), SHARE, plan, seed=5)
     naive = model()
     start = [p.detach().clone() for p in naive.parameters()]
     optimiser = torch.optim.SGD(naive.parameters(), lr=plan.learning_rate, momentum=plan.momentum)
@@ -406,8 +415,13 @@ def test_a_penalty_is_trained_on_but_not_reported() -> None:
     def towards_one(network: nn.Module) -> torch.Tensor:
         return sum(((p - 1).square().sum() for p in network.parameters()), torch.zeros(()))
 
-    free = local_update(networks[0], layout, everything, SHARE, PLAN, 5)
-    held = local_update(networks[1], layout, everything, SHARE, replace(PLAN, momentum=0.0), 5, towards_one)
+    class TowardsOne(FedAvg):
+        def penalty(self, model: nn.Module) -> torch.Tensor:
+            return towards_one(model)
+
+    held_plan = replace(PLAN, momentum=0.0)
+    free = local_update(network_of(networks[0], METHOD), everything, SHARE, PLAN, 5)
+    held = local_update(network_of(networks[1], TowardsOne(held_plan)), everything, SHARE, held_plan, 5)
     away = [towards_one(network).item() for network in networks]
     assert away[1] < away[0]
     assert 0 < held < 50

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client.client import build_network
 from edge_client.learning import models
+from edge_client.learning.network import build_network
 from edge_client.learning.uses import uses
 from protocol.errors import ConfigError
 from tests.edge_client.federation import tiny_plan

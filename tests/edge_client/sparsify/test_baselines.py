@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from edge_client.client import build_network
+from edge_client.learning.network import build_network
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.allocation import weights
 from edge_client.sparsify.topk import top_k

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from edge_client.client import build_network, state_after
-from edge_client.learning.training import layout_of
+from edge_client.learning.network import build_network, layout_of
+from edge_client.round import state_after
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning, Scheduled
 from edge_client.sparsify.topk import kept_at

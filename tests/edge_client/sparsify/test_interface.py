@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client.client import Client, Network, build_network, state_after
+from edge_client.client import Client
 from edge_client.learning.data import Share, part
+from edge_client.learning.network import Network, build_network, extract, first_state, layout_of
 from edge_client.learning.partition import partition
-from edge_client.learning.training import extract, layout_of, local_update
-from edge_client.round import Call, first_state, open_sum
+from edge_client.learning.training import local_update
+from edge_client.round import Call, open_sum, state_after
 from edge_client.sparsify import METHODS, GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
@@ -207,9 +208,9 @@ def personal_after_training(
             own[name].copy_(torch.from_numpy(array))
     method.absorb(model, {"threshold": torch.from_numpy(thresholds.copy())})
     seed = int(np.random.default_rng([fed.plan.seed, round_, 1, node]).integers(1 << 31))
-    local_update(model, network.layout, np.ones(6, np.bool_), share_of(fed, node), fed.plan, seed)
+    local_update(network, np.ones(6, np.bool_), share_of(fed, node), fed.plan, seed)
     kept = {name: tensor.numpy().copy() for name, tensor in method.personal(model).items()}
-    return extract(model, method, network.layout), kept
+    return extract(network), kept
 
 
 def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path: Path) -> None:

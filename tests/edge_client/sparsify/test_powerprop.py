@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client.client import build_network
-from edge_client.learning.training import insert
+from edge_client.learning.network import build_network, insert
 from edge_client.sparsify import sparsifier
 from edge_client.sparsify.powerprop import Powerprop, reparametrise
 from protocol.layout import unflatten
@@ -62,7 +61,7 @@ def test_it_can_be_worn_under_another_method_and_shed_at_the_end(method: str, tm
     kept = 64 if method == "fedavg" else 16
     assert int(ours.states[-1].mask.sum()) == kept
     network, theta = build_network(plan, (5,), 4), ours.states[-1].vector
-    insert(network.model, network.method, network.layout, theta)
+    insert(network, theta)
     inputs = torch.randn(8, 5)
     logits = network.model.eval()(inputs)
     shed = network.method.shed(network.model)

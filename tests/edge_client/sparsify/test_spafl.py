@@ -8,8 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client.client import build_network
-from edge_client.learning.training import extract
+from edge_client.learning.network import build_network, extract, network_of
 from edge_client.round import Call
 from edge_client.sparsify import sparsifier
 from edge_client.sparsify.spafl import Gate, SpaFL
@@ -118,7 +117,7 @@ def test_thresholds_are_sent_within_their_limits() -> None:
     with torch.no_grad():
         gates(model)[1].threshold.copy_(torch.tensor([-9.0, 9.0, 0.0, 1.0]))
     network = build_network(plan_of(), (5,), 4)
-    trained = extract(model, method, network.layout)
+    trained = extract(network_of(model, method))
     values, votes = method.submit(trained, network.layout, network.initial, lambda: pytest.fail("not needed"))
     assert values[6:].tolist() == [-5.0, 5.0, 0.0, 1.0]
     assert votes.size == 0

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from edge_client.client import build_network
 from edge_client.learning.data import part
-from edge_client.learning.training import extract, insert, local_update
+from edge_client.learning.network import build_network, extract, insert
+from edge_client.learning.training import local_update
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.sparsify.allocation import weights
 from edge_client.sparsify.powerprop import layers
@@ -93,10 +93,10 @@ def test_no_layer_is_lost_at_the_start() -> None:
 
 def test_a_zero_stays_zero_through_local_training_though_no_mask_holds_it() -> None:
     network = build_network(plan_of(start_sparsity=0.5, momentum=0.9), (5,), 4)
-    insert(network.model, network.method, network.layout, network.initial.vector)
+    insert(network, network.initial.vector)
     share = part(tiny.data(), np.arange(44), 0, 2)
-    local_update(network.model, network.layout, np.ones(64, np.bool_), share, network.method.plan, seed=1)
-    trained = extract(network.model, network.method, network.layout)
+    local_update(network, np.ones(64, np.bool_), share, network.method.plan, seed=1)
+    trained = extract(network)
     assert not trained[~network.initial.mask].any()
     assert (trained != network.initial.vector)[network.initial.mask].mean() > 0.5
 

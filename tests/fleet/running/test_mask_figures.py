@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.client import build_network
 from edge_client.learning.data import load
+from edge_client.learning.network import build_network
 from fleet.provisioning.kits import provision
 from fleet.running.mask_figures import MaskWatch, agreement, work_left
 from protocol.plan import Plan
