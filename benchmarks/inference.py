@@ -23,6 +23,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.filesize import decimal
 from torch import Tensor, nn
 
 from benchmarks.page import check_table, drawing, head, publish
@@ -31,7 +32,6 @@ from export.exporter import Exported, export, export_int8
 from export.latency import Latency, compare
 from export.scaling import Scaling
 from fleet.results.machine import machine, versions
-from fleet.results.units import human_bytes
 from protocol.files import replace_file
 
 SPARSITIES: Final = (0.8, 0.9, 0.95, 0.99)
@@ -229,7 +229,7 @@ def markdown(result: Mapping[str, Any]) -> str:
         speeds = " | ".join(f"{speed(row, FLOAT, *at):.2f} / {speed(row, INT8, *at):.2f}" for at in settings)
         lines.append(
             f"| {row['network']} | {row['pruning']} | {row['multiply_accumulates_left']:.3f} "
-            f"| {human_bytes(row['bytes']['dense'])} | {ratio(row, FLOAT):.1f} | {ratio(row, INT8):.1f} | {speeds} "
+            f"| {decimal(row['bytes']['dense'])} | {ratio(row, FLOAT):.1f} | {ratio(row, INT8):.1f} | {speeds} "
             f"| {'yes' if row['rounded_channels'] else ''} | {'int8' if row['recommended'] == INT8 else 'float'} |"
         )
     told = [check for check in result["checks"] if "relative error" not in check["check"] or not check["holds"]]

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 from click.core import ParameterSource
 from rich.console import Console
+from rich.filesize import decimal
 
 from edge_client.learning import data as datasets
 from edge_client.learning import models, partition
@@ -17,7 +18,6 @@ from fleet.commands.errors import told
 from fleet.results import finish as result
 from fleet.results.open_run import open_run
 from fleet.results.personal_models import CLIENTS
-from fleet.results.units import human_bytes
 from fleet.running import local
 from protocol.errors import ConfigError
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
@@ -160,7 +160,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
         ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
         (
             "uplink",
-            f"{human_bytes(summary['uplink_bytes'])}, "
+            f"{decimal(summary['uplink_bytes'])}, "
             f"{summary['uplink_bytes'] / summary['dense_fedavg_uplink_bytes']:.3f} of dense float32 FedAvg; "
             f"{summary['uplink_bytes_per_value']:.2f} bytes a value",
         ),
@@ -188,7 +188,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
 
 
 def _size(coded: int, dense: int) -> str:
-    return f"{human_bytes(coded)}, {dense / coded:.1f}x smaller than dense"
+    return f"{decimal(coded)}, {dense / coded:.1f}x smaller than dense"
 
 
 def open_(

@@ -8,8 +8,7 @@ from typing import Any, Final
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-
-from fleet.results.units import human_bytes
+from rich.filesize import decimal
 
 _FILES: Final = {"dense": "#9aa7ba", "model.onnx": "#3267d6", "model.int8.onnx": "#0f8a7e"}
 _INK, _LINE, _WORK = "#17202e", "#e1e7ee", "#d98a16"
@@ -69,12 +68,12 @@ def write_card(export: Mapping[str, Any]) -> str:
         "",
         "| file | size | smaller than dense | accuracy |",
         "|---|---|---|---|",
-        f"| dense float, not shipped | {human_bytes(export['dense_bytes'])} | 1.0x | |",
+        f"| dense float, not shipped | {decimal(export['dense_bytes'])} | 1.0x | |",
     ]
     for name, file in files.items():
         score = file.get("accuracy")
         lines.append(
-            f"| `{name}` | {human_bytes(file['bytes'])} | {export['dense_bytes'] / file['bytes']:.1f}x "
+            f"| `{name}` | {decimal(file['bytes'])} | {export['dense_bytes'] / file['bytes']:.1f}x "
             f"| {'not measured' if score is None else format(score, '.4f')} |"
         )
     lines += [

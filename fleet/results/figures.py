@@ -14,8 +14,7 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
-
-from fleet.results.units import human_bytes
+from rich.filesize import decimal
 
 Rounds = Sequence[Mapping[str, Any]]  # one mapping of figures per completed round
 # Name: (light, dark). matplotlib draws with the light value, so no two light values are equal.
@@ -109,8 +108,8 @@ def uplink(metrics: Rounds, dense: int) -> Figure:
     axes.fill_between(rounds, sent, reference, color=INK["line"], alpha=0.5, linewidth=0)
     for name, values, ink in (("dense FedAvg", reference, "muted"), ("this run", sent, "teal")):
         points = list(zip(rounds, values, strict=True))
-        _curve(axes, points, f"{name}\n{human_bytes(round(values[-1]))}", INK[ink])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: human_bytes(round(max(0, n)))))
+        _curve(axes, points, f"{name}\n{decimal(round(values[-1]))}", INK[ink])
+    axes.yaxis.set_major_formatter(FuncFormatter(lambda n, _: decimal(round(max(0, n)))))
     axes.set_ylim(bottom=0)
     _by_round(axes, rounds[-1])
     return figure

@@ -22,6 +22,7 @@ from typing import Any, Final
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from rich.filesize import decimal
 from torch import nn
 
 from edge_client.learning import models
@@ -33,7 +34,6 @@ from export.parity import accuracy
 from export.scaling import Scaling
 from fleet.results.card import draw, write_card
 from fleet.results.machine import machine, versions
-from fleet.results.units import human_bytes
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, ExportError
 from protocol.files import replace_file
@@ -153,7 +153,7 @@ def told(out: Path, export: Mapping[str, Any]) -> list[str]:
     """An export in a few lines for a terminal."""
     work = export["multiply_accumulates_left"]
     lines = [
-        f"{out / name}: {human_bytes(file['bytes'])}, {export['dense_bytes'] / file['bytes']:.1f}x smaller than dense"
+        f"{out / name}: {decimal(file['bytes'])}, {export['dense_bytes'] / file['bytes']:.1f}x smaller than dense"
         + (f", accuracy {file['accuracy']:.4f}" if "accuracy" in file else "")
         for name, file in export["files"].items()
     ]

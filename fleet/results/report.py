@@ -12,15 +12,16 @@ import io
 import json
 import re
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from html import escape
 from pathlib import Path
 from typing import Any, Final
 
 from matplotlib.figure import Figure
+from rich.filesize import decimal
 
 from fleet.results import figures
 from fleet.results.figures import INK, PALETTE, LayerDensity, Rounds
-from fleet.results.units import clock, human_bytes
 
 _MOST_BARS: Final = 40
 _DARK: Final = "".join(f"--{name}:{dark};" for name, (_, dark) in PALETTE.items())
@@ -76,13 +77,13 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
     factor = f"{dense / sent:.1f}× less" if sent <= dense else f"{sent / dense:.1f}× more"
     verdict = f"Accuracy {_number(s['accuracy'])}, sparsity {s['sparsity']:.3f}, {factor} uplink"
     run = f"{s['method']} · {s['model']} on {s['data']} ({s['partition']})"
-    extent = f"{s['clients']} clients, {s['rounds']} rounds in {clock(s['seconds'])}"
+    extent = f"{s['clients']} clients, {s['rounds']} rounds in {timedelta(seconds=round(s['seconds']))}"
     tiles = (
         _tile("Accuracy", _number(s["accuracy"]), "averaged model, last round"),
         _tile("ONNX accuracy", _number(s["onnx_accuracy"]), f"outputs within {_number(s['onnx_max_abs_diff'], '.1e')}"),
         _tile("Sparsity", f"{s['sparsity']:.3f}", f"{s['kept']:,} of {s['parameters']:,} kept; {_work(s)}"),
-        _tile("Uplink", human_bytes(sent), f"{factor} than dense FedAvg"),
-        _tile("Downlink", human_bytes(s["downlink_bytes"]), "to all clients together"),
+        _tile("Uplink", decimal(sent), f"{factor} than dense FedAvg"),
+        _tile("Downlink", decimal(s["downlink_bytes"]), "to all clients together"),
         _tile("Bytes per value", f"{s['uplink_bytes_per_value']:.2f}", "float32 takes 4"),
     )
     cryptography = {
@@ -132,11 +133,11 @@ def _work(summary: Mapping[str, Any]) -> str:
 
 def _export(s: Mapping[str, Any]) -> dict[str, str]:
     """What became of the model: each file's size and speed, and which to take."""
-    exact = f"{human_bytes(s['onnx_bytes'])}, {s['dense_onnx_bytes'] / s['onnx_bytes']:.1f}× smaller than dense, "
+    exact = f"{decimal(s['onnx_bytes'])}, {s['dense_onnx_bytes'] / s['onnx_bytes']:.1f}× smaller than dense, "
     pairs = {"recommended": s["recommended"], "model.onnx": f"{exact}{s['onnx_speed']:.2f}× as fast"}
     if s["int8_onnx_bytes"] is None:
         return pairs | {"model.int8.onnx": f"none: {s['int8_refused']}"}
-    small = f"{human_bytes(s['int8_onnx_bytes'])}, {s['dense_onnx_bytes'] / s['int8_onnx_bytes']:.1f}× smaller, "
+    small = f"{decimal(s['int8_onnx_bytes'])}, {s['dense_onnx_bytes'] / s['int8_onnx_bytes']:.1f}× smaller, "
     small += f"{s['int8_speed']:.2f}× as fast, accuracy {_number(s['int8_accuracy'])}"
     return pairs | {"model.int8.onnx": small, "speed measured": "batch 1, one thread, against the dense file"}
 
@@ -174,7 +175,7 @@ def _round_table(metrics: Rounds) -> str:
                 _number(m.get(key), form)
                 for key, form in (("work_left", ".3f"), ("regrown", ","), ("agreement", ".3f"))
             ),
-            *(human_bytes(m.get(key, 0)) for key in ("uplink_bytes", "vote_bytes", "downlink_bytes")),
+            *(decimal(m.get(key, 0)) for key in ("uplink_bytes", "vote_bytes", "downlink_bytes")),
             *(f"{m[key]:,}" for key in ("clipped", "refused", "attempts")),
             f"{sum(m['seconds'].values()):.1f}",
         )

@@ -1,62 +1,24 @@
 """The live display of a run: on a terminal a bar that moves, elsewhere one line per round.
 
-The two faces show the same facts: round, cohort, accuracy, sparsity, bytes up and down, time left.
-A terminal also sees the phase within the round. Anything else (a pipe, a log file, a CI job, a dumb
-terminal) gets plain lines without control characters, each flushed as soon as its round is done.
-
-What is shown is one frozen `_Shown`, replaced as a whole; the thread that redraws the terminal thus
-never sees half a change.
+The two faces show the same facts: round, cohort, accuracy, sparsity, bytes up and down, time left. A terminal also sees
+the phase within the round. Anything else (a pipe, a log file, a CI job, a dumb terminal) gets plain lines without
+control characters, each flushed as soon as its round is done.
 """
-
-from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from datetime import timedelta
 from types import TracebackType
 from typing import Any, Final, Self
 
+from rich import progress
 from rich.console import Console, Group, RenderableType
+from rich.filesize import decimal
 from rich.live import Live
-from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
-from fleet.results.units import clock, human_bytes
-
-_UNKNOWN_TIME: Final = "--:--"
+_UNKNOWN_TIME: Final = "-:--:--"
 _REDRAWS_PER_SECOND: Final = 4
-
-
-@dataclass(frozen=True)
-class _Phase:
-    """A phase within a round: ``done`` of ``total`` answers."""
-
-    round: int
-    name: str
-    done: int
-    total: int
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """All that the display depends on, besides the clock.
-
-    Attributes:
-        completed: Rounds completed over the whole run, earlier sessions included.
-        measured: Rounds completed in this session; only these tell how long a round takes.
-        started: The clock when this session began.
-        last: The clock when the last round was done, or ``started``.
-        cells: The figures of the last completed round, as pairs of name and value.
-        phase: The phase under way, if one was announced since the last completed round.
-    """
-
-    completed: int
-    measured: int
-    started: float
-    last: float
-    cells: tuple[tuple[str, str], ...] = ()
-    phase: _Phase | None = None
 
 
 class Progress:
@@ -86,21 +48,33 @@ class Progress:
         """
         if rounds < 1 or not 0 <= resumed_at <= rounds:
             raise ValueError(f"a run of {rounds} rounds cannot be resumed at {resumed_at}")
-        self._rounds = rounds
         self._console = console
-        self._now = now
-        self._shown = _Shown(resumed_at, 0, now(), now())
+        self._resumed_at = resumed_at
+        self._figures = "complete" if resumed_at == rounds else f"waiting for round {resumed_at + 1}"
+        self._rounds = progress.Progress(
+            progress.TextColumn("round", style="dim"),
+            progress.MofNCompleteColumn(),
+            progress.BarColumn(None),
+            progress.TextColumn("left", style="dim"),
+            _TimeLeft(),
+            console=console,
+            get_time=now,
+            expand=True,
+        )
+        self._run = self._rounds.add_task("", start=False, total=rounds, completed=resumed_at, end=None)
+        self._phases = progress.Progress(
+            progress.TextColumn("{task.description}", style="cyan", markup=False),
+            progress.BarColumn(20, complete_style="cyan"),
+            progress.MofNCompleteColumn(" of "),
+            console=console,
+        )
+        self._phase = self._phases.add_task("", visible=False)
         self._live: Live | None = None
         if console.is_terminal and not console.is_dumb_terminal:
-            self._live = Live(
-                console=console,
-                get_renderable=self._picture,
-                refresh_per_second=_REDRAWS_PER_SECOND,
-            )
+            self._live = Live(console=console, get_renderable=self._picture, refresh_per_second=_REDRAWS_PER_SECOND)
 
     def __enter__(self) -> Self:
-        started = self._now()
-        self._shown = replace(self._shown, started=started, last=started)
+        self._rounds.start_task(self._run)
         if self._live is not None:
             self._live.start(refresh=True)
         return self
@@ -123,7 +97,9 @@ class Progress:
             done: Answers that have arrived.
             total: Answers that were asked for.
         """
-        self._shown = replace(self._shown, phase=_Phase(round, name, done, total))
+        self._phases.update(
+            self._phase, description=f"round {round}: {name}", completed=done, total=total, visible=True
+        )
 
     def round_done(self, metrics: Mapping[str, Any]) -> None:
         """Takes the figures of a completed round: a step of the bar, or a line.
@@ -133,19 +109,18 @@ class Progress:
                 measured it), ``sparsity``, ``uplink_bytes`` and ``downlink_bytes``; more is
                 ignored.
         """
-        self._shown = replace(
-            self._shown,
-            completed=int(metrics["round"]),
-            measured=self._shown.measured + 1,
-            last=self._now(),
-            cells=_cells(metrics),
-            phase=None,
-        )
+        (run,) = self._rounds.tasks
+        self._rounds.update(self._run, completed=metrics["round"])
+        if measured := run.completed - self._resumed_at:
+            pace = (run.elapsed or 0.0) / measured
+            self._rounds.update(self._run, end=run.get_time() + pace * (run.remaining or 0))
+        self._phases.update(self._phase, visible=False)
+        self._figures = _figures(metrics)
         if self._live is not None:
             self._live.refresh()
         else:
-            cells = "  ".join(f"{name} {value}" for name, value in self._shown.cells)
-            self._line(f"round {self._counter()}  {cells}  left {self._left()}")
+            extent = progress.MofNCompleteColumn().render(run)
+            self._line(f"round {extent}  {self._figures}  left {_TimeLeft().render(run)}")
 
     def message(self, text: str) -> None:
         """Shows one line above the bar, such as which node was lost and what is done about it.
@@ -161,60 +136,28 @@ class Progress:
         """Prints one line, unwrapped and literal; rich flushes after each print."""
         self._console.print(Text(text, style=style), soft_wrap=True)
 
-    def _counter(self) -> str:
-        """Completed and total rounds, aligned over the run: `` 3/40``."""
-        return f"{self._shown.completed:>{len(str(self._rounds))}}/{self._rounds}"
-
-    def _left(self) -> str:
-        """Time left, from the mean duration of this session's rounds."""
-        shown = self._shown
-        remaining = self._rounds - shown.completed
-        if remaining == 0:
-            return clock(0)
-        if shown.measured == 0:
-            return _UNKNOWN_TIME
-        mean = (shown.last - shown.started) / shown.measured
-        return clock(max(0.0, mean * remaining - (self._now() - shown.last)))
-
     def _picture(self) -> RenderableType:
         """The terminal's face: the bar, the last round's figures, the phase under way."""
-        shown = self._shown
-        bar = Table.grid(padding=(0, 2), expand=True)
-        bar.add_column(no_wrap=True)
-        bar.add_column(ratio=1)
-        bar.add_column(no_wrap=True)
-        bar.add_row(
-            Text.assemble(("round ", "dim"), (self._counter(), "bold")),
-            ProgressBar(total=self._rounds, completed=shown.completed, complete_style="green"),
-            Text.assemble(("left ", "dim"), self._left()),
-        )
-        figures = Text("  ").join(Text.assemble((f"{name} ", "dim"), (value, "bold")) for name, value in shown.cells)
-        if not shown.cells:
-            waiting = f"waiting for round {shown.completed + 1}"
-            figures = Text(waiting if shown.completed < self._rounds else "complete", style="dim")
-        if shown.phase is None:
-            return Group(bar, figures)
-        phase = Table.grid(padding=(0, 2))
-        phase.add_row(
-            Text(f"round {shown.phase.round}: {shown.phase.name}", style="cyan"),
-            ProgressBar(
-                total=max(1, shown.phase.total),
-                completed=shown.phase.done,
-                width=20,
-                complete_style="cyan",
-            ),
-            Text(f"{shown.phase.done} of {shown.phase.total}", style="cyan"),
-        )
-        return Group(bar, figures, phase)
+        return Group(self._rounds, Text(self._figures), self._phases)
 
 
-def _cells(metrics: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+class _TimeLeft(progress.ProgressColumn):
+    """Counts down to the ``end`` that the run has at the mean pace of this session's rounds.
+
+    rich's own column stands still from one round to the next, and a round may take minutes.
+    """
+
+    def render(self, task: progress.Task) -> Text:
+        """The time in hours, minutes and seconds."""
+        if not task.remaining:
+            return Text(str(timedelta(0)))
+        if task.fields["end"] is None:
+            return Text(_UNKNOWN_TIME)
+        return Text(str(timedelta(seconds=max(0, round(task.fields["end"] - task.get_time())))))
+
+
+def _figures(metrics: Mapping[str, Any]) -> str:
     """The figures of one round as both faces show them."""
-    accuracy = metrics["accuracy"]
-    return (
-        ("cohort", f"{metrics['cohort']}"),
-        ("accuracy", "n/a" if accuracy is None else f"{accuracy:.3f}"),
-        ("sparsity", f"{metrics['sparsity']:.3f}"),
-        ("up", human_bytes(metrics["uplink_bytes"])),
-        ("down", human_bytes(metrics["downlink_bytes"])),
-    )
+    accuracy = "n/a" if metrics["accuracy"] is None else f"{metrics['accuracy']:.3f}"
+    up, down = decimal(metrics["uplink_bytes"]), decimal(metrics["downlink_bytes"])
+    return f"cohort {metrics['cohort']}  accuracy {accuracy}  sparsity {metrics['sparsity']:.3f}  up {up}  down {down}"

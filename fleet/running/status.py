@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 from urllib.request import urlopen
 
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from aggregator.endpoint import overview
 from aggregator.status import FINISHED, RUNNING
-from fleet.results.units import human_bytes
 from protocol.errors import ConfigError
 
 _SECONDS = 10
@@ -80,7 +80,7 @@ def show(console: Console, found: dict[str, Any]) -> None:
             str(record["dropped"]),
             str(record["refused"]),
             *(_number(record.get(key)) for key in ("accuracy", "sparsity")),
-            human_bytes(record["uplink_bytes"]),
+            decimal(record["uplink_bytes"]),
             f"{sum(record['seconds'].values()):.1f}",
         )
     for table in (nodes, last):

@@ -145,7 +145,7 @@ def test_the_header_and_the_tiles_give_the_verdict(tmp_path: Path) -> None:
     for text in (
         "Accuracy 0.876, sparsity 0.900, 4.0× less uplink",
         "fedsparsify-global · cnn on digits (iid)",
-        "10 clients, 5 rounds in 02:43",
+        "10 clients, 5 rounds in 0:02:43",
         "✓ sums verified in 5 rounds, 123,456 values",
         "1,000 of 10,000 kept",
         "outputs within 3.6e-07",
@@ -162,7 +162,7 @@ def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
 
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
-    assert "2 8 0 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 B 200.0 kB 3 0 2 3.2" in page.text
+    assert "2 8 0 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 bytes 200.0 kB 3 0 2 3.2" in page.text
     assert "learning-rate 0.05 model cnn schedule [1, 32] verify true" in page.text
     assert "ring degree 4096 ciphertext modulus 60 bits plaintext modulus 49 bits" in page.text
     assert "it learnt no weight, no update, no averaged model" in page.text
