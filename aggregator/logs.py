@@ -1,24 +1,23 @@
-"""Logs for machines: one JSON object a line, each with the run, and with the round where there is one.
+"""Logs for machines: one JSON object per line, each with the run, and with the round where there is one.
 
 They go to ``log.jsonl`` in the run's folder, from where the service repeats them on its own standard error: Flower
 keeps what an app itself prints. They go to the app's standard error as well, which `flwr log` shows.
 """
 
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from aggregator.journal import Record
 from aggregator.observer import refusal
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
+from protocol.logs import JsonFormatter
 
 LOG_FILE: Final = "log.jsonl"
 ROOT: Final = "pruneseal"
@@ -56,32 +55,6 @@ class WholeLines(RotatingFileHandler):
             self.handleError(logging.makeLogRecord({"msg": "the end of the log is not written"}))
 
 
-class JsonFormatter(logging.Formatter):
-    """A record as one line of JSON; what was logged with ``extra={"fields": {...}}`` are members of their own.
-
-    Args:
-        run: The name of the run, in hex.
-    """
-
-    def __init__(self, run: str) -> None:
-        super().__init__()
-        self._run = run
-
-    def format(self, record: logging.LogRecord) -> str:
-        """One line."""
-        fields: Mapping[str, Any] = getattr(record, "fields", {})
-        entry = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "run": self._run,
-            **fields,
-            "message": record.getMessage(),
-        }
-        if record.exc_info:
-            entry["exception"] = self.formatException(record.exc_info)
-        return json.dumps(entry)
-
-
 @contextmanager
 def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[None]:
     """Log as JSON while a run goes on.
@@ -99,7 +72,7 @@ def json_logs(folder: Path, run: str, level: int = logging.INFO) -> Iterator[Non
     )
     logger.setLevel(level)
     for handler in handlers:
-        handler.setFormatter(JsonFormatter(run))
+        handler.setFormatter(JsonFormatter(run=run))
         logger.addHandler(handler)
     try:
         yield
@@ -180,8 +153,8 @@ class LogObserver:
 
     def message(self, text: str) -> None:
         """Warning: what an operator wants to know."""
-        _log.warning("%s", text, extra={"fields": {"event": "message"}})
+        _log.warning("%s", text, extra={"event": "message"})
 
 
 def _fields(event: str, round_: int, **more: object) -> dict[str, object]:
-    return {"fields": {"event": event, "round": round_, **more}}
+    return {"event": event, "round": round_, **more}

@@ -5,7 +5,8 @@ import signal
 import threading
 from _thread import start_new_thread
 
-from aggregator.logs import ROOT, JsonFormatter
+from aggregator.logs import ROOT
+from protocol.logs import JsonFormatter
 
 
 def begin() -> threading.Event:
@@ -19,7 +20,7 @@ def begin() -> threading.Event:
         # In a thread: the signal may come just while this one waits for `stop` and has its lock.
         signal.signal(number, lambda *_: start_new_thread(stop.set, ()))
     handler = logging.StreamHandler()
-    handler.setFormatter(JsonFormatter(""))
+    handler.setFormatter(JsonFormatter(run=""))
     logger = logging.getLogger(ROOT)
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

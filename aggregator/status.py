@@ -125,16 +125,16 @@ class StatusWriter:
     ) -> None:
         if error is None:
             self._write(state=FINISHED)
-            _log.info("the run is finished", extra={"fields": {"event": "finished"}})
+            _log.info("the run is finished", extra={"event": "finished"})
         elif isinstance(error, PruneSealError) and not isinstance(error, StorageError):
             self._write(state=FAILED, error=f"{type(error).__name__}: {error}")
             fields = {"event": "failed", "round": self._status.round, "reason": type(error).__name__}
-            _log.error("%s", error, extra={"fields": fields})
+            _log.error("%s", error, extra=fields)
         else:
             self._write(state=STOPPED, error=f"{type(error).__name__}: {error}" if isinstance(error, Exception) else "")
             text = str(error) if isinstance(error, StorageError) else "the run is stopped and can be resumed"
             unexpected = isinstance(error, Exception) and not isinstance(error, StorageError)
-            _log.error("%s", text, extra={"fields": {"event": "stopped"}}, exc_info=unexpected)
+            _log.error("%s", text, extra={"event": "stopped"}, exc_info=unexpected)
 
     # --- what an observer is told ----------------------------------------------------------------
 

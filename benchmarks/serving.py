@@ -125,7 +125,7 @@ def served(file: Path, *options: str) -> Iterator[tuple[int, int]]:
     assert process.stderr is not None
     try:
         for line in process.stderr:
-            if found := re.search(r'"event": "ready".*"port": (\d+)', line):
+            if found := re.search(r'"message": "ready".*"port": (\d+)', line):
                 yield int(found[1]), process.pid
                 break
         else:

@@ -35,7 +35,7 @@ def test_what_is_logged_is_json_on_standard_error_from_info_on(capsys: pytest.Ca
     begin()
     log = logging.getLogger("pruneseal.some")
     log.debug("not told")
-    log.info("told", extra={"fields": {"round": 3}})
+    log.info("told", extra={"round": 3})
     (line,) = capsys.readouterr().err.splitlines()
     entry = json.loads(line)
     assert (entry["level"], entry["run"], entry["round"], entry["message"]) == ("info", "", 3, "told")

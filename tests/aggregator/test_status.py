@@ -1,7 +1,6 @@
 """``aggregator.status`` and ``aggregator.logs``: a file and a log that tell how a run goes, whatever becomes of it."""
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 
 from aggregator.app import log_and_status
 from aggregator.journal import Journal, is_held
-from aggregator.logs import LOG_FILE, JsonFormatter, LogObserver, Tail, json_logs
+from aggregator.logs import LOG_FILE, LogObserver, Tail, json_logs
 from aggregator.rounds import Run
 from aggregator.settings import Settings
 from aggregator.status import FAILED, FINISHED, STATUS_FILE, STOPPED, Status, read_status
@@ -150,14 +149,6 @@ def test_a_status_of_another_version_is_refused(scene: Scene) -> None:
     (scene.folder / STATUS_FILE).write_text(json.dumps(other))
     with pytest.raises(CheckpointError, match="has version 2, not 1"):
         read_status(scene.folder)
-
-
-def test_an_exception_is_one_line_of_the_log_too() -> None:
-    error = ValueError("two\nlines")
-    record = logging.LogRecord("x", logging.ERROR, "", 1, "failed", (), (ValueError, error, None))
-    line = JsonFormatter("ab").format(record)
-    assert "\n" not in line
-    assert "two\nlines" in json.loads(line)["exception"]
 
 
 def test_a_tail_gives_each_whole_line_once(tmp_path: Path) -> None:

@@ -94,9 +94,9 @@ class Server:
     def grpc(self) -> str:
         return f"127.0.0.1:{self.grpc_port}"
 
-    def events(self, name: str) -> list[dict[str, Any]]:
-        """What it has logged under a name."""
-        return [line for line in self.log if line["event"] == name]
+    def events(self, message: str) -> list[dict[str, Any]]:
+        """What it has logged with this message."""
+        return [line for line in self.log if line["message"] == message]
 
     def memory(self) -> int:
         """The most bytes that it has held at a time."""
@@ -148,8 +148,8 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
     def read() -> None:
         assert process.stderr is not None
         for line in process.stderr:
-            server.log.append(json.loads(line) if line.startswith("{") else {"event": line.strip()})
-            if server.log[-1]["event"] == "ready":
+            server.log.append(json.loads(line) if line.startswith("{") else {"message": line.strip()})
+            if server.log[-1]["message"] == "ready":
                 ready.set()
         ready.set()
 
@@ -167,7 +167,7 @@ def serving(root: Path, *options: str) -> Iterator[Server]:
         reader.join()
         process.stderr.close()
     assert status == 0, server.log
-    assert not [line for line in server.log if "traceback" in line]
+    assert not [line for line in server.log if "exception" in line]
 
 
 def request(rows: Array, **changed: Any) -> dict[str, Any]:
