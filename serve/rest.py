@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from importlib.resources import files
 from typing import Any, Final
 
 import numpy as np
@@ -20,7 +21,7 @@ from starlette.routing import Route
 from starlette.types import Lifespan
 
 from protocol.errors import BadRequest, InferenceError, Overloaded, RequestRefused, TooLarge, UnknownModel
-from serve import openapi, page
+from serve import page
 from serve.inference import EXTENSIONS, Given, Output, describe, infer
 from serve.limits import ByteBudget
 from serve.metrics import Metrics
@@ -29,6 +30,7 @@ from serve.tensors import to_bytes
 
 LOG = logging.getLogger(__name__)
 
+_OPENAPI: Final = files("serve").joinpath("openapi.yaml").read_bytes()
 _HEADER_LENGTH: Final = "inference-header-content-length"
 _STATUS: Final[Mapping[type[RequestRefused], int]] = {
     BadRequest: 400,
@@ -58,7 +60,7 @@ class Rest:
                 *(Route(path, self.model) for path in (one, numbered)),
                 *(Route(f"{path}/ready", self.model_ready) for path in (one, numbered)),
                 Route("/metrics", self.metrics),
-                Route("/openapi.json", self.openapi),
+                Route("/openapi.yaml", self.openapi),
                 Route("/", self.page),
             ],
             exception_handlers={RequestRefused: _refused, HTTPException: _http_error, Exception: _failed},
@@ -139,7 +141,7 @@ class Rest:
 
     async def openapi(self, _: Request) -> Response:
         """This interface, described by itself."""
-        return _json(openapi.document())
+        return Response(_OPENAPI, media_type="application/yaml")
 
     async def page(self, _: Request) -> Response:
         """A page to try a model on."""
