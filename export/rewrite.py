@@ -70,7 +70,13 @@ def replaced(graph: Graph, edits: Edits) -> onnx.ModelProto:
 
 
 def pruned(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, changed in place, without the nodes and constants that no output needs."""
+    """The model, changed in place, without the nodes and constants that no output needs.
+
+    A graph whose nodes hold graphs of their own does not come here (``Graph.has_subgraphs``). onnx_ir's
+    ``RemoveUnusedNodesPass`` removes the same nodes and constants, and looks into such graphs, but the model has to
+    become onnx_ir's and back: it comes back 124 to 131 bytes longer for two networks of 21 and 77 kB, and nodes change
+    that were not dead (unused optional outputs go). For 100 MB of weights it takes 110 ms, this 0.1 ms.
+    """
     graph = model.graph
     needed = {value.name for value in graph.output}
     for place in reversed(range(len(graph.node))):
