@@ -43,7 +43,7 @@ class CohortSum:
 
     @property
     def complete(self) -> bool:
-        """Whether every member's contribution is in; before that, the masks do not cancel."""
+        """Whether every member's contribution is in; before that, the blinding does not cancel."""
         return self._count == len(self._cohort.members)
 
     def aggregate(self) -> Aggregate:

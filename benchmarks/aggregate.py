@@ -1,15 +1,15 @@
 """Bytes and CPU time of one encrypted sum: PruneSeal beside TenSEAL's CKKS with NVIDIA FLARE's parameters.
 
 Both add up the same float32 vectors, one a client. PruneSeal runs its own code from end to end: signed attendances, the
-announced cohort, masks for every peer, BFV, signed frames, the aggregator's running sum and the opened sum. The other
-side is what FLARE's filters ask of TenSEAL (degree 8192, primes of 60, 40 and 40 bits, scale 2^40, symmetric): encrypt,
-serialise, load, add, decrypt. It gets one flat vector and a context that both ends hold already, which favours it:
-FLARE encrypts every tensor on its own and sends its context with each.
+announced cohort, blinding for every peer, BFV, signed frames, the aggregator's running sum and the opened sum. The
+other side is what FLARE's filters ask of TenSEAL (degree 8192, primes of 60, 40 and 40 bits, scale 2^40, symmetric):
+encrypt, serialise, load, add, decrypt. It gets one flat vector and a context that both ends hold already, which favours
+it: FLARE encrypts every tensor on its own and sends its context with each.
 
 Every repetition walks through all settings and runs both systems in turn, in one process, so that whatever else the
 machine does falls on both. Times are CPU times of the process, medians over the repetitions; bytes are exact. A client
-pays for the masks of all its K - 1 peers. The sum of ten clients is made of ten masked contributions; larger sums
-repeat ten unmasked ones, since nobody needs a thousand clients to time one. Every sum is compared with the clear
+pays for the blinding of all its K - 1 peers. The sum of ten clients is made of ten blinded contributions; larger sums
+repeat ten unblinded ones, since nobody needs a thousand clients to time one. Every sum is compared with the clear
 integers, by ``==``.
 """
 

@@ -1,7 +1,7 @@
 """One federation, twice: the product with all its encryption, and the same arithmetic in the clear.
 
 *In the clear* takes the product's own steps in one process, client after client: local training, what a method submits,
-the grid with its dither, the exact sum, merge and purge. It leaves out lanes, masks, encryption, signatures, Flower.
+the grid with its dither, the exact sum, merge and purge. It leaves out lanes, blinding, encryption, signatures, Flower.
 Since sums are exact, it derives the very model that an encrypted run of the same plan derives, to the last bit, and its
 bytes follow from the lengths of the messages that would have been sent (`tests/benchmarks/test_federation.py`).
 

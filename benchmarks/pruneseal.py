@@ -17,12 +17,12 @@ from benchmarks.stopwatch import (
     ADD,
     ADDED,
     AGREE,
+    BLIND,
     CLOSE,
     CONTRIBUTE,
     DECRYPT,
     ENCRYPT,
     FIRST,
-    MASK,
     PACK,
     SETUP,
     Stopwatch,
@@ -48,7 +48,7 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import pack
 from protocol.layout import Layout, TensorSpec, Vector
-from protocol.pairwise import mask, pair_key
+from protocol.pairwise import blind, pair_key
 from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from protocol.roster import Node, Roster
@@ -140,16 +140,16 @@ def _forget(pending: Pending, node: int) -> tuple[bytes, Pending | None]:
 
 
 def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[int], watch: Stopwatch) -> bytes:
-    """What `close_update` does, step by step: the frame of one client, masked for ``peers``."""
+    """What `close_update` does, step by step: the frame of one client, blinded for ``peers``."""
     p, kit, member = f.plan.parameters, f.kits[node], f.cohort.members[node]
     digest = f.cohort.digest(f.call.attempt)
     with watch.lap(SETUP):
         cipher = RoundCipher(p, kit.secret.bfv_seed(f.call.run, f.call.round))
     with watch.lap(PACK):
         slots = pack(np.concatenate([integers, np.ones(CHECKS, np.int64)]), p.values)
-    with watch.lap(MASK):
+    with watch.lap(BLIND):
         keys = {peer: pair_key(kit.pair_secret(peer), digest, (node, peer)) for peer in peers}
-        hidden = mask(slots, node, keys, p.plain_modulus)
+        hidden = blind(slots, node, keys, p.plain_modulus)
     with cipher, watch.lap(ENCRYPT):
         first, seeds = cipher.encrypt(hidden)
         sealed = f.pending[node].sealed if node == f.cohort.bearer else b""

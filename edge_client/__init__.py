@@ -1,1 +1,1 @@
-"""The client: it trains on data that stays here, prunes, masks and encrypts, and opens the cohort's sum."""
+"""The client: it trains on data that stays here, prunes, blinds and encrypts, and opens the cohort's sum."""

@@ -117,7 +117,7 @@ class Client:
         return Answer(pending.attendance, metrics)
 
     def contribute(self, call: Call, announced: bytes) -> Answer:
-        """Mask the waiting update for exactly the announced cohort, encrypt and sign it."""
+        """Blind the waiting update for exactly the announced cohort, encrypt and sign it."""
         start = perf_counter()
         pending = load_pending(self._settings.state)
         cohort = admit_cohort(announced, call, pending, self._kit, self._plan)

@@ -35,7 +35,7 @@ from protocol.roster import (
 )
 
 SECRET_BYTES: Final = 32
-COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
+COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
     "cohort.secret",
     "sign.key",
     "mask.key",
@@ -139,7 +139,7 @@ class Kit:
     roster: Roster
     plan: bytes
     sign_key: Ed25519PrivateKey
-    mask_key: X25519PrivateKey
+    blinding_key: X25519PrivateKey
 
     def sign(self, message: bytes) -> bytes:
         """The node's Ed25519 signature, 64 bytes."""
@@ -147,7 +147,7 @@ class Kit:
 
     def pair_secret(self, peer: int) -> bytes:
         """The X25519 secret that this node shares with a peer of the roster, 32 bytes."""
-        return self.mask_key.exchange(X25519PublicKey.from_public_bytes(self.roster.nodes[peer].mask))
+        return self.blinding_key.exchange(X25519PublicKey.from_public_bytes(self.roster.nodes[peer].blinding))
 
 
 def load_kit(folder: Path) -> Kit:
@@ -158,17 +158,17 @@ def load_kit(folder: Path) -> Kit:
         RosterRefused: The roster cannot be read, or is not signed by the operator.
     """
     secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
-    sign_key, mask_key = _private_key(folder / SIGN_FILE), _private_key(folder / MASK_FILE)
-    if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(mask_key, X25519PrivateKey):
-        raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {MASK_FILE}")
+    sign_key, blinding_key = _private_key(folder / SIGN_FILE), _private_key(folder / BLINDING_FILE)
+    if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(blinding_key, X25519PrivateKey):
+        raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {BLINDING_FILE}")
     roster = load_roster(folder / ROSTER_FILE)
     if roster.cohort_id != secret.id:
         raise KeyFileError(f"the cohort secret in {folder} is not the one of its roster: provision this node again")
-    ours = (sign_key.public_key().public_bytes_raw(), mask_key.public_key().public_bytes_raw())
+    ours = (sign_key.public_key().public_bytes_raw(), blinding_key.public_key().public_bytes_raw())
     for number, node in roster.nodes.items():
-        if (node.sign, node.mask) == ours:
+        if (node.sign, node.blinding) == ours:
             plan = _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE)
-            return Kit(number, secret, roster, plan, sign_key, mask_key)
+            return Kit(number, secret, roster, plan, sign_key, blinding_key)
     raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
 
 

@@ -19,7 +19,7 @@ from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMism
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
 from protocol.lanes import pack, unpack
 from protocol.layout import Layout, Mask, Vector
-from protocol.pairwise import mask, pair_key
+from protocol.pairwise import blind, pair_key
 from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from protocol.support import Support, gather, scatter
@@ -230,7 +230,7 @@ def quantised(pending: Pending, cohort: Cohort, node: int, plan: Plan, dither: R
 def close_update(
     integers: Integers, votes: Mask, cohort: Cohort, call: Call, kit: Kit, plan: Plan, sealed: bytes
 ) -> bytes:
-    """Pack, mask for exactly this cohort, encrypt and sign: the contribution's bytes."""
+    """Pack, blind for exactly this cohort, encrypt and sign: the contribution's bytes."""
     p = plan.parameters
     own = next(member for member in cohort.members if member.node == kit.node)
     checked = np.concatenate([integers, np.ones(CHECKS, np.int64)])
@@ -240,7 +240,7 @@ def close_update(
         peer: pair_key(kit.pair_secret(peer), digest, (kit.node, peer)) for peer in sorted(cohort.nodes - {kit.node})
     }
     with RoundCipher(p, kit.secret.bfv_seed(call.run, call.round)) as cipher:
-        first, seeds = cipher.encrypt(mask(slots, kit.node, keys, p.plain_modulus))
+        first, seeds = cipher.encrypt(blind(slots, kit.node, keys, p.plain_modulus))
     body = encode_contribution(
         Contribution(
             run=call.run,

@@ -4,7 +4,7 @@ A cohort is the list of its members' signed attendances, in node order. An aggre
 member, nor change a sample count (a client whose weight is close to one would send its own model as "the mean"), nor
 reuse an attendance of another round: every client checks every signature and finds its own fresh nonce in the list.
 
-**Succession.** When a member is lost between the two messages, the survivors are asked again, and masks that cancel
+**Succession.** When a member is lost between the two messages, the survivors are asked again, and blinding that cancels
 over the smaller cohort hide each of them as before. But an aggregator that *lies* about the loss holds two sums whose
 difference is the update of whoever was left out. So the clients accept a smaller cohort only under three conditions
 that hold against such an aggregator together with ``COLLUDERS`` of the clients:
@@ -72,7 +72,7 @@ class Cohort:
         return self.members[0].node
 
     def digest(self, attempt: int) -> bytes:
-        """The name of this cohort in one attempt, 32 bytes; it salts the masks."""
+        """The name of this cohort in one attempt, 32 bytes; it salts the blinding."""
         return hashlib.blake2b(
             attempt.to_bytes(4, "little") + b"".join(self.encoded), digest_size=DIGEST_BYTES, person=b"pruneseal cohort"
         ).digest()

@@ -1,11 +1,11 @@
-"""Pairwise masks: the pair that is its own inverse, because it cancels in the sum over a cohort.
+"""Pairwise blinding: the pair that is its own inverse, because it cancels in the sum over a cohort.
 
-Law: ``sum_k mask(x_k) == sum_k x_k`` modulo t over exactly the announced cohort; the sum over any other set, and any
+Law: ``sum_k blind(x_k) == sum_k x_k`` modulo t over exactly the announced cohort; the sum over any other set, and any
 multiple of one member's slots, is uniformly random to everybody but the two ends of the pairs left open.
 
 Two clients share an X25519 secret (RFC 7748). HKDF-SHA256 (RFC 5869), salted with the digest of the announced cohort,
-turns it into the key of one ChaCha20 stream (RFC 8439). The digest covers a fresh nonce of every member, so a mask is
-never used twice, whatever run or round an aggregator announces. The client of the lower number adds the stream, the
+turns it into the key of one ChaCha20 stream (RFC 8439). The digest covers a fresh nonce of every member, so no blinding
+is ever used twice, whatever run or round an aggregator announces. The client of the lower number adds the stream, the
 other one subtracts it (Bonawitz et al., CCS 2017, section 4.1).
 """
 
@@ -55,7 +55,7 @@ def _below(stream: bytes, limit: np.uint64) -> Slots:
     return words if words.max() <= limit else words[words <= limit]
 
 
-def mask(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Slots:
+def blind(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Slots:
     """Hide one client's slots, u64[s] below t, from everybody but the sum.
 
     Args:

@@ -34,7 +34,7 @@ SEED_BYTES: Final = 64
 """The seed of a ciphertext's second half (SEAL's blake2xb generator)."""
 
 CHECKS: Final = 2
-"""Lanes that hold the constant 1: in the sum they count the clients, so a wrong key or mask shows at once."""
+"""Lanes that hold the constant 1: in the sum they count the clients, so a wrong key or blinding shows at once."""
 
 _FRESH_ERROR: Final = 21
 _PLAIN_LIMIT: Final = 1 << 59

@@ -39,14 +39,14 @@ def signed_digest(message: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Node:
-    """One client's public keys: Ed25519 for signatures, X25519 for pairwise masks; 32 bytes each."""
+    """One client's public keys: Ed25519 for signatures, X25519 for pairwise blinding; 32 bytes each."""
 
     name: str
     sign: bytes
-    mask: bytes
+    blinding: bytes
 
     def __post_init__(self) -> None:
-        if len(self.sign) != 32 or len(self.mask) != 32:
+        if len(self.sign) != 32 or len(self.blinding) != 32:
             raise RosterRefused(f"the public keys of {self.name} must be 32 bytes each")
 
 
@@ -96,7 +96,7 @@ class Roster:
         parts = [_TAG, self.cohort_id, self.serial.to_bytes(4, "little"), len(self.nodes).to_bytes(4, "little")]
         for number, node in sorted(self.nodes.items()):
             name = node.name.encode()
-            parts += [number.to_bytes(4, "little"), len(name).to_bytes(4, "little"), name, node.sign, node.mask]
+            parts += [number.to_bytes(4, "little"), len(name).to_bytes(4, "little"), name, node.sign, node.blinding]
         return b"".join(parts)
 
     def to_json(self, signature: bytes) -> str:
@@ -106,7 +106,7 @@ class Roster:
             signature: The operator's Ed25519 signature of :meth:`to_sign`, 64 bytes.
         """
         nodes = [
-            {"node": number, "name": node.name, "sign": node.sign.hex(), "mask": node.mask.hex()}
+            {"node": number, "name": node.name, "sign": node.sign.hex(), "mask": node.blinding.hex()}
             for number, node in sorted(self.nodes.items())
         ]
         head = {"format": _FORMAT, "version": _VERSION, "cohort": self.cohort_id.hex(), "serial": self.serial}

@@ -4,7 +4,7 @@ Laws: ``decode(encode(m)) == m``; and every byte string that decodes re-encodes 
 one meaning. A decoder never repairs: any other length, magic, version, kind or padding is a `MalformedMessage`.
 
 * `Attendance`: a client has derived the model and trained. Signed. The list of them *is* the announced cohort.
-* `Contribution`: masked, encrypted, signed; only the residues in use and one seed a ciphertext.
+* `Contribution`: blinded, encrypted, signed; only the residues in use and one seed a ciphertext.
 * `Aggregate`: what the aggregator has added up. With the sealed terms that it carries, the state of the run.
 
 All integers are little-endian. `protocol/README.md` has the tables of offsets.
@@ -92,7 +92,7 @@ class Attendance:
         key: Public name of the round's BFV key, 16 bytes.
         model: Keyed digest of the model that the client derived, 32 bytes.
         support: Digest of the sealed terms, 32 bytes.
-        nonce: 16 fresh random bytes; they make every cohort, and so every mask, unique.
+        nonce: 16 fresh random bytes; they make every cohort, and so every blinding, unique.
     """
 
     run: bytes
@@ -111,7 +111,7 @@ class Attendance:
 
 @dataclass(frozen=True, eq=False)
 class Contribution:
-    """One client's masked and encrypted update.
+    """One client's blinded and encrypted update.
 
     Attributes:
         run, round, node, values, votes, plan, key, support: As in its attendance.

@@ -51,8 +51,8 @@ def run_round(
     announcement = gather_cohort([pending.attendance for pending in waiting.values()], roster).encode()
 
     # 3. CONTRIBUTE. Each client checks the list and finds itself in it. It scales its values by its share of the
-    #    cohort's samples, rounds them to the grid, packs them, adds the pairwise masks of exactly this cohort, encrypts
-    #    under the key of this round, and signs.
+    #    cohort's samples, rounds them to the grid, packs them, adds the pairwise blinding of exactly this cohort,
+    #    encrypts under the key of this round, and signs.
     clear, messages = {}, {}
     for node, pending in waiting.items():
         cohort = admit_cohort(announcement, call, pending, kits[node], plan)
@@ -67,7 +67,7 @@ def run_round(
     aggregate = encode_aggregate(total.aggregate(), plan.parameters)
     total.close()
 
-    # 5. OPEN. The masks have cancelled. Every client decrypts the same sum, and nothing but the sum.
+    # 5. OPEN. The blinding has cancelled. Every client decrypts the same sum, and nothing but the sum.
     opened = {node: open_sum(aggregate, call.run, call.round, kit, plan, layout) for node, kit in kits.items()}
 
     votes = [pending.votes.astype(np.int64) for pending in waiting.values()]

@@ -22,8 +22,8 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from edge_client.bundle import accepted
 from edge_client.keys import (
+    BLINDING_FILE,
     COHORT_FILE,
-    MASK_FILE,
     OPERATOR_KEY_FILE,
     ROSTER_FILE,
     SECRET_BYTES,
@@ -48,7 +48,7 @@ from protocol.roster import OPERATOR_PUBLIC_FILE, load_operator_public, load_ros
 
 _SECRET_FILES: Final = frozenset(
     {
-        *(COHORT_FILE, SIGN_FILE, MASK_FILE, OPERATOR_KEY_FILE),
+        *(COHORT_FILE, SIGN_FILE, BLINDING_FILE, OPERATOR_KEY_FILE),
         *(NODE_KEY_FILE, CA_KEY_FILE, SERVER_KEY_FILE, SUPEREXEC_FILE),
     }
 )

@@ -87,7 +87,7 @@ def write_report(path: Path, metrics: Rounds, summary: Mapping[str, Any], densit
         _tile("Bytes per value", f"{s['uplink_bytes_per_value']:.2f}", "float32 takes 4"),
     )
     cryptography = {
-        "scheme": "BFV, exact integers; pairwise masks inside",
+        "scheme": "BFV, exact integers; pairwise blinding inside",
         "security level": f"{s['security_level']} bits",
         "ring degree": s["ring_degree"],
         "ciphertext modulus": f"{s['coeff_modulus_bits']} bits",

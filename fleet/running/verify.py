@@ -2,7 +2,7 @@
 
 It lives at the operator's desk, where all clients of a local run keep their waiting updates in folders of this machine;
 no code of the clients or of the aggregator knows of it. The clear sum takes none of the steps under test: no packing,
-masking, encryption, addition of ciphertexts or decryption.
+blinding, encryption, addition of ciphertexts or decryption.
 """
 
 import json

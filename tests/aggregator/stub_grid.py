@@ -110,7 +110,7 @@ class StubClient:
         return self.pending.attendance, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
 
     def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:
-        """Mask for the announced cohort, encrypt, sign."""
+        """Blind for the announced cohort, encrypt, sign."""
         assert self.pending is not None
         cohort = admit_cohort(announced, call, self.pending, self.kit, self.plan)
         self.pending = replace(

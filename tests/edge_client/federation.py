@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aggregator.admission import AttendanceDesk, ContributionDesk
 from aggregator.summation import CohortSum
 from edge_client.client import Answer, Client
-from edge_client.keys import COHORT_FILE, MASK_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
+from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
 from edge_client.round import Call
 from edge_client.settings import Settings
 from protocol.bits import Words
@@ -74,7 +74,7 @@ class Federation:
         kit = self.kits[node]
         _write(folder / COHORT_FILE, self.secret.hex().encode() + b"\n")
         _write(folder / SIGN_FILE, pem(kit.sign_key))
-        _write(folder / MASK_FILE, pem(kit.mask_key))
+        _write(folder / BLINDING_FILE, pem(kit.blinding_key))
         factories.write_roster(folder, self.roster)
         (folder / PLAN_FILE).write_text(kit.plan.hex())
         return folder

@@ -63,7 +63,7 @@ def test_the_extreme_plaintexts_decrypt_exactly(fill: str) -> None:
 
 
 def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
-    """The aggregator's sum of many contributions, unmasked and unsigned, and the true one."""
+    """The aggregator's sum of many contributions, unblinded and unsigned, and the true one."""
     p = plan.parameters
     fields: dict[str, Any] = {
         "run": RUN,

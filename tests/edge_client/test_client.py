@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edge_client.client import Answer, Client
-from edge_client.keys import MASK_FILE
+from edge_client.keys import BLINDING_FILE
 from edge_client.learning.network import build_network
 from edge_client.round import Call
 from edge_client.settings import Settings
@@ -47,8 +47,8 @@ def test_a_client_refuses_any_plan_but_the_one_that_it_was_provisioned_for(tmp_p
 def test_a_client_with_half_a_kit_does_not_start(tmp_path: Path) -> None:
     fed = federation(PLAN)
     kit = fed.write(NODES[0], tmp_path / "kit")
-    (kit / MASK_FILE).unlink()
-    with pytest.raises(KeyFileError, match=MASK_FILE):
+    (kit / BLINDING_FILE).unlink()
+    with pytest.raises(KeyFileError, match=BLINDING_FILE):
         Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN)
 
 

@@ -1,6 +1,6 @@
 """The aggregator together with a client: everything that they can decrypt short of the whole cohort is noise.
 
-The colluders hold every message, the cohort secret, and the client's own keys, so they strip the client's own masks
+The colluders hold every message, the cohort secret, and the client's own keys, so they strip the client's own blinding
 from whatever they decrypt. Keys and nonces are fixed here, hence every statistic has one value: its bound is a fact of
 the code, not a chance.
 """
@@ -64,7 +64,7 @@ class Loot:
     clear: Mapping[int, Integers]
 
     def slots(self, node: int) -> Slots:
-        """The true slots of a member, before its masks."""
+        """The true slots of a member, before its blinding."""
         return pack(np.concatenate([self.clear[node], np.ones(CHECKS, np.int64)]), P.values)
 
     def decrypt(self, nodes: Sequence[int]) -> Slots:
@@ -73,7 +73,7 @@ class Loot:
             return cipher.decrypt(ciphertext_sum(P, [self.sent[node] for node in nodes]))
 
     def strip(self, slots: Slots, nodes: Sequence[int]) -> Slots:
-        """Take every mask that the colluder knows off the sum of these contributions."""
+        """Take every blinding that the colluder knows off the sum of these contributions."""
         pairs = [(node, peer) for node in nodes for peer in COHORT if node != peer and COLLUDER in (node, peer)]
         for node, peer in pairs:
             secret = self.kits[COLLUDER].pair_secret(peer if node == COLLUDER else node)
@@ -188,13 +188,13 @@ def test_a_contribution_counted_twice_in_the_whole_cohort_decrypts_to_noise(loot
     assert_noise(loot.strip(seen, [VICTIMS[2]]), truth)
 
 
-def test_what_a_mask_leaves_over_is_the_same_noise_for_an_empty_update(loot: Loot) -> None:
-    """The sharpest form: a victim whose every slot is known cannot be told from its mask."""
+def test_what_a_blinding_leaves_over_is_the_same_noise_for_an_empty_update(loot: Loot) -> None:
+    """The sharpest form: a victim whose every slot is known cannot be told from its blinding."""
     victim = VICTIMS[0]
-    masks = (loot.decrypt([victim]) + np.uint64(T) - loot.slots(victim)) % np.uint64(T)
-    assert chi_square(masks) < CHI_SQUARE_BOUND
-    assert len(set(masks.tolist())) == DEGREE
-    assert chi_square(loot.strip(masks, [victim])) < CHI_SQUARE_BOUND
+    blinding = (loot.decrypt([victim]) + np.uint64(T) - loot.slots(victim)) % np.uint64(T)
+    assert chi_square(blinding) < CHI_SQUARE_BOUND
+    assert len(set(blinding.tolist())) == DEGREE
+    assert chi_square(loot.strip(blinding, [victim])) < CHI_SQUARE_BOUND
 
 
 # --- differencing -------------------------------------------------------------------------------

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.keys import (
+    BLINDING_FILE,
     COHORT_FILE,
-    MASK_FILE,
     OPERATOR_KEY_FILE,
     PLAN_FILE,
     ROSTER_FILE,
@@ -34,8 +34,8 @@ from tests.factories import OPERATOR, OPERATOR_PUBLIC, sign_key, signed_roster, 
 
 SECRET = bytes(range(32))
 OTHER_RUN = bytes(16)
-FILES = (COHORT_FILE, SIGN_FILE, MASK_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE)
-SECRET_FILES = (COHORT_FILE, SIGN_FILE, MASK_FILE)
+FILES = (COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE)
+SECRET_FILES = (COHORT_FILE, SIGN_FILE, BLINDING_FILE)
 
 
 def hkdf(info: bytes, length: int) -> bytes:
@@ -153,7 +153,7 @@ def test_two_nodes_share_one_pair_secret_and_no_third_has_it(fed: Federation) ->
     assert len(set.union(*secrets.values())) == len(secrets) == 6
 
 
-@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, MASK_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
+@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, BLINDING_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
 def test_a_missing_file_is_an_error_and_is_not_made(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     (folder / name).unlink()
@@ -206,7 +206,7 @@ def test_a_cohort_secret_that_is_cut_short_is_refused(fed: Federation, tmp_path:
         load_kit(folder)
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, MASK_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
 def test_a_pem_of_another_kind_of_key_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     wrong = X25519PrivateKey.generate() if name == SIGN_FILE else Ed25519PrivateKey.generate()
@@ -217,7 +217,7 @@ def test_a_pem_of_another_kind_of_key_is_refused(name: str, fed: Federation, tmp
             load_kit(folder)
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, MASK_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
 def test_what_is_no_open_private_key_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     locked = fed.kits[2].sign_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
@@ -235,11 +235,11 @@ def test_a_roster_of_another_secret_is_refused(fed: Federation, tmp_path: Path) 
         load_kit(folder)
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, MASK_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
 def test_a_key_that_is_not_this_nodes_own_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     kit = fed.kits[3]
-    (folder / name).write_bytes(pem(kit.sign_key if name == SIGN_FILE else kit.mask_key))
+    (folder / name).write_bytes(pem(kit.sign_key if name == SIGN_FILE else kit.blinding_key))
     with pytest.raises(KeyFileError, match="belong to no node of its roster"):
         load_kit(folder)
 

@@ -38,7 +38,7 @@ def test_a_cohort_without_ones_own_attendance_is_refused(four: Scene) -> None:
 
 
 def test_ones_own_attendance_of_another_train_message_does_not_count(four: Scene) -> None:
-    """An aggregator that keeps an old attendance could otherwise choose the masks' nonces."""
+    """An aggregator that keeps an old attendance could otherwise choose the nonces of the blinding."""
     kit = four.kits[NODES[0]]
     with pytest.raises(CohortRefused, match="just signed"):
         admit_cohort(four.cohort.encode(), FIRST, ready(kit), kit, PLAN)
@@ -76,7 +76,7 @@ def test_an_attempt_that_was_answered_is_not_answered_for_another_cohort(attempt
 
 
 def test_a_cohort_that_was_contributed_to_may_ask_again_in_its_attempt_or_a_later_one(six: Scene) -> None:
-    """A killed aggregator asks again; the masks are the same, so nobody learns anything new."""
+    """A killed aggregator asks again; the blinding is the same, so nobody learns anything new."""
     five = gather_cohort(six.cohort.encoded[:5], six.fed.roster)
     given = (*given_to(six.cohort, 1), *given_to(five, 3))
     for cohort, attempt in ((six.cohort, 1), (five, 3), (five, 4)):

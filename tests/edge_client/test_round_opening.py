@@ -148,7 +148,7 @@ def test_a_sum_of_anything_but_each_member_once_does_not_open(
         four.open(replace(honest, first=wrong.first, second=wrong.second, clients=clients))
 
 
-def test_a_whole_cohort_added_twice_does_not_pass_for_once_although_its_masks_cancel(six: Scene) -> None:
+def test_a_whole_cohort_added_twice_does_not_pass_for_once_although_its_blinding_cancels(six: Scene) -> None:
     cohort = gather_cohort(six.cohort.encoded[:3], six.fed.roster)
     three = Scene(six.fed, {node: six.waiting[node] for node in NODES[:3]}, cohort)
     twice = ciphertext_sum(PLAN.parameters, parts(three, NODES[:3] * 2))
@@ -179,7 +179,7 @@ def test_an_aggregate_of_too_few_clients_is_refused_before_it_is_decrypted(four:
 
 
 def forged(four: Scene, values: Integers, checks: int, padding: int, votes: Integers, clients: int = 4) -> Aggregate:
-    """A sum that the holder of the cohort secret has encrypted in one piece, without any mask."""
+    """A sum that the holder of the cohort secret has encrypted in one piece, without any blinding."""
     p = PLAN.parameters
     lanes = np.concatenate([values, np.full(CHECKS, checks, np.int64)])
     lanes = np.concatenate([lanes, np.full(-lanes.size % p.fields, padding, np.int64)])

@@ -1,4 +1,4 @@
-"""``protocol.pairwise``: masks that cancel in exactly one sum."""
+"""``protocol.pairwise``: blinding that cancels in exactly one sum."""
 
 import struct
 
@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from protocol import pairwise
 from protocol.lanes import Slots
-from protocol.pairwise import keystream, mask, pair_key
-from tests.factories import kits, mask_key, plan
+from protocol.pairwise import blind, keystream, pair_key
+from tests.factories import blinding_key, kits, plan
 
 MODULI = st.integers(1, (1 << 59) - 1) | st.sampled_from([1, 2, 3, 1 << 58, (1 << 59) - 1])
 KEYS = st.binary(min_size=32, max_size=32)
@@ -31,7 +31,7 @@ def naive(key: bytes, count: int, modulus: int) -> list[int]:
 
 @st.composite
 def federations(draw: st.DrawFn) -> tuple[int, dict[int, Slots], dict[int, Slots]]:
-    """A modulus, the slots of each node, and the same slots masked for the cohort of all of them."""
+    """A modulus, the slots of each node, and the same slots blinded for the cohort of all of them."""
     modulus = draw(MODULI)
     nodes = draw(st.lists(st.integers(0, (1 << 32) - 1), min_size=2, max_size=6, unique=True))
     size = draw(st.integers(0, 5))
@@ -39,7 +39,7 @@ def federations(draw: st.DrawFn) -> tuple[int, dict[int, Slots], dict[int, Slots
         node: np.array(draw(st.lists(st.integers(0, modulus - 1), min_size=size, max_size=size)), np.uint64)
         for node in nodes
     }
-    return modulus, plain, {node: mask(plain[node], node, keys_of(node, nodes), modulus) for node in nodes}
+    return modulus, plain, {node: blind(plain[node], node, keys_of(node, nodes), modulus) for node in nodes}
 
 
 def keys_of(node: int, nodes: list[int], cohort: bytes = COHORT) -> dict[int, bytes]:
@@ -56,20 +56,20 @@ def add(parts: list[Slots], modulus: int) -> list[int]:
 
 
 @given(federations())
-def test_the_masks_cancel_in_the_sum_over_the_cohort(case: tuple[int, dict[int, Slots], dict[int, Slots]]) -> None:
-    modulus, plain, masked = case
-    assert add(list(masked.values()), modulus) == add(list(plain.values()), modulus)
-    assert all((slots < modulus).all() and slots.dtype == np.uint64 for slots in masked.values())
+def test_the_blinding_cancels_in_the_sum_over_the_cohort(case: tuple[int, dict[int, Slots], dict[int, Slots]]) -> None:
+    modulus, plain, blinded = case
+    assert add(list(blinded.values()), modulus) == add(list(plain.values()), modulus)
+    assert all((slots < modulus).all() and slots.dtype == np.uint64 for slots in blinded.values())
 
 
 @given(federations(), st.data())
 def test_in_the_sum_over_a_subset_the_stream_of_every_open_pair_is_left(
     case: tuple[int, dict[int, Slots], dict[int, Slots]], data: st.DataObject
 ) -> None:
-    modulus, plain, masked = case
+    modulus, plain, blinded = case
     nodes = list(plain)
     present = data.draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=len(nodes) - 1, unique=True))
-    left = add([masked[node] for node in present], modulus)
+    left = add([blinded[node] for node in present], modulus)
     expected = add([plain[node] for node in present], modulus)
     for node in present:
         for absent in set(nodes) - set(present):
@@ -81,16 +81,16 @@ def test_in_the_sum_over_a_subset_the_stream_of_every_open_pair_is_left(
 
 @pytest.mark.parametrize("modulus", [65_556**3, (1 << 59) - 1, (1 << 60) - 1])
 @pytest.mark.parametrize("clients", [2, 8, 9, 10, 17, 18, 40])
-def test_the_masks_of_many_pairs_and_a_large_modulus_are_added_exactly(clients: int, modulus: int) -> None:
+def test_the_blinding_of_many_pairs_and_a_large_modulus_is_added_exactly(clients: int, modulus: int) -> None:
     nodes, top = list(range(clients)), np.full(3, modulus - 1, np.uint64)
     for node in (0, clients // 2, clients - 1):
         expected = [modulus - 1] * 3
         for peer, key in keys_of(node, nodes).items():
             sign = 1 if node < peer else -1
             expected = [(x + sign * s) % modulus for x, s in zip(expected, naive(key, 3, modulus), strict=True)]
-        assert mask(top, node, keys_of(node, nodes), modulus).tolist() == expected
-    masked = [mask(top, node, keys_of(node, nodes), modulus) for node in nodes]
-    assert add(masked, modulus) == [-clients % modulus] * 3
+        assert blind(top, node, keys_of(node, nodes), modulus).tolist() == expected
+    blinded = [blind(top, node, keys_of(node, nodes), modulus) for node in nodes]
+    assert add(blinded, modulus) == [-clients % modulus] * 3
 
 
 @pytest.mark.parametrize("clients", [2, 9, 10, 17, 18, 33])
@@ -101,43 +101,43 @@ def test_no_stream_is_large_enough_to_leave_a_word(clients: int, monkeypatch: py
         peers = {peer: bytes(32) for peer in range(clients) if peer != node}
         sign = 1 if node == 0 else -1
         assert (
-            mask(np.full(2, t - 1, np.uint64), node, peers, t).tolist()
+            blind(np.full(2, t - 1, np.uint64), node, peers, t).tolist()
             == [(t - 1 + sign * value * (clients - 1)) % t] * 2
         )
 
 
 @given(st.integers(2, 5), st.integers(1, 4))
-def test_a_multiple_of_one_member_keeps_a_multiple_of_its_mask(factor: int, member: int) -> None:
+def test_a_multiple_of_one_member_keeps_a_multiple_of_its_blinding(factor: int, member: int) -> None:
     modulus, nodes, zeros = (1 << 59) - 1, [1, 2, 3, 4], np.zeros(3, np.uint64)
-    masked = mask(zeros, member, keys_of(member, nodes), modulus)
-    multiple = add([masked] * factor, modulus)
-    assert multiple == [factor * value % modulus for value in masked.tolist()]
+    blinded = blind(zeros, member, keys_of(member, nodes), modulus)
+    multiple = add([blinded] * factor, modulus)
+    assert multiple == [factor * value % modulus for value in blinded.tolist()]
     assert 0 not in multiple
 
 
-def test_another_announced_cohort_has_other_masks() -> None:
+def test_another_announced_cohort_has_other_blinding() -> None:
     nodes, zeros = [1, 2, 3], np.zeros(4, np.uint64)
-    one = mask(zeros, 1, keys_of(1, nodes, COHORT), 1 << 50)
-    other = mask(zeros, 1, keys_of(1, nodes, COHORT[::-1]), 1 << 50)
+    one = blind(zeros, 1, keys_of(1, nodes, COHORT), 1 << 50)
+    other = blind(zeros, 1, keys_of(1, nodes, COHORT[::-1]), 1 << 50)
     assert not set(one.tolist()) & set(other.tolist())
 
 
-def test_a_member_alone_is_not_masked() -> None:
+def test_a_member_alone_is_not_blinded() -> None:
     slots = np.array([5, 6], np.uint64)
-    assert mask(slots, 1, {}, 7).tolist() == [5, 6]
+    assert blind(slots, 1, {}, 7).tolist() == [5, 6]
 
 
-def test_masking_leaves_the_clients_own_slots_as_they_were() -> None:
+def test_blinding_leaves_the_clients_own_slots_as_they_were() -> None:
     slots = np.array([5, 6], np.uint64)
-    mask(slots, 1, keys_of(1, [1, 2]), 7)
+    blind(slots, 1, keys_of(1, [1, 2]), 7)
     assert slots.tolist() == [5, 6]
 
 
 def test_of_the_two_ends_the_lower_number_adds_and_the_higher_subtracts() -> None:
     key, zeros = bytes(range(32)), np.zeros(3, np.uint64)
     stream = keystream(key, 3, 1000)
-    assert mask(zeros, 4, {9: key}, 1000).tolist() == stream.tolist()
-    assert mask(zeros, 9, {4: key}, 1000).tolist() == [(1000 - s) % 1000 for s in stream.tolist()]
+    assert blind(zeros, 4, {9: key}, 1000).tolist() == stream.tolist()
+    assert blind(zeros, 9, {4: key}, 1000).tolist() == [(1000 - s) % 1000 for s in stream.tolist()]
 
 
 # --- keys --------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ def test_the_key_depends_on_the_secret_the_cohort_and_the_pair(
 
 def test_the_secret_of_a_pair_is_x25519() -> None:
     members = kits(plan(), (2, 3))
-    assert members[2].pair_secret(3) == mask_key(3).exchange(mask_key(2).public_key())
+    assert members[2].pair_secret(3) == blinding_key(3).exchange(blinding_key(2).public_key())
 
 
 # --- the stream --------------------------------------------------------------------------------

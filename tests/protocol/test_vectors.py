@@ -17,7 +17,7 @@ from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import decode_cohort, successor_sizes
 from protocol.grid import Grid, Share, clips, dequantise, quantise, steps
 from protocol.lanes import pack, unpack, value_lanes, vote_lanes
-from protocol.pairwise import keystream, mask, pair_key
+from protocol.pairwise import blind, keystream, pair_key
 from protocol.parameters import CHECKS, DEGREE, Parameters
 from protocol.plan import plan_from_config
 from protocol.roster import Roster, load_roster
@@ -134,8 +134,8 @@ def replay_pairwise(case: Case) -> None:
     key = pair_key(bytes.fromhex(case["secret"]), bytes.fromhex(case["cohort"]), (one, other))
     assert key.hex() == case["key"]
     assert keystream(key, len(case["stream"]), case["modulus"]).tolist() == case["stream"]
-    assert mask(words(case["slots"]), one, {other: key}, case["modulus"]).tolist() == case[f"masked_by_{one}"]
-    assert mask(words(case["slots"]), other, {one: key}, case["modulus"]).tolist() == case[f"masked_by_{other}"]
+    assert blind(words(case["slots"]), one, {other: key}, case["modulus"]).tolist() == case[f"masked_by_{one}"]
+    assert blind(words(case["slots"]), other, {one: key}, case["modulus"]).tolist() == case[f"masked_by_{other}"]
 
 
 def replay_keys(case: Case) -> None:
@@ -344,7 +344,7 @@ def test_the_recorded_contributions_still_add_up_to_the_recorded_sum() -> None:
 
 
 def test_a_single_recorded_contribution_does_not_show_its_values() -> None:
-    # Whoever may decrypt and holds one client's contribution sees its mask: the check lanes are not one.
+    # Whoever may decrypt and holds one client's contribution sees its blinding: the check lanes are not one.
     case = read("sum_0")
     p, secret, run = parameters(case), CohortSecret(bytes.fromhex(case["secret"])), bytes.fromhex(case["run"])
     cohort = decode_cohort(bytes.fromhex(case["cohort"]), roster())

@@ -26,7 +26,7 @@ from protocol.cohort import Cohort, successor_sizes
 from protocol.grid import Grid, Share, clips, dequantise, quantise, steps
 from protocol.lanes import Slots, pack, value_lanes, vote_lanes
 from protocol.layout import Vector
-from protocol.pairwise import keystream, mask, pair_key
+from protocol.pairwise import blind, keystream, pair_key
 from protocol.parameters import CHECKS, DEGREE, Parameters
 from protocol.plan import Plan
 from protocol.support import Support, encode_support
@@ -229,7 +229,7 @@ def bits_vectors() -> list[Case]:
 
 
 def pairwise_vectors() -> list[Case]:
-    """The key of a pair, its stream, and a mask of both."""
+    """The key of a pair, its stream, and a blinding of both."""
     one, other = KITS[1], KITS[300]
     secret, digest = one.pair_secret(300), COHORT.digest(1)
     key = pair_key(secret, digest, (1, 300))
@@ -245,8 +245,8 @@ def pairwise_vectors() -> list[Case]:
                 "modulus": modulus,
                 "stream": keystream(key, 5, modulus).tolist(),
                 "slots": slots.tolist(),
-                "masked_by_1": mask(slots, one.node, {300: key}, modulus).tolist(),
-                "masked_by_300": mask(slots, other.node, {1: key}, modulus).tolist(),
+                "masked_by_1": blind(slots, one.node, {300: key}, modulus).tolist(),
+                "masked_by_300": blind(slots, other.node, {1: key}, modulus).tolist(),
             }
         )
     return made
@@ -682,7 +682,7 @@ def _encrypt(kit: Kit, cohort: Cohort, slots: Slots) -> tuple[Slots, tuple[bytes
     p, digest = PLAN.parameters, cohort.digest(1)
     keys = {peer: pair_key(kit.pair_secret(peer), digest, (kit.node, peer)) for peer in cohort.nodes - {kit.node}}
     with RoundCipher(p, kit.secret.bfv_seed(factories.RUN, 1)) as cipher:
-        return cipher.encrypt(mask(slots, kit.node, keys, p.plain_modulus))
+        return cipher.encrypt(blind(slots, kit.node, keys, p.plain_modulus))
 
 
 # --- files -------------------------------------------------------------------------------------
