@@ -11,7 +11,7 @@ from protocol.terms import support_digest
 from protocol.wire import Attendance, Contribution, decode_attendance, decode_contribution
 
 
-class AttendanceDesk:
+class AttendanceAdmission:
     """Admits the attendances of one `train` message.
 
     Args:
@@ -40,7 +40,7 @@ class AttendanceDesk:
         return attendance
 
 
-class ContributionDesk:
+class ContributionAdmission:
     """Admits the contributions of one announced cohort.
 
     Args:

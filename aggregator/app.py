@@ -11,24 +11,24 @@ from aggregator.journal import Journal
 from aggregator.logs import json_logs
 from aggregator.observer import Observer
 from aggregator.rounds import Run
-from aggregator.settings import Settings, read_settings
+from aggregator.settings import AggregatorSettings, read_settings
 from aggregator.status import StatusWriter
 from protocol.plan import Plan, plan_from_config
 from protocol.roster import load_roster
 
-Audience = Callable[[Settings, Plan, Journal], AbstractContextManager[Observer]]
+Audience = Callable[[AggregatorSettings, Plan, Journal], AbstractContextManager[Observer]]
 """Makes the observer of a run; its context is open while the rounds go on, and sees how they end."""
 
 
 @contextmanager
-def log_and_status(settings: Settings, plan: Plan, journal: Journal) -> Iterator[Observer]:
+def log_and_status(settings: AggregatorSettings, plan: Plan, journal: Journal) -> Iterator[Observer]:
     """The audience of a deployed run: a log of JSON lines, and a status file."""
     writer = StatusWriter(settings.state, plan, journal, load_roster(settings.roster))
     with json_logs(settings.state, journal.run.hex()), writer:
         yield writer
 
 
-def server_app(settings: Callable[[], Settings], audience: Audience) -> ServerApp:
+def server_app(settings: Callable[[], AggregatorSettings], audience: Audience) -> ServerApp:
     """The server app with its private settings and its audience.
 
     Args:

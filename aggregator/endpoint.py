@@ -20,7 +20,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 
 from aggregator.journal import is_held, read_records
 from aggregator.metrics import RunCollector
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from aggregator.status import FAILED, read_status
 from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
@@ -31,7 +31,7 @@ SPARE_BYTES = 64_000_000
 _LAST_ROUNDS = 20
 
 
-def shortages(settings: Settings) -> list[str]:
+def shortages(settings: AggregatorSettings) -> list[str]:
     """What the aggregator lacks before it can run, each with what to do; empty where it lacks nothing."""
     found = []
     try:
@@ -48,7 +48,7 @@ def shortages(settings: Settings) -> list[str]:
     return found
 
 
-def hindrances(settings: Settings) -> list[str]:
+def hindrances(settings: AggregatorSettings) -> list[str]:
     """What keeps the aggregator from working, each with what to do; empty where it is ready."""
     found = shortages(settings)
     try:
@@ -78,7 +78,7 @@ def overview(folder: Path) -> dict[str, Any]:
 
 
 @contextmanager
-def endpoint(host: str, port: int, settings: Settings, trouble: Callable[[], list[str]]) -> Iterator[int]:
+def endpoint(host: str, port: int, settings: AggregatorSettings, trouble: Callable[[], list[str]]) -> Iterator[int]:
     """Serve while the context is open.
 
     Args:

@@ -16,7 +16,7 @@ from statistics import median_low
 import numpy as np
 from flwr.serverapp import Grid
 
-from aggregator.admission import AttendanceDesk, ContributionDesk
+from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Journal, Record
 from aggregator.observer import Observer
@@ -101,12 +101,12 @@ class Run:
             self._next_attempt(tally)
             nodes = self._select(tally)
             tally.asked, tally.left_out = len(nodes), 0
-            desk = AttendanceDesk(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
+            admission = AttendanceAdmission(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
             present: dict[int, Answer] = {}
             start = time.monotonic()
             for answer in self._asker.ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
                 with Refusals(tally, self._observer, answer.source):
-                    node = desk.admit(answer.frame).node
+                    node = admission.admit(answer.frame).node
                     present[node], tally.sources[node] = answer, answer.source
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
             tally.seconds["train"] += time.monotonic() - start
@@ -166,7 +166,7 @@ class Run:
 
     def _sum(self, tally: Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
         """Ask a cohort and add what arrives; the nodes whose contributions are in the sum."""
-        desk = ContributionDesk(cohort, tally.attempt, self._plan, self._roster)
+        admission = ContributionAdmission(cohort, tally.attempt, self._plan, self._roster)
         total = CohortSum(cohort, tally.attempt, self._plan)
         answered: list[int] = []
         clipped = 0
@@ -177,7 +177,7 @@ class Run:
             ):
                 with Refusals(tally, self._observer, answer.source):
                     node = members[answer.source]
-                    contribution = desk.admit(node, answer.frame)
+                    contribution = admission.admit(node, answer.frame)
                     adding = time.monotonic()
                     total.add(contribution)
                     tally.seconds["add"] += time.monotonic() - adding

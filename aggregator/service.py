@@ -37,7 +37,7 @@ from aggregator.endpoint import endpoint, shortages
 from aggregator.journal import is_held, read_records
 from aggregator.logs import LOG_FILE, Tail
 from aggregator.process import begin
-from aggregator.settings import Settings, read_settings
+from aggregator.settings import AggregatorSettings, read_settings
 from aggregator.status import FAILED, FINISHED, read_status
 from protocol.errors import ConfigError, PruneSealError
 
@@ -210,7 +210,7 @@ def flower_command(environment: Mapping[str, str]) -> FlowerControl | None:
     return FlowerControl(app, environment.get("PRUNESEAL_SUPERLINK", "aggregator"))
 
 
-def serve(settings: Settings, flower: Flower | None, host: str, port: int, stop: threading.Event) -> None:
+def serve(settings: AggregatorSettings, flower: Flower | None, host: str, port: int, stop: threading.Event) -> None:
     """Serve and supervise until told to stop.
 
     Args:

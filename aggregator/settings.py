@@ -8,7 +8,7 @@ from protocol.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Settings:
+class AggregatorSettings:
     """The aggregator's private settings.
 
     Attributes:
@@ -20,7 +20,7 @@ class Settings:
     state: Path
 
 
-def read_settings(environment: Mapping[str, str]) -> Settings:
+def read_settings(environment: Mapping[str, str]) -> AggregatorSettings:
     """From ``PRUNESEAL_ROSTER`` and ``PRUNESEAL_RUN``.
 
     Raises:
@@ -29,4 +29,4 @@ def read_settings(environment: Mapping[str, str]) -> Settings:
     for name in ("PRUNESEAL_ROSTER", "PRUNESEAL_RUN"):
         if name not in environment:
             raise ConfigError(f"set {name}: the aggregator needs its roster file and a folder for the run")
-    return Settings(Path(environment["PRUNESEAL_ROSTER"]), Path(environment["PRUNESEAL_RUN"]))
+    return AggregatorSettings(Path(environment["PRUNESEAL_ROSTER"]), Path(environment["PRUNESEAL_RUN"]))

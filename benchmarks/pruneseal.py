@@ -11,7 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
-from aggregator.admission import ContributionDesk
+from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum
 from benchmarks.stopwatch import (
     ADD,
@@ -262,12 +262,12 @@ class PruneSeal:
     def _add(self) -> None:
         """Admit and add a few contributions; the first only founds the sum and is not timed."""
         f = self.federation
-        desk = ContributionDesk(f.cohort, f.call.attempt, f.plan, f.kits[0].roster)
+        admission = ContributionAdmission(f.cohort, f.call.attempt, f.plan, f.kits[0].roster)
         with contextlib.closing(CohortSum(f.cohort, f.call.attempt, f.plan)) as total:
-            total.add(desk.admit(0, self._frames[0]))
+            total.add(admission.admit(0, self._frames[0]))
             for node in range(1, 1 + ADDED):
                 with self.watch.lap(ADD):
-                    total.add(desk.admit(node, self._frames[node]))
+                    total.add(admission.admit(node, self._frames[node]))
 
     def _open(self) -> Sum:
         f = self.federation

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from flwr.app import ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
 
-from edge_client.client import Answer, Client
+from edge_client.client import Client, Reply
 from edge_client.round import Call
 from edge_client.settings import read_settings
 from protocol.errors import MalformedMessage, PruneSealError
@@ -107,6 +107,6 @@ def _where(message: Message, context: Context) -> str:
     return f"node {context.node_id}" + (f", round {call.round}, attempt {call.attempt}" if call else "")
 
 
-def _reply(message: Message, name: str, answer: Answer) -> Message:
+def _reply(message: Message, name: str, answer: Reply) -> Message:
     content = RecordDict({name: to_record({name: answer.payload}), "metrics": MetricRecord(dict(answer.metrics))})
     return Message(content=content, reply_to=message)

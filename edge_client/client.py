@@ -26,9 +26,9 @@ from edge_client.round import (
     quantised,
     state_after,
 )
-from edge_client.settings import Settings
+from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
-from edge_client.state import Given, Pending, accept_roster, load_pending, save_pending
+from edge_client.state import Pending, Sent, accept_roster, load_pending, save_pending
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.plan import Plan
@@ -39,7 +39,7 @@ Metrics = dict[str, int | float]
 
 
 @dataclass(frozen=True)
-class Answer:
+class Reply:
     """What a message is answered with: one message of the protocol, and scalars that the aggregator may know."""
 
     payload: bytes
@@ -60,7 +60,7 @@ class Client:
         DataError: The node has no usable data.
     """
 
-    def __init__(self, settings: Settings, plan: Plan) -> None:
+    def __init__(self, settings: NodeSettings, plan: Plan) -> None:
         self._settings, self._plan = settings, plan
         self._kit = load_kit(settings.kit)
         if self._kit.plan != plan.digest:
@@ -71,7 +71,7 @@ class Client:
         accept_roster(settings.state, self._kit.roster)
         torch.set_num_threads(settings.threads)
 
-    def train(self, call: Call, aggregate: bytes) -> Answer:
+    def train(self, call: Call, aggregate: bytes) -> Reply:
         """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
 
         A client trains once for each attempt, and attempts rise: asked again, it answers as before. What it contributed
@@ -86,7 +86,7 @@ class Client:
             raise PeerMismatch("round", f"at most {self._plan.rounds}", call.round)
         earlier = self._earlier(call)
         if earlier is not None and decode_attendance(earlier.attendance, self._kit.roster).attempt == call.attempt:
-            return Answer(earlier.attendance, dict(earlier.metrics))
+            return Reply(earlier.attendance, dict(earlier.metrics))
         share, network = self._data()
         for note in network.method.notes():
             _log.warning("%s", note)
@@ -114,22 +114,22 @@ class Client:
         }
         given = earlier.given if earlier is not None else ()
         save_pending(self._settings.state, replace(pending, metrics=metrics, given=given))
-        return Answer(pending.attendance, metrics)
+        return Reply(pending.attendance, metrics)
 
-    def contribute(self, call: Call, announced: bytes) -> Answer:
+    def contribute(self, call: Call, announced: bytes) -> Reply:
         """Blind the waiting update for exactly the announced cohort, encrypt and sign it."""
         start = perf_counter()
         pending = load_pending(self._settings.state)
         cohort = admit_cohort(announced, call, pending, self._kit, self._plan)
-        given = Given(call.attempt, cohort.digest(call.attempt), cohort.nodes)
+        given = Sent(call.attempt, cohort.digest(call.attempt), cohort.nodes)
         if given not in pending.given:
             save_pending(self._settings.state, replace(pending, given=(*pending.given, given)))
         dither = dither_of(self._plan, call.round, call.attempt, self._kit.node, pending.values.size)
         integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
         payload = close_update(integers, pending.votes, cohort, call, self._kit, self._plan, pending.sealed)
-        return Answer(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
+        return Reply(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
 
-    def evaluate(self, call: Call, aggregate: bytes) -> Answer:
+    def evaluate(self, call: Call, aggregate: bytes) -> Reply:
         """Open the sum of the last round and score its model; answer with the model's keyed digest.
 
         Where the node has an output folder, the model is left there; a model of its own is left in any case.
@@ -148,7 +148,7 @@ class Client:
         }
         if self._settings.out is not None or network.method.personal(network.model):
             self._leave(network, call, 1 - kept / parameters)
-        return Answer(model_digest(state, call, self._kit), metrics)
+        return Reply(model_digest(state, call, self._kit), metrics)
 
     def _earlier(self, call: Call) -> Pending | None:
         """What this node has answered in the same round, if anything."""

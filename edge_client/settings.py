@@ -15,7 +15,7 @@ from protocol.errors import ConfigError
 
 
 @dataclass(frozen=True)
-class Settings:
+class NodeSettings:
     """One node's private settings.
 
     Attributes:
@@ -37,7 +37,7 @@ class Settings:
     out: Path | None = None
 
 
-def read_settings(environment: Mapping[str, str], node_config: Mapping[str, object]) -> Settings:
+def read_settings(environment: Mapping[str, str], node_config: Mapping[str, object]) -> NodeSettings:
     """The settings of this node.
 
     Args:
@@ -61,7 +61,7 @@ def read_settings(environment: Mapping[str, str], node_config: Mapping[str, obje
         kit, own = Path(environment["PRUNESEAL_KITS"]) / f"node-{position}", f"node-{position}"
     else:
         raise ConfigError("set PRUNESEAL_KIT to the folder of this node's keys (`pruneseal provision` makes it)")
-    return Settings(
+    return NodeSettings(
         kit=kit,
         state=Path(environment["PRUNESEAL_STATE"]) / own if "PRUNESEAL_STATE" in environment else kit / "state",
         data=environment.get("PRUNESEAL_DATA"),

@@ -30,7 +30,7 @@ PENDING_FILE: Final = "pending.npz"
 
 
 @dataclass(frozen=True)
-class Given:
+class Sent:
     """A contribution that was sent.
 
     Attributes:
@@ -64,7 +64,7 @@ class Pending:
     step: Reals
     sealed: bytes
     metrics: Mapping[str, int | float] = field(default_factory=dict)
-    given: tuple[Given, ...] = ()
+    given: tuple[Sent, ...] = ()
 
 
 def save_pending(folder: Path, pending: Pending) -> None:
@@ -104,7 +104,7 @@ def load_pending(folder: Path) -> Pending:
                 file["step"],
                 file["sealed"].tobytes(),
                 dict(notes["metrics"]),
-                tuple(Given(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
+                tuple(Sent(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
             )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None

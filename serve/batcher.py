@@ -39,7 +39,7 @@ class Batching:
     queue: int = 1024
 
 
-class Observer(Protocol):
+class BatchObserver(Protocol):
     """Who is told of each batch."""
 
     def batch(self, rows: int, seconds: float) -> None:
@@ -74,7 +74,7 @@ class _Slice:
 class Batcher:
     """The queue before one model."""
 
-    def __init__(self, run: Run, batching: Batching, executor: Executor, observer: Observer) -> None:
+    def __init__(self, run: Run, batching: Batching, executor: Executor, observer: BatchObserver) -> None:
         self._run, self._batching, self._executor, self._observer = run, batching, executor, observer
         self._jobs: deque[_Job] = deque()
         self._arrival = asyncio.Event()

@@ -36,7 +36,7 @@ def serve(  # noqa: PLR0913, PLR0917  # one parameter an option
     """Serve ONNX files over HTTP and gRPC, by the Open Inference Protocol (V2), with a page to try them on."""
     try:
         from serve.batcher import Batching  # noqa: PLC0415  # only serving needs the extra `serve`
-        from serve.server import Settings  # noqa: PLC0415
+        from serve.server import ServerSettings  # noqa: PLC0415
         from serve.server import serve as run  # noqa: PLC0415
         from serve.trial import Limits  # noqa: PLC0415
     except ModuleNotFoundError as error:
@@ -45,7 +45,7 @@ def serve(  # noqa: PLR0913, PLR0917  # one parameter an option
     chosen = {"threads": threads} if threads else {}
     try:
         run(
-            Settings(
+            ServerSettings(
                 root=models,
                 host=host,
                 port=port,

@@ -49,7 +49,7 @@ class Servable:
     batcher: Batcher
 
 
-class Observer(Protocol):
+class ModelObserver(Protocol):
     """Who is told of what becomes of models."""
 
     def loaded(self, key: Key) -> None:
@@ -116,7 +116,7 @@ def model_file(place: Path) -> Path:
 class Repository:
     """The versions that are served now."""
 
-    def __init__(self, root: Path, load: Callable[[Key, Path], Servable], observer: Observer) -> None:
+    def __init__(self, root: Path, load: Callable[[Key, Path], Servable], observer: ModelObserver) -> None:
         """Serve nothing yet.
 
         Args:

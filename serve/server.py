@@ -37,7 +37,7 @@ _BACKLOG: Final = 2048
 
 
 @dataclass(frozen=True)
-class Settings:
+class ServerSettings:
     """Everything that a server is told, with the defaults of `pruneseal serve`.
 
     Attributes:
@@ -99,7 +99,7 @@ class Settings:
             )
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: ServerSettings) -> None:
     """Serve until SIGTERM or SIGINT.
 
     Raises:
@@ -111,7 +111,7 @@ def serve(settings: Settings) -> None:
         runner.run(_serve(settings))
 
 
-async def _serve(settings: Settings) -> None:
+async def _serve(settings: ServerSettings) -> None:
     metrics = Metrics()
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1), "inference") as executor, _bound(settings) as listener:
 
@@ -163,7 +163,7 @@ async def _serve(settings: Settings) -> None:
         await uvicorn.Server(config).serve([listener])
 
 
-def _bound(settings: Settings) -> socket.socket:
+def _bound(settings: ServerSettings) -> socket.socket:
     """A socket on the address that REST listens on."""
     try:
         return socket.create_server(

@@ -9,7 +9,7 @@ from protocol.errors import PruneSealError
 
 
 @contextmanager
-def told() -> Iterator[None]:
+def exit_on_error() -> Iterator[None]:
     """Turn our errors into one line and exit code 1, Ctrl-C into exit code 130."""
     try:
         yield

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from edge_client.learning import data as datasets
-from fleet.commands.errors import told
+from fleet.commands.errors import exit_on_error
 from fleet.results import release
 from fleet.results.bench import counts
 from fleet.results.bench import run as run_bench
@@ -25,10 +25,10 @@ def export(
     ] = None,
 ) -> None:
     """Turn a checkpoint into small, fast ONNX files, and prove that they compute the same."""
-    with told():
+    with exit_on_error():
         data = None if calibration is None else datasets.load(calibration)
         made = release.release(checkpoint, out, data, tolerance, model)
-        for line in release.told(out, made):
+        for line in release.summary_lines(out, made):
             typer.echo(line)
 
 
@@ -39,6 +39,6 @@ def bench(
     batch: Annotated[str, typer.Option(help="Batch sizes, separated by commas.")] = "1,32",
 ) -> None:
     """Time ONNX files side by side in one process: median, 10th and 90th percentile, ratio."""
-    with told():
+    with exit_on_error():
         for line in run_bench(model, against, counts("threads", threads), counts("batch", batch)):
             typer.echo(line)

@@ -14,7 +14,7 @@ from edge_client.learning import models, partition
 from edge_client.sparsify import METHODS, allocation
 from edge_client.sparsify.fedsparsify import OneShot
 from edge_client.sparsify.sparsyfed import SparsyFed
-from fleet.commands.errors import told
+from fleet.commands.errors import exit_on_error
 from fleet.results import finish as result
 from fleet.results.open_run import open_run
 from fleet.results.personal_models import CLIENTS
@@ -87,7 +87,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         if context.get_parameter_source(name) is not ParameterSource.DEFAULT
     }
     console = Console()
-    with told():
+    with exit_on_error():
         if resume:
             _require_same(out, given | {key.replace("-", "_"): value for key, value in _fields(more).items()})
         else:
@@ -200,5 +200,5 @@ def open_(
     data: Annotated[str | None, typer.Option(help="Data that score the result; by default the plan's.")] = None,
 ) -> None:
     """Open the newest stored aggregate of a run, without any client."""
-    with told():
+    with exit_on_error():
         _show(Console(), out, open_run(run_folder, kit, roster, config, data, out))

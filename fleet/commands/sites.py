@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from fleet.commands.errors import told
+from fleet.commands.errors import exit_on_error
 from fleet.provisioning.check import check_kits
 from fleet.provisioning.kits import plan_from_toml
 from fleet.provisioning.kits import provision as make_kits
@@ -37,7 +37,7 @@ def provision(
 
     With a site file each kit is what one machine needs to run in containers; docker/README.md goes on from there.
     """
-    with told():
+    with exit_on_error():
         if check is not None:
             for line in check_kits(check):
                 typer.echo(line)
@@ -65,7 +65,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="Print everything that is known, as JSON.")] = False,
 ) -> None:
     """Show how a run is going: state, nodes, last rounds, what was refused and why."""
-    with told():
+    with exit_on_error():
         found = watch.look(where)
         if as_json:
             typer.echo(json.dumps(found, indent=1))

@@ -149,7 +149,7 @@ def summarised(export: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def told(out: Path, export: Mapping[str, Any]) -> list[str]:
+def summary_lines(out: Path, export: Mapping[str, Any]) -> list[str]:
     """An export in a few lines for a terminal."""
     work = export["multiply_accumulates_left"]
     lines = [

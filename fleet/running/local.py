@@ -15,7 +15,7 @@ from rich.console import Console
 from aggregator.app import server_app
 from aggregator.journal import Journal, Record
 from aggregator.observer import refusal
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network
@@ -144,7 +144,7 @@ def _run_here(
     """Run the rounds in this process, over a pool of client processes; what the verifier found, if there is one."""
     kits = out / "kits"
     verifier = Verifier(out, kits, plan, network.layout) if options.verify else None
-    settings = Settings(kits / AGGREGATOR / ROSTER_FILE, out)
+    settings = AggregatorSettings(kits / AGGREGATOR / ROSTER_FILE, out)
     environment = {"PRUNESEAL_KITS": str(kits.resolve())}
     with LocalGrid(
         options.clients,
@@ -155,12 +155,12 @@ def _run_here(
         seed=plan.seed,
     ) as grid:
         context = Context(1, 1, {}, RecordDict(), dict(plan.to_config()))
-        desk = _Desk(progress, verifier, MaskWatch(out, plan, network, data, options.clients))
-        server_app(lambda: settings, lambda *_: nullcontext(desk))(grid, context)
+        observer = _LocalObserver(progress, verifier, MaskWatch(out, plan, network, data, options.clients))
+        server_app(lambda: settings, lambda *_: nullcontext(observer))(grid, context)
     return verifier.summary() if verifier else None
 
 
-class _Desk:
+class _LocalObserver:
     """Shows a run to its operator, lets the verifier see every sum, and adds what the masks tell."""
 
     def __init__(self, progress: Progress, verifier: Verifier | None, watch: MaskWatch) -> None:

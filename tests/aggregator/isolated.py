@@ -17,7 +17,7 @@ from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.app import log_and_status, server_app
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from protocol.messages import from_record, to_record
 
 
@@ -71,7 +71,7 @@ class PipeGrid(Grid):
 def main(address: str, plan: str, roster: str, state: str, nodes: str) -> None:
     """A whole run."""
     with Client(address) as parent:
-        app = server_app(lambda: Settings(Path(roster), Path(state)), log_and_status)
+        app = server_app(lambda: AggregatorSettings(Path(roster), Path(state)), log_and_status)
         app(PipeGrid(parent, int(nodes)), Context(1, 1, {}, RecordDict(), json.loads(plan)))
         parent.send(sorted(sys.modules))
         parent.recv()

@@ -39,7 +39,7 @@ from edge_client.round import (
     quantised,
 )
 from edge_client.sparsify import GlobalState, sparsifier
-from edge_client.state import Given, Pending
+from edge_client.state import Pending, Sent
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 from protocol.grid import Integers
@@ -115,7 +115,7 @@ class StubClient:
         cohort = admit_cohort(announced, call, self.pending, self.kit, self.plan)
         self.pending = replace(
             self.pending,
-            given=(*self.pending.given, Given(call.attempt, cohort.digest(call.attempt), cohort.nodes)),
+            given=(*self.pending.given, Sent(call.attempt, cohort.digest(call.attempt), cohort.nodes)),
         )
         integers, clipped = self.integers(cohort, call.round, call.attempt)
         payload = close_update(integers, self.pending.votes, cohort, call, self.kit, self.plan, self.pending.sealed)

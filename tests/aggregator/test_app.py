@@ -10,7 +10,7 @@ from flwr.app import Context, RecordDict
 
 from aggregator.app import app, server_app
 from aggregator.logs import LogObserver
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 from tests.aggregator.stub_grid import Scene, make_scene, small_plan
@@ -48,7 +48,7 @@ def test_without_its_environment_the_app_stops_before_it_asks_anybody(
 
 
 def test_an_app_can_be_given_its_settings_and_its_audience(scene: Scene, tmp_path: Path) -> None:
-    server_app(lambda: Settings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(scene.watch))(
+    server_app(lambda: AggregatorSettings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(scene.watch))(
         scene.grid, context(scene.plan)
     )
     assert [record["round"] for record in scene.watch.records] == [1, 2]
@@ -56,7 +56,9 @@ def test_an_app_can_be_given_its_settings_and_its_audience(scene: Scene, tmp_pat
 
 
 def test_a_run_config_that_is_no_plan_is_refused(scene: Scene, tmp_path: Path) -> None:
-    made = server_app(lambda: Settings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(scene.watch))
+    made = server_app(
+        lambda: AggregatorSettings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(scene.watch)
+    )
     with pytest.raises(ConfigError, match="lacks"):
         made(scene.grid, Context(1, 1, {}, RecordDict(), {}))
 
@@ -64,9 +66,9 @@ def test_a_run_config_that_is_no_plan_is_refused(scene: Scene, tmp_path: Path) -
 def test_the_log_gets_every_stage_at_its_level(scene: Scene, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "pruneseal.aggregator")
     scene.grid.when("train", lambda ask: None, 5, round=1, attempt=1)
-    server_app(lambda: Settings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(LogObserver()))(
-        scene.grid, context(scene.plan)
-    )
+    server_app(
+        lambda: AggregatorSettings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(LogObserver())
+    )(scene.grid, context(scene.plan))
     told = {(record.levelname, record.getMessage()) for record in caplog.records}
     assert ("DEBUG", "round 1: train 3 of 3") in told
     assert ("DEBUG", "round 1: contribute 3 of 3") in told

@@ -14,7 +14,7 @@ from aggregator.app import log_and_status
 from aggregator.endpoint import endpoint, hindrances
 from aggregator.journal import Journal
 from aggregator.rounds import Run
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from aggregator.status import STATUS_FILE
 from protocol.errors import ConfigError, QuorumError
 from tests.aggregator.stub_grid import TRAIN, Scene, make_scene, sends_nothing, small_plan
@@ -31,8 +31,8 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 
 @pytest.fixture
-def settings(scene: Scene) -> Settings:
-    return Settings(scene.folder.parent / "roster.json", scene.folder)
+def settings(scene: Scene) -> AggregatorSettings:
+    return AggregatorSettings(scene.folder.parent / "roster.json", scene.folder)
 
 
 @pytest.fixture
@@ -42,12 +42,12 @@ def trouble() -> list[str]:
 
 
 @pytest.fixture
-def url(settings: Settings, trouble: list[str]) -> Iterator[str]:
+def url(settings: AggregatorSettings, trouble: list[str]) -> Iterator[str]:
     with endpoint("127.0.0.1", 0, settings, lambda: trouble) as port:
         yield f"http://127.0.0.1:{port}"
 
 
-def run(scene: Scene, settings: Settings) -> None:
+def run(scene: Scene, settings: AggregatorSettings) -> None:
     journal = Journal(scene.folder, scene.plan)
     with journal.held(), log_and_status(settings, scene.plan, journal) as observer:
         Run(scene.grid, scene.plan, scene.roster, journal, observer).run()
@@ -87,7 +87,7 @@ def test_before_a_run_it_is_alive_ready_and_has_counted_nothing(url: str) -> Non
     assert samples["pruneseal_rounds_total", ""] == 0
 
 
-def test_the_metrics_are_those_of_the_journal(scene: Scene, settings: Settings, url: str) -> None:
+def test_the_metrics_are_those_of_the_journal(scene: Scene, settings: AggregatorSettings, url: str) -> None:
     scene.grid.when(TRAIN, sends_nothing, 5, round=2)
     run(scene, settings)
     records = [json.loads(line) for line in (scene.folder / "metrics.jsonl").read_text().splitlines()]
@@ -114,7 +114,7 @@ def test_while_a_process_holds_the_run_it_is_up(scene: Scene, url: str) -> None:
 
 
 def test_a_second_process_cannot_run_the_same_rounds(
-    scene: Scene, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    scene: Scene, settings: AggregatorSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("aggregator.journal._LOCK_SECONDS", 0.1)
     with Journal(scene.folder, scene.plan).held(), pytest.raises(ConfigError, match="another process runs the rounds"):
@@ -122,7 +122,7 @@ def test_a_second_process_cannot_run_the_same_rounds(
 
 
 def test_a_failed_run_is_alive_but_not_ready_and_says_what_to_do(
-    scene: Scene, settings: Settings, url: str, trouble: list[str]
+    scene: Scene, settings: AggregatorSettings, url: str, trouble: list[str]
 ) -> None:
     scene.grid.when(TRAIN, sends_nothing, 2, 3, 5, 8)
     with pytest.raises(QuorumError):
@@ -138,7 +138,9 @@ def test_a_failed_run_is_alive_but_not_ready_and_says_what_to_do(
     assert found["trouble"] == ["the SuperLink is away"]
 
 
-def test_what_hinders_it_is_named(settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_what_hinders_it_is_named(
+    settings: AggregatorSettings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     assert hindrances(settings) == []
     assert "cannot be read" in hindrances(replace(settings, roster=tmp_path / "none.json"))[0]
     (tmp_path / "file").write_text("")
@@ -166,7 +168,7 @@ def test_other_paths_and_methods_are_not_served(url: str) -> None:
     refused.value.close()
 
 
-def test_an_address_in_use_is_a_clear_error(settings: Settings, url: str) -> None:
+def test_an_address_in_use_is_a_clear_error(settings: AggregatorSettings, url: str) -> None:
     port = int(url.rpartition(":")[2])
     with (
         pytest.raises(ConfigError, match=f"cannot listen on 127.0.0.1:{port}"),

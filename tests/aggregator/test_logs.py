@@ -10,7 +10,7 @@ from aggregator.app import log_and_status
 from aggregator.journal import Journal
 from aggregator.logs import LOG_FILE, LogObserver, json_logs
 from aggregator.rounds import Run
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from protocol.errors import AgreementError, CohortRefused, PruneSealError, StorageError
 from protocol.roster import OPERATOR_PUBLIC_FILE
 from tests.aggregator.stub_grid import (
@@ -43,7 +43,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def log_of(scene: Scene) -> list[dict[str, Any]]:
     """Run as the deployed app does, to the end or to an error of ours; what is in the log then."""
     journal = Journal(scene.folder, scene.plan)
-    settings = Settings(scene.folder.parent / "roster.json", scene.folder)
+    settings = AggregatorSettings(scene.folder.parent / "roster.json", scene.folder)
     try:
         with journal.held(), log_and_status(settings, scene.plan, journal) as observer:
             Run(scene.grid, scene.plan, scene.roster, journal, observer).run()

@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.settings import Settings, read_settings
+from aggregator.settings import AggregatorSettings, read_settings
 from protocol.errors import ConfigError
 
 ENVIRONMENT = {"PRUNESEAL_ROSTER": "/etc/roster.json", "PRUNESEAL_RUN": "/var/run-1", "HOME": "/"}
 
 
 def test_both_paths_come_from_the_environment() -> None:
-    assert read_settings(ENVIRONMENT) == Settings(Path("/etc/roster.json"), Path("/var/run-1"))
+    assert read_settings(ENVIRONMENT) == AggregatorSettings(Path("/etc/roster.json"), Path("/var/run-1"))
 
 
 @pytest.mark.parametrize("name", ["PRUNESEAL_ROSTER", "PRUNESEAL_RUN"])

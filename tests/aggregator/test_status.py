@@ -10,7 +10,7 @@ from aggregator.app import log_and_status
 from aggregator.journal import Journal, is_held
 from aggregator.logs import LOG_FILE, LogObserver, Tail, json_logs
 from aggregator.rounds import Run
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from aggregator.status import FAILED, FINISHED, STATUS_FILE, STOPPED, Status, read_status
 from protocol.errors import CheckpointError, QuorumError, StorageError
 from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Scene, fails, make_scene, sends, sends_nothing, small_plan
@@ -27,7 +27,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Scene:
 def run(scene: Scene, error: BaseException | None = None) -> None:
     """Run the rounds as the deployed app does."""
     journal = Journal(scene.folder, scene.plan)
-    settings = Settings(scene.folder.parent / "roster.json", scene.folder)
+    settings = AggregatorSettings(scene.folder.parent / "roster.json", scene.folder)
     with journal.held(), log_and_status(settings, scene.plan, journal) as observer:
         if error is not None:
             raise error

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.admission import ContributionDesk
+from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum
 from edge_client.cipher import RoundCipher
 from edge_client.round import Call, open_sum
@@ -53,8 +53,8 @@ def party() -> Party:
     plan = small_plan()
     clients = [StubClient(kit, plan, votes=True) for kit in make_kits(4, plan)]
     cohort = gather_cohort([client.train(CALL, b"")[0] for client in clients], clients[0].kit.roster)
-    desk = ContributionDesk(cohort, CALL.attempt, plan, clients[0].kit.roster)
-    contributions = [desk.admit(c.kit.node, c.contribute(CALL, cohort.encode())[0]) for c in clients]
+    admission = ContributionAdmission(cohort, CALL.attempt, plan, clients[0].kit.roster)
+    contributions = [admission.admit(c.kit.node, c.contribute(CALL, cohort.encode())[0]) for c in clients]
     values, votes = np.zeros(LAYOUT.size, np.int64), np.zeros(LAYOUT.size, np.int64)
     for client in clients:
         assert client.pending is not None

@@ -13,12 +13,12 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from aggregator.admission import AttendanceDesk, ContributionDesk
+from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.summation import CohortSum
-from edge_client.client import Answer, Client
+from edge_client.client import Client, Reply
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
 from edge_client.round import Call
-from edge_client.settings import Settings
+from edge_client.settings import NodeSettings
 from protocol.bits import Words
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
@@ -82,7 +82,7 @@ class Federation:
     def clients(self, folder: Path) -> dict[int, Client]:
         """One client a node, each with its own folder and its own part of the plan's data."""
         settings = {
-            node: Settings(
+            node: NodeSettings(
                 self.write(node, folder / str(node)), folder / str(node) / "state", None, i, len(self.kits), 1
             )
             for i, node in enumerate(self.kits)
@@ -123,7 +123,7 @@ def one_client(folder: Path, fed: Federation, plan: Plan, **changes: object) -> 
     """The first node, whose kit was provisioned for whatever plan this is."""
     kit = fed.write(NODES[0], folder / "kit")
     (kit / PLAN_FILE).write_text(plan.digest.hex())
-    settings = Settings(kit, kit / "state", None, 0, 4, 1)
+    settings = NodeSettings(kit, kit / "state", None, 0, 4, 1)
     return Client(replace(settings, **changes), plan)  # type: ignore[arg-type]
 
 
@@ -134,9 +134,9 @@ def pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:
 
 def add_up(plan: Plan, roster: Roster, cohort: Cohort, attempt: int, sent: Mapping[int, bytes]) -> bytes:
     """What the aggregator does with the contributions of a cohort: admit, add, encode."""
-    desk, total = ContributionDesk(cohort, attempt, plan, roster), CohortSum(cohort, attempt, plan)
+    admission, total = ContributionAdmission(cohort, attempt, plan, roster), CohortSum(cohort, attempt, plan)
     for node, data in sent.items():
-        total.add(desk.admit(node, data))
+        total.add(admission.admit(node, data))
     assert total.complete
     aggregate = encode_aggregate(total.aggregate(), plan.parameters)
     total.close()
@@ -166,18 +166,18 @@ def ciphertext_sum(
 class Played:
     """Everything that one round produced."""
 
-    trained: Mapping[int, Answer]
+    trained: Mapping[int, Reply]
     cohort: Cohort
-    sent: Mapping[int, Answer]
+    sent: Mapping[int, Reply]
     aggregate: bytes
 
 
 def play_round(clients: Mapping[int, Client], fed: Federation, round_: int, last: bytes, attempt: int = 1) -> Played:
     """One round between clients and an aggregator, in which nobody is lost."""
     call = Call(RUN, round_, attempt)
-    desk = AttendanceDesk(RUN, round_, attempt, fed.plan, fed.roster)
+    admission = AttendanceAdmission(RUN, round_, attempt, fed.plan, fed.roster)
     trained = {node: client.train(call, last) for node, client in clients.items()}
-    assert {desk.admit(answer.payload).node for answer in trained.values()} == set(clients)
+    assert {admission.admit(answer.payload).node for answer in trained.values()} == set(clients)
     cohort = gather_cohort([answer.payload for answer in trained.values()], fed.roster)
     sent = {node: client.contribute(call, cohort.encode()) for node, client in clients.items()}
     aggregate = add_up(fed.plan, fed.roster, cohort, attempt, {node: answer.payload for node, answer in sent.items()})

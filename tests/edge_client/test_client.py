@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from edge_client.client import Answer, Client
+from edge_client.client import Client, Reply
 from edge_client.keys import BLINDING_FILE
 from edge_client.learning.network import build_network
 from edge_client.round import Call
-from edge_client.settings import Settings
+from edge_client.settings import NodeSettings
 from edge_client.sparsify.fedavg import FedAvg
 from protocol.errors import ConfigError, KeyFileError, MalformedMessage, RosterRefused
 from protocol.wire import decode_aggregate, encode_aggregate
@@ -38,7 +38,7 @@ def test_a_client_refuses_any_plan_but_the_one_that_it_was_provisioned_for(tmp_p
     kit = fed.write(NODES[0], tmp_path / "kit")
     other = replace(PLAN, min_cohort=4)
     with pytest.raises(ConfigError) as caught:
-        Client(Settings(kit, kit / "state", None, 0, 4, 1), other)
+        Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), other)
     assert other.digest.hex()[:16] in str(caught.value)
     assert PLAN.digest.hex()[:16] in str(caught.value)
     assert not (kit / "state").exists()
@@ -49,7 +49,7 @@ def test_a_client_with_half_a_kit_does_not_start(tmp_path: Path) -> None:
     kit = fed.write(NODES[0], tmp_path / "kit")
     (kit / BLINDING_FILE).unlink()
     with pytest.raises(KeyFileError, match=BLINDING_FILE):
-        Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN)
+        Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN)
 
 
 def test_a_client_that_has_worked_with_a_roster_refuses_an_older_one(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_a_client_that_has_worked_with_a_roster_refuses_an_older_one(tmp_path: P
     kit, before = tmp_path / "kit", client.train(FIRST, b"").payload
     write_roster(kit, replace(fed.roster, serial=2))
     with pytest.raises(RosterRefused, match="is number 2, but number 3 was in force here"):
-        Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN)
+        Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN)
     write_roster(kit, replace(fed.roster, serial=4))
-    assert Client(Settings(kit, kit / "state", None, 0, 4, 1), PLAN).train(FIRST, b"").payload == before
+    assert Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN).train(FIRST, b"").payload == before
 
 
 def test_a_client_uses_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
@@ -114,7 +114,7 @@ def test_methods_without_personal_tensors_leave_no_file_of_them(stage: Stage) ->
 
 def test_nothing_but_numbers_is_reported(played: tuple[Federation, Mapping[int, Client], Played]) -> None:
     _, clients, result = played
-    answers: list[Answer] = [*result.trained.values(), *result.sent.values()]
+    answers: list[Reply] = [*result.trained.values(), *result.sent.values()]
     answers.append(clients[2].evaluate(Call(RUN, 2, 1), result.aggregate))
     names = {name for answer in answers for name in answer.metrics}
     assert names == {

@@ -7,8 +7,8 @@ import pytest
 from edge_client.client import Client
 from edge_client.learning.network import build_network
 from edge_client.round import Call, open_sum
-from edge_client.settings import Settings
-from edge_client.state import Given, load_pending
+from edge_client.settings import NodeSettings
+from edge_client.state import Sent, load_pending
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
     AgreementError,
@@ -47,7 +47,7 @@ def test_a_contribution_is_remembered_before_it_is_sent(stage: Stage, monkeypatc
         patch.delattr("edge_client.client.close_update")
         with pytest.raises(NameError):
             stage.clients[2].contribute(FIRST, cohort.encode())
-    assert load_pending(stage.state(2)).given == (Given(1, cohort.digest(1), frozenset(NODES)),)
+    assert load_pending(stage.state(2)).given == (Sent(1, cohort.digest(1), frozenset(NODES)),)
 
 
 def test_a_contribution_comes_with_its_clipped_values_and_seconds(stage: Stage) -> None:
@@ -110,7 +110,7 @@ def test_no_smaller_cohort_may_follow_one_of_six(left_out: int, stage: Stage) ->
 
 def test_a_refusal_is_remembered_by_a_client_that_restarts(stage: Stage) -> None:
     stage.clients[2].contribute(FIRST, stage.cohort(*NODES))
-    settings = Settings(stage.folder / "2", stage.state(2), None, 0, 6, 1)
+    settings = NodeSettings(stage.folder / "2", stage.state(2), None, 0, 6, 1)
     restarted = Client(settings, stage.fed.plan)
     with pytest.raises(CohortRefused, match="must not follow"):
         restarted.contribute(Call(RUN, 1, 2), stage.cohort(*NODES[:5]))

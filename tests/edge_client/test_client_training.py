@@ -10,7 +10,7 @@ from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.learning.training import evaluate
 from edge_client.round import Call, model_digest, open_sum, state_after
-from edge_client.settings import Settings
+from edge_client.settings import NodeSettings
 from edge_client.state import load_pending, save_pending
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, DataError, Duplicate, MalformedMessage, PeerMismatch, TrainingError
@@ -178,7 +178,7 @@ def test_a_client_that_restarts_between_two_messages_sends_what_it_would_have_se
     trained = {node: client.train(FIRST, b"") for node, client in clients.items()}
     cohort = gather_cohort([answer.payload for answer in trained.values()], fed.roster)
     restarted = {
-        node: Client(Settings(tmp_path / str(node), tmp_path / str(node) / "state", None, i, 4, 1), PLAN)
+        node: Client(NodeSettings(tmp_path / str(node), tmp_path / str(node) / "state", None, i, 4, 1), PLAN)
         for i, node in enumerate(fed.kits)
     }
     sent = {node: client.contribute(FIRST, cohort.encode()).payload for node, client in restarted.items()}

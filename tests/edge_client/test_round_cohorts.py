@@ -7,7 +7,7 @@ import pytest
 
 from edge_client.keys import Kit
 from edge_client.round import Call, admit_cohort
-from edge_client.state import Given, Pending
+from edge_client.state import Pending, Sent
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import AgreementError, CohortRefused, Duplicate, MalformedMessage, PeerMismatch, SignatureRefused
 from protocol.plan import Plan
@@ -62,9 +62,9 @@ def test_a_cohort_beyond_the_headroom_is_refused(six: Scene) -> None:
         admit_cohort(six.cohort.encode(), FIRST, pending, kit, replace(PLAN, max_cohort=5))
 
 
-def given_to(cohort: Cohort, attempt: int) -> tuple[Given, ...]:
+def given_to(cohort: Cohort, attempt: int) -> tuple[Sent, ...]:
     """What a client remembers that has contributed once."""
-    return (Given(attempt, cohort.digest(attempt), cohort.nodes),)
+    return (Sent(attempt, cohort.digest(attempt), cohort.nodes),)
 
 
 @pytest.mark.parametrize("attempt", [1, 2])
@@ -100,7 +100,7 @@ def test_the_same_members_may_be_asked_in_another_attempt(six: Scene) -> None:
 
 
 def test_a_cohort_that_brings_in_a_new_member_is_refused(six: Scene) -> None:
-    last = (Given(1, bytes(32), frozenset({*NODES[:5], 34})),)
+    last = (Sent(1, bytes(32), frozenset({*NODES[:5], 34})),)
     following = gather_cohort([*six.cohort.encoded[:2], *six.cohort.encoded[4:]], six.fed.roster)
     with pytest.raises(CohortRefused, match="must not follow"):
         six.admit(NODES[0], following.encode(), Call(RUN, 1, 2), given=last)
@@ -112,13 +112,13 @@ def test_a_cohort_that_leaves_three_out_may_follow_one_of_eight() -> None:
     fed = federation(plan, nodes=6)
     waiting = {node: ready(kit, plan=plan) for node, kit in fed.kits.items()}
     announced = gather_cohort([waiting[node].attendance for node in NODES[:5]], fed.roster).encode()
-    pending = replace(waiting[NODES[0]], given=(Given(1, bytes(32), frozenset({*NODES, 34, 55})),))
+    pending = replace(waiting[NODES[0]], given=(Sent(1, bytes(32), frozenset({*NODES, 34, 55})),))
     assert len(admit_cohort(announced, Call(RUN, 1, 2), pending, fed.kits[NODES[0]], plan).members) == 5
 
 
 def test_the_first_cohort_of_the_round_counts_and_not_only_the_last(six: Scene) -> None:
     """Six are more than half of nine, but not of the twelve that the round began with."""
-    twelve, nine = (Given(1, bytes(32), frozenset({*NODES, *range(100, 100 + more)})) for more in (6, 3))
+    twelve, nine = (Sent(1, bytes(32), frozenset({*NODES, *range(100, 100 + more)})) for more in (6, 3))
     announced, call = six.cohort.encode(), Call(RUN, 1, 3)
     assert six.admit(NODES[0], announced, call, given=(nine,)) == six.cohort
     with pytest.raises(CohortRefused, match="must not follow"):

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from edge_client.settings import Settings, read_settings
+from edge_client.settings import NodeSettings, read_settings
 from protocol.errors import ConfigError
 
 
 def test_a_deployed_node_has_one_kit_and_everything_else_follows() -> None:
-    assert read_settings({"PRUNESEAL_KIT": "kit"}, {}) == Settings(Path("kit"), Path("kit/state"), None, 0, 1, 1)
+    assert read_settings({"PRUNESEAL_KIT": "kit"}, {}) == NodeSettings(Path("kit"), Path("kit/state"), None, 0, 1, 1)
 
 
 def test_everything_can_be_named() -> None:
@@ -21,12 +21,12 @@ def test_everything_can_be_named() -> None:
         "PRUNESEAL_OUT": "results",
     }
     settings = read_settings(environment, {"partition-id": 2, "num-partitions": "3"})
-    assert settings == Settings(Path("kit"), Path("elsewhere"), "npz:mine.npz", 2, 3, 4, Path("results"))
+    assert settings == NodeSettings(Path("kit"), Path("elsewhere"), "npz:mine.npz", 2, 3, 4, Path("results"))
 
 
 def test_a_simulated_node_finds_its_kit_by_its_position() -> None:
     settings = read_settings({"PRUNESEAL_KITS": "kits"}, {"partition-id": 7, "num-partitions": 10})
-    assert settings == Settings(Path("kits/node-7"), Path("kits/node-7/state"), None, 7, 10, 1)
+    assert settings == NodeSettings(Path("kits/node-7"), Path("kits/node-7/state"), None, 7, 10, 1)
 
 
 def test_a_nodes_own_kit_comes_before_the_kits_of_many() -> None:

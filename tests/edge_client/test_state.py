@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.state import PENDING_FILE, Given, Pending, accept_roster, load_pending, save_pending
+from edge_client.state import PENDING_FILE, Pending, Sent, accept_roster, load_pending, save_pending
 from protocol.errors import CheckpointError, RosterRefused
 from protocol.roster import Roster
 
@@ -20,7 +20,7 @@ WAITING = Pending(
     step=np.linspace(0.1, 0.5, 5),
     sealed=b"sealed terms",
     metrics={"loss": 0.25, "tested": 36},
-    given=(Given(1, bytes(32), frozenset({1, 8, 9, 4_000_000_000})), Given(2, bytes(range(32)), frozenset({1, 8}))),
+    given=(Sent(1, bytes(32), frozenset({1, 8, 9, 4_000_000_000})), Sent(2, bytes(range(32)), frozenset({1, 8}))),
 )
 
 
@@ -32,7 +32,7 @@ def content(pending: Pending) -> tuple[object, ...]:
 
 
 GIVEN = st.builds(
-    Given,
+    Sent,
     attempt=st.integers(1, 2**32 - 1),
     cohort=st.binary(min_size=32, max_size=32),
     nodes=st.frozensets(st.integers(0, 2**32 - 1), max_size=8),
@@ -53,7 +53,7 @@ def test_what_was_saved_last_is_what_is_loaded(
     voting: bool,
     sealed: bytes,
     metrics: dict[str, int | float],
-    sent: tuple[Given, ...],
+    sent: tuple[Sent, ...],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "state"

@@ -19,7 +19,7 @@ from edge_client.learning.data import load
 from export.latency import Latency
 from export.parity import infer, open_session
 from fleet.results import card
-from fleet.results.release import release, told
+from fleet.results.release import release, summary_lines
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, DataError, ExportError
 
@@ -159,7 +159,7 @@ def test_int8_that_loses_more_than_the_tolerance_is_refused(tmp_path: Path, monk
     assert made["int8_refused"] == "its accuracy would be 0.8800, and 0.8900 is the least"
     assert not (tmp_path / "out" / "model.int8.onnx").exists()
     assert "There is no int8 file: its accuracy would be 0.8800" in (tmp_path / "out" / "model_card.md").read_text()
-    assert any(line.startswith("no model.int8.onnx: its accuracy") for line in told(tmp_path, made))
+    assert any(line.startswith("no model.int8.onnx: its accuracy") for line in summary_lines(tmp_path, made))
 
 
 def test_a_network_that_cannot_be_quantised_is_still_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

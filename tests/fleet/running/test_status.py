@@ -12,7 +12,7 @@ from rich.console import Console
 
 from aggregator.endpoint import endpoint
 from aggregator.journal import Journal
-from aggregator.settings import Settings
+from aggregator.settings import AggregatorSettings
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
 from fleet.running.deployed_run import _Trouble
 from fleet.running.status import look, show
@@ -91,7 +91,7 @@ def test_how_a_run_ended_is_shown_with_what_to_do(tmp_path: Path, state: str, er
 
 def test_the_endpoint_shows_what_the_folder_shows(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", state=FINISHED)
-    with endpoint("127.0.0.1", 0, Settings(tmp_path / "roster.json", folder), list) as port:
+    with endpoint("127.0.0.1", 0, AggregatorSettings(tmp_path / "roster.json", folder), list) as port:
         assert look(f"http://127.0.0.1:{port}/") == look(str(folder))
 
 
@@ -112,7 +112,7 @@ def test_where_nothing_is_known_the_command_says_so(tmp_path: Path, where: str) 
 
 def test_a_server_that_answers_something_else_is_refused(tmp_path: Path) -> None:
     with ExitStack() as stack:
-        port = stack.enter_context(endpoint("127.0.0.1", 0, Settings(tmp_path, tmp_path), list))
+        port = stack.enter_context(endpoint("127.0.0.1", 0, AggregatorSettings(tmp_path, tmp_path), list))
         with pytest.raises(ConfigError, match="cannot be read: HTTP Error 404"):
             look(f"http://127.0.0.1:{port}/elsewhere")
 
@@ -120,7 +120,7 @@ def test_a_server_that_answers_something_else_is_refused(tmp_path: Path) -> None
 def test_a_service_that_stays_in_trouble_ends_the_waiting(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fleet.running.deployed_run._ASK_SECONDS", 0.0)
     wrong: list[str] = []
-    settings = Settings(tmp_path / "roster.json", write(tmp_path / "run"))
+    settings = AggregatorSettings(tmp_path / "roster.json", write(tmp_path / "run"))
     with endpoint("127.0.0.1", 0, settings, lambda: wrong) as port:
         trouble = _Trouble(f"http://127.0.0.1:{port}")
         trouble.check()

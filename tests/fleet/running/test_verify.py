@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from aggregator.admission import ContributionDesk
+from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum
 from edge_client.keys import load_kit
 from edge_client.round import Call
@@ -62,10 +62,10 @@ def summed(tmp_path: Path) -> Summed:
     roster = provision(tmp_path / "kits", 4, plan)
     clients = [StubClient(load_kit(tmp_path / "kits" / kit_name(node)), plan, votes=True) for node in (1, 2, 3)]
     cohort = gather_cohort([client.train(CALL, b"")[0] for client in clients], roster)
-    desk, total = ContributionDesk(cohort, CALL.attempt, plan, roster), CohortSum(cohort, CALL.attempt, plan)
+    admission, total = ContributionAdmission(cohort, CALL.attempt, plan, roster), CohortSum(cohort, CALL.attempt, plan)
     made = Summed(tmp_path, plan, cohort, b"")
     for client in clients:
-        total.add(desk.admit(client.kit.node, client.contribute(CALL, cohort.encode())[0]))
+        total.add(admission.admit(client.kit.node, client.contribute(CALL, cohort.encode())[0]))
         assert client.pending is not None
         save_pending(made.state(client.kit.node), client.pending)
     made.aggregate = encode_aggregate(total.aggregate(), plan.parameters)
