@@ -1,4 +1,4 @@
-"""Which messages count: parse, verify, compare with what was asked, once a node.
+"""Which messages count: parse, verify, compare with what was asked, once per node.
 
 Every refusal is a `PeerError`; the round goes on without the message.
 """

@@ -27,7 +27,7 @@ def stream_replies(grid: Grid, messages: Sequence[Message], timeout: float) -> I
 
     Args:
         grid: Where the nodes are.
-        messages: One a node.
+        messages: One per node.
         timeout: Seconds from now.
     """
     end = time.monotonic() + timeout

@@ -41,7 +41,7 @@ class Group:
     """The cells that differ in the seed alone.
 
     Attributes:
-        accuracy: After the last round, one a cell.
+        accuracy: After the last round, one per cell.
         sparsity: The mean share of zero parameters at the end.
         uplink: The mean of all bytes up.
         dense: The bytes of dense float32 FedAvg.
@@ -181,7 +181,7 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
         "Made of all cells that are listed below, by this command and others before it. Accuracy after the last "
         "round, percent, mean over the seeds of each cell and, with several, the standard "
         "deviation. *zeros*: the share of zero parameters at the end. *uplink*: all bytes that all clients sent, "
-        "and their ratio to 4 bytes a parameter, client and round.",
+        "and their ratio to 4 bytes per parameter, client and round.",
     ]
     for panel in _panels(found):
         here = {key: group for key, group in found.items() if key[:_PANEL] == panel and not key.encrypted}
@@ -248,7 +248,7 @@ def _run(rounds: int, rate: float) -> str:
 
 
 def figures(found: Mapping[Key, Group], out: Path) -> None:
-    """Accuracy by sparsity, and by bytes up: one panel a table, one line a method.
+    """Accuracy by sparsity, and by bytes up: one panel per table, one line per method.
 
     Where a method has several sparsities in some tables, those are drawn and the others left out.
     """

@@ -1,7 +1,7 @@
 """Bytes and CPU time of one encrypted sum: PruneSeal beside TenSEAL's CKKS with NVIDIA FLARE's parameters.
 
-Both add up the same float32 vectors, one a client. PruneSeal runs its own code from end to end: signed attendances, the
-announced cohort, blinding for every peer, BFV, signed frames, the aggregator's running sum and the opened sum. The
+Both add up the same float32 vectors, one per client. PruneSeal runs its own code from end to end: signed attendances,
+the announced cohort, blinding for every peer, BFV, signed frames, the aggregator's running sum and the opened sum. The
 other side is what FLARE's filters ask of TenSEAL (degree 8192, primes of 60, 40 and 40 bits, scale 2^40, symmetric):
 encrypt, serialise, load, add, decrypt. It gets one flat vector and a context that both ends hold already, which favours
 it: FLARE encrypts every tensor on its own and sends its context with each.
@@ -152,7 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(result, indent=1) + "\n")
     print(f"{result['command']}\n{result['machine']}\n{result['versions']}\n")
-    print("bytes a value; CPU microseconds a value, medians; decode+add is for one contribution\n")
+    print("bytes per value; CPU microseconds per value, medians; decode+add is for one contribution\n")
     print(table(rows))
     reached = True
     print(f"\nK = {HEADLINE[0]}, b = {HEADLINE[1]}: CKKS over PruneSeal")

@@ -1,6 +1,6 @@
 """FedSparsify's setting on Fashion-MNIST: the encrypted product beside plain dense FedAvg.
 
-Ten clients train the paper's 784-128-128-10 network with SGD 0.02, batches of 32 and four local epochs a round, on
+Ten clients train the paper's 784-128-128-10 network with SGD 0.02, batches of 32 and four local epochs per round, on
 equal random shares (IID) and on two classes each (``shards:2``), as in Stripelis et al., arXiv:2204.12430.
 
 * *encrypted* is the product itself, as ``pruneseal run --verify`` runs it: FedSparsify-Global to S = 0.95, every sum

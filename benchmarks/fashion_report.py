@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 
 from benchmarks.page import check_table, drawing, head
 
-PARTITIONS: Final = {"iid": "IID", "shards:2": "two classes a client"}
+PARTITIONS: Final = {"iid": "IID", "shards:2": "two classes per client"}
 
 LARGEST_GAP: Final = 1.5
 """Points of test accuracy that the encrypted IID run may end below the dense one."""
@@ -18,7 +18,7 @@ LARGEST_RATIO: Final = 0.20
 """Of the bytes that dense FedAvg sends in float32."""
 
 LARGEST_BYTES: Final = {16: 2.3, 12: 1.7}
-"""Uplink bytes a value, by bits of the grid."""
+"""Uplink bytes per value, by bits of the grid."""
 
 _LAST = 5  # rounds of the mean that stands beside the last accuracy
 _COLOURS = {"dense": "#777777", "sparse": "#e08a1e", "encrypted": "#1b6ca8"}
@@ -40,7 +40,7 @@ def checks(division: str, part: Mapping[str, Any], rounds: int) -> list[dict[str
         ]
         if (limit := LARGEST_BYTES.get(run["bits"])) is not None:
             size = run["uplink_bytes_per_value"]
-            found.append(("uplink bytes a value", size, size <= limit, f"<= {limit}"))
+            found.append(("uplink bytes per value", size, size <= limit, f"<= {limit}"))
         if division == "iid":
             gap = _gap(part, run)
             found.append(("points below dense at the end", gap, gap <= LARGEST_GAP, f"<= {LARGEST_GAP}"))
@@ -60,7 +60,7 @@ def markdown(result: Mapping[str, Any]) -> str:
     """The results as a page."""
     columns = (
         "| clients' data | system | sparsity | accuracy at the end | mean of the last 5 | points below dense "
-        "| uplink, bytes a value | uplink of dense | sums verified |"
+        "| uplink, bytes per value | uplink of dense | sums verified |"
     )
     lines = [
         *head("Encrypted FedSparsify-Global beside plain dense FedAvg, Fashion-MNIST", result),

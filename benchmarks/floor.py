@@ -1,4 +1,4 @@
-"""Flower's own floor: an app that moves as many bytes in two messages a round as PruneSeal does, and does nothing else.
+"""Flower's own floor: an app that moves as many bytes in two messages per round as PruneSeal, and does nothing else.
 
 The server writes how long each round took to the file ``FLOOR_TIMES``. ``FLOOR_DOWN`` and ``FLOOR_UP`` are the bytes of
 an aggregate and of a contribution; the other two messages of a round are a kilobyte each.

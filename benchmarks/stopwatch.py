@@ -38,5 +38,5 @@ class Stopwatch:
         self.seconds[step].append(process_time() - start)
 
     def per_value(self, values: int) -> dict[str, float]:
-        """The median of each step, microseconds a value."""
+        """The median of each step, microseconds per value."""
         return {step: median(laps) / values * 1e6 for step, laps in self.seconds.items()}

@@ -55,7 +55,7 @@ class Task:
 
 _VALIDATION_SEED: Final = 2022
 _FASHION: Final = {"epochs": 4, "batch_size": 32, "learning_rate": 0.1}
-_DIVISIONS: Final = {"iid": "IID", "shards:2": "two classes a client", "dirichlet:0.1": "Dirichlet 0.1"}
+_DIVISIONS: Final = {"iid": "IID", "shards:2": "two classes per client", "dirichlet:0.1": "Dirichlet 0.1"}
 TASKS: Final = {
     "fashion": Task("Fashion-MNIST", None, "fashion-mlp", 10, _DIVISIONS, _FASHION),
     "fashion-validation": Task(
@@ -71,7 +71,7 @@ TASKS: Final = {
         "benchmarks.tasks:activity",
         "benchmarks.tasks:activity_network",
         18,
-        {"group": "a person a client"},
+        {"group": "a person per client"},
         {"epochs": 2, "batch_size": 32, "learning_rate": 0.05},
     ),
     "cifar": Task(
@@ -124,7 +124,7 @@ def activity() -> DataSet:
 
 
 def activity_network(input_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """A small one-dimensional CNN: three convolutions, pooled to one value a channel, and a hidden layer."""
+    """A small one-dimensional CNN: three convolutions, pooled to one value per channel, and a hidden layer."""
     channels = input_shape[0]
     return nn.Sequential(
         nn.Conv1d(channels, 32, 5, padding=2), nn.ReLU(), nn.MaxPool1d(2),

@@ -1,8 +1,8 @@
 """The node's allow list of Flower app bundles: one that is not on it is refused before anything of it is used.
 
 Whoever controls the SuperLink can send any bundle, and a bundle may hold code. ``bundle.sha256`` in the kit lists those
-that this node accepts, one SHA-256 in hex a line. :func:`main` is Flower's `flwr-clientapp` with that check before the
-bundle is unpacked; a script of this name that calls it stands first on the PATH of the node's SuperExec.
+that this node accepts, one SHA-256 in hex per line. :func:`main` is Flower's `flwr-clientapp` with that check before
+the bundle is unpacked; a script of this name that calls it stands first on the PATH of the node's SuperExec.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ def accepted(kit: Path) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise KeyFileError(f"{path} cannot be read: {error}. Without it no bundle is accepted.") from error
     if not digests or any(len(d) != _HEX_DIGITS or set(d) - set("0123456789abcdef") for d in digests):
-        raise KeyFileError(f"{path} must hold SHA-256 digests in lower-case hex, one a line")
+        raise KeyFileError(f"{path} must hold SHA-256 digests in lower-case hex, one per line")
     return frozenset(digests)
 
 

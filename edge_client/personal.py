@@ -4,7 +4,7 @@ Law: ``load_personal(folder, run, t, …)`` gives what was saved for the last ro
 repeated attempt, and after an aggregator that has gone back a round: a round's training always begins from what the
 rounds before it have left, never from its own outcome.
 
-There is a file a round (mode 0600, in a folder that others cannot enter), written before the round is answered; the
+There is one file per round (mode 0600, in a folder that others cannot enter), written before the round is answered; the
 newest few are kept. Another run's files are never read and go with the first round that is saved.
 """
 

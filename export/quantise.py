@@ -1,7 +1,7 @@
 """The int8 variant of a network: weights and activations in 8 bits, by ONNX Runtime's own static quantiser.
 
 Law: every weight that was zero is exactly zero; so the file is coded like the float one, and as sparse. Everything
-else is approximate. Weights get one symmetric scale an output channel, activations one range a tensor, which the
+else is approximate. Weights get one symmetric scale per output channel, activations one range per tensor, which the
 calibration samples show. The graph is in QDQ form: standard operators that ONNX Runtime fuses into integer kernels.
 
 Source: ``onnxruntime.quantization`` (``quantize_static``, QDQ, per channel, uint8 activations, int8 weights, MinMax).

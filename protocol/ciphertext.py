@@ -31,7 +31,7 @@ _BLAKE2XB = b"\x01"
 
 
 class Seal:
-    """A SEAL context for one set of parameters, and the byte formats that belong to it. One a thread.
+    """A SEAL context for one set of parameters, and the byte formats that belong to it. One per thread.
 
     Raises:
         ConfigError: SEAL refuses the parameters, or the system has no files in memory.
@@ -178,7 +178,7 @@ def blocks(used: Words) -> Words:
 
 
 class Summer:
-    """A running sum of ciphertexts, one a block; what the aggregator computes, without a key."""
+    """A running sum of ciphertexts, one per block; what the aggregator computes, without a key."""
 
     def __init__(self, machine: Seal) -> None:
         self._seal = machine
@@ -186,7 +186,7 @@ class Summer:
         self._total: list[Any] = []
 
     def add(self, first: Words, seeds: Sequence[bytes]) -> None:
-        """Add one contribution: the used coefficients, u64[slots], restored, and a seed a block.
+        """Add one contribution: the used coefficients, u64[slots], restored, and one seed per block.
 
         Raises:
             MalformedMessage: The residues or seeds are not those of this many blocks.

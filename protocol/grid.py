@@ -62,7 +62,7 @@ class Grid:
 
 
 def clips(vector: Vector, layout: Layout) -> Vector:
-    """One clip a tensor, float32[tensors], from the last global model, float32[P].
+    """One clip per tensor, float32[tensors], from the last global model, float32[P].
 
     Twice the tensor's largest magnitude leaves room to grow; the floor lets a tensor that starts at zero move at all.
     """
@@ -118,5 +118,5 @@ def quantise(values: Vector, step: Reals, share: Share, grid: Grid, dither: Real
 
 
 def dequantise(total: Integers, step: Reals) -> Vector:
-    """The mean that the cohort's sum stands for: i64[n] -> float32[n]; one product a value, alike on any machine."""
+    """The mean that the cohort's sum stands for: i64[n] -> float32[n]; one product per value, alike on any machine."""
     return (total.astype(np.float64) * step).astype(np.float32)

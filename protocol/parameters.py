@@ -59,7 +59,7 @@ class Parameters:
 
     @cached_property
     def _packing(self) -> tuple[int, int]:
-        """(lanes in a slot, bits dropped) with the fewest bits a value."""
+        """(lanes in a slot, bits dropped) with the fewest bits per value."""
         choices = [
             (Fraction(COEFFICIENT_BITS - drop, fields), fields, drop)
             for fields in range(1, 9)

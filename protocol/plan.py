@@ -51,7 +51,7 @@ class Plan:
         model: Name or import path of the network.
         data: Name or import path of the data; a node's own settings may point elsewhere.
         partition: How data that is not a node's own is divided.
-        epochs: Local epochs a round.
+        epochs: Local epochs per round.
         batch_size: Samples in one step.
         learning_rate: Of SGD.
         momentum: Of SGD.

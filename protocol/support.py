@@ -5,7 +5,7 @@ to the same support, so that equal digests mean equal supports.
 
 The encoding is the shorter of two, and which one follows from n and P alone: a bitmap of P bits, or Elias-Fano (Elias,
 J. ACM 1974; Fano 1971): the low r bits of every position packed, then the high parts in unary. At a density of 0.05
-that is 6.3 bits a position. A full support takes no bytes beyond its length field.
+that is 6.3 bits per position. A full support takes no bytes beyond its length field.
 """
 
 import struct

@@ -2,7 +2,7 @@
 
 Law: ``decode_terms(encode_terms(x), layout) == x``, and equal bytes mean equal terms.
 
-The terms of a round are the support and one clip a tensor. They are a function of the last global model, so every
+The terms of a round are the support and one clip per tensor. They are a function of the last global model, so every
 client of a cohort computes the same bytes; sealed deterministically (`edge_client/keys.py`), they also seal to the same
 bytes, whose digest is the *support digest* of every message. With an aggregate they are the whole state of a run: a
 client that joins late or has restarted needs nothing else.

@@ -4,7 +4,7 @@ Laws: ``decode(encode(m)) == m``; and every byte string that decodes re-encodes 
 one meaning. A decoder never repairs: any other length, magic, version, kind or padding is a `MalformedMessage`.
 
 * `Attendance`: a client has derived the model and trained. Signed. The list of them *is* the announced cohort.
-* `Contribution`: blinded, encrypted, signed; only the residues in use and one seed a ciphertext.
+* `Contribution`: blinded, encrypted, signed; only the residues in use and one seed per ciphertext.
 * `Aggregate`: what the aggregator has added up. With the sealed terms that it carries, the state of the run.
 
 All integers are little-endian. `protocol/README.md` has the tables of offsets.
@@ -118,7 +118,7 @@ class Contribution:
         attempt: The number of the `contribute` message that this answers.
         cohort: Digest of the announced cohort, 32 bytes.
         sealed: The sealed terms, from the one member that sends them; empty from the others.
-        seeds: One seed a ciphertext, 64 bytes each.
+        seeds: One seed per ciphertext, 64 bytes each.
         first: The truncated first halves of the coefficients in use, u64[slots].
     """
 

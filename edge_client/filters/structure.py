@@ -35,7 +35,7 @@ class Cut:
 
     Attributes:
         rows: bool[out], its output channels.
-        columns: bool[in], its input channels, one a feature for a linear layer; None where it reads none by weight.
+        columns: bool[in], its input channels, one per feature for a linear layer; None where it reads none by weight.
         axis: Where the channels of its output stand.
     """
 

@@ -263,13 +263,13 @@ def _inputs(name: str, x: NDArray[Any]) -> Inputs:
 def _labels(name: str, y: NDArray[Any]) -> Labels:
     """i64[n], a new array."""
     if y.dtype.kind not in "iu" or y.ndim != 1:
-        raise DataError(f"{name}: labels must be one integer a row, not {y.dtype} of shape {y.shape}")
+        raise DataError(f"{name}: labels must be one integer per row, not {y.dtype} of shape {y.shape}")
     return y.astype(np.int64)
 
 
 def _names(name: str, labels: NDArray[Any]) -> tuple[str, ...]:
     if labels.dtype.kind != "U" or labels.ndim != 1:
-        raise DataError(f"{name}: labels must be one text a class, not {labels.dtype} of shape {labels.shape}")
+        raise DataError(f"{name}: labels must be one text per class, not {labels.dtype} of shape {labels.shape}")
     return tuple(map(str, labels))
 
 

@@ -20,7 +20,7 @@ Indices = NDArray[np.int64]
 Partition = tuple[Indices, ...]
 
 FORMS = (
-    "iid; shards:C (C chunks of different classes a client); dirichlet:ALPHA (a number > 0, smaller is more skewed); "
+    "iid; shards:C (C chunks of different classes per client); dirichlet:ALPHA (a number > 0, smaller is more skewed); "
     "group (by the groups that come with the data)"
 )
 """The partition specs that :func:`partition` knows, for error texts and help."""
@@ -98,7 +98,7 @@ def shards(labels: Indices, clients: int, chunks: int) -> Partition:
         if len(taken) < chunks:
             raise DataError(
                 f"shards:{chunks} fails at client {client} of {clients}: only {len(taken)} of the chunks that are left "
-                "share no class. It needs balanced classes, at least as many as chunks a client; try dirichlet:ALPHA"
+                "share no class. It needs balanced classes, at least as many as chunks per client; try dirichlet:ALPHA"
             )
         remaining = sorted(set(remaining).difference(taken))
         dealt.append(np.sort(pile[taken], axis=None))

@@ -100,7 +100,7 @@ class Sparsifier(ABC):
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
     ) -> tuple[Vector, Mask]:
-        """What a client gives to the sum: its values, float32[P], and a vote a position, bool[P], or bool[0] for none.
+        """What a client gives to the sum: its values, float32[P], and one vote per position, bool[P] (bool[0]: none).
 
         Votes travel encrypted like the values. Whether there are any must follow from the plan and the round alone.
 

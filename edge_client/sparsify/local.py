@@ -7,8 +7,8 @@ w_k <- m_k * w_k. *Merge*: v = sum_k m_k counts the clients that keep a position
 m_t = 1[v >= floor(K / 2)], so a tie is kept, and for odd K a little less than half of the clients are enough;
 w_t = m_t * sum_k n_k / n * w_k, where a client that has purged a position counts as a zero in its mean.
 
-Here v travels encrypted, one small lane a position. How sparse the majority is depends on how far the clients agree, so
-after the last round the mean is purged to S where more than that has been kept.
+Here v travels encrypted, one small lane per position. How sparse the majority is depends on how far the clients agree,
+so after the last round the mean is purged to S where more than that has been kept.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""SpaFL: one trainable threshold a filter travels; the weights stay at home.
+"""SpaFL: one trainable threshold per filter travels; the weights stay at home.
 
 "SpaFL: Communication-Efficient Federated Learning with Sparse Models and Low Computational Overhead", NeurIPS 2024,
 openreview.net/forum?id=dAXuir2ets, and its authors' released code.
@@ -188,5 +188,5 @@ def _mask(layer: Any) -> torch.Tensor:
 
 
 def _by_filter(values: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-    """One value a filter, shaped so that it meets the weight's filters."""
+    """One value per filter, shaped so that it meets the weight's filters."""
     return values.view(-1, *[1] * (weight.dim() - 1))

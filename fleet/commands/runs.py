@@ -57,7 +57,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
     bits: Annotated[int, typer.Option(help="Bits of the grid that sums are exact on.")] = _DEFAULT.bits,
     fraction: Annotated[float, typer.Option(help="Part of the clients asked each round.")] = _DEFAULT.fraction,
     min_cohort: Annotated[int, typer.Option(help="Smallest cohort whose sum is released.")] = _DEFAULT.min_cohort,
-    epochs: Annotated[int, typer.Option(help="Local epochs a round.")] = _DEFAULT.epochs,
+    epochs: Annotated[int, typer.Option(help="Local epochs per round.")] = _DEFAULT.epochs,
     batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.learning_rate,
     momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.momentum,
@@ -162,7 +162,7 @@ def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
             "uplink",
             f"{decimal(summary['uplink_bytes'])}, "
             f"{summary['uplink_bytes'] / summary['dense_fedavg_uplink_bytes']:.3f} of dense float32 FedAvg; "
-            f"{summary['uplink_bytes_per_value']:.2f} bytes a value",
+            f"{summary['uplink_bytes_per_value']:.2f} bytes per value",
         ),
         (
             "ONNX file",

@@ -33,7 +33,7 @@ def provision(
         Path | None, typer.Option(help="A pyproject.toml whose tool.flwr.app.config is the trial's plan.")
     ] = None,
 ) -> None:
-    """Make the keys of a federation: one kit a client, one for the aggregator, one for the operator.
+    """Make the keys of a federation: one kit per client, one for the aggregator, one for the operator.
 
     With a site file each kit is what one machine needs to run in containers; docker/README.md goes on from there.
     """

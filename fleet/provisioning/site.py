@@ -1,4 +1,4 @@
-"""A federation over several machines: from a site file to one kit a machine, and later changes to it.
+"""A federation over several machines: from a site file to one kit per machine, and later changes to it.
 
 ``site.toml`` names the aggregator's hosts, the clients and what of the plan differs from the defaults::
 

@@ -5,7 +5,7 @@ prove themselves by registered keys, apps run in processes apart from those that
 isolation), and each node runs only the bundle that it was provisioned for. ``pruneseal run --grid flower`` uses it.
 
 Everything is under one folder: ``tls/`` (the authority and the server's certificate), ``flower/`` (Flower's home and
-database), ``app/`` (the bundle), ``kits/`` (keys), ``logs/`` (one file a process). A second start in the same folder
+database), ``app/`` (the bundle), ``kits/`` (keys), ``logs/`` (one file per process). A second start in the same folder
 goes on from there. A process that ends by itself is started again (:meth:`Deployment.tend`), as a container would be.
 """
 

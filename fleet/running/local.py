@@ -42,7 +42,7 @@ class GridKind(StrEnum):
     LOCAL = "local"
     """A pool of worker processes."""
     FLOWER = "flower"
-    """Flower's own services, each a process, with TLS and authenticated nodes."""
+    """Flower's own services, one process each, with TLS and authenticated nodes."""
 
 
 @dataclass(frozen=True)

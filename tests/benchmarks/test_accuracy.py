@@ -19,7 +19,7 @@ from edge_client.learning.data import DataSet
 from protocol.errors import ConfigError, DataError
 from tests.edge_client.federation import TINY_DATA, TINY_MODEL
 
-TINY = Task("tiny", TINY_DATA, TINY_MODEL, 4, {"group": "a group a client"}, {"epochs": 1, "batch_size": 8})
+TINY = Task("tiny", TINY_DATA, TINY_MODEL, 4, {"group": "a group per client"}, {"epochs": 1, "batch_size": 8})
 CELL = Cell("tiny", "fedsparsify-local", 0.5, "group", 3, rounds=3)
 
 
@@ -82,7 +82,7 @@ def test_the_page_names_every_cell_and_is_made_of_all_files(tmp_path: Path) -> N
         run_cell(cell, None, made.work)
     result = report(made)
     page = (made.out / "accuracy.md").read_text()
-    assert "## tiny, a group a client, 3 rounds" in page
+    assert "## tiny, a group per client, 3 rounds" in page
     assert "## The 3 cells" in page
     assert all(f"* {path.stem}\n" in page for path in made.work.iterdir())
     row = next(line for line in page.splitlines() if line.startswith("| fedsparsify-local | 0.5 |"))

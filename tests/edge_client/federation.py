@@ -80,7 +80,7 @@ class Federation:
         return folder
 
     def clients(self, folder: Path) -> dict[int, Client]:
-        """One client a node, each with its own folder and its own part of the plan's data."""
+        """One client per node, each with its own folder and its own part of the plan's data."""
         settings = {
             node: NodeSettings(
                 self.write(node, folder / str(node)), folder / str(node) / "state", None, i, len(self.kits), 1

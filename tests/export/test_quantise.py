@@ -54,7 +54,7 @@ def test_every_zero_stays_exactly_zero(plain: bytes, int8: bytes) -> None:
         quantised, scales = after[f"{name}_quantized"], after[f"{name}_scale"]
         assert quantised.dtype == np.int8
         assert not after[f"{name}_zero_point"].any()
-        assert len(scales) == len(before[name]), "one scale an output channel"
+        assert len(scales) == len(before[name]), "one scale per output channel"
         assert not quantised[before[name] == 0].any()
         assert np.count_nonzero(quantised) > 0.9 * np.count_nonzero(before[name])
 

@@ -269,7 +269,7 @@ def keys_vectors() -> list[Case]:
 
 
 def attendance_vectors() -> list[Case]:
-    """One attendance a node."""
+    """One attendance per node."""
     return [{"fields": _fields(member), "encoded": data.hex()} for member, data in zip(*_members(COHORT), strict=True)]
 
 
@@ -302,7 +302,7 @@ def succession_vectors() -> list[Case]:
 
 
 def contribution_vectors() -> list[Case]:
-    """One contribution a node, with residues and seeds that count up; the first node's carries sealed terms."""
+    """One contribution per node, with residues and seeds that count up; the first node's carries sealed terms."""
     return [
         {
             "attendance": data.hex(),

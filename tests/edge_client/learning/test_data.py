@@ -220,8 +220,8 @@ X, Y = np.zeros((20, 3), np.float32), np.arange(20) % 2
         ({"x": X.astype(np.int32), "y": Y}, "uint8 or floating point, not int32"),
         ({"x": X[:, 0], "y": Y}, "of shape"),
         ({"x": np.zeros((20, 5, 5, 7), np.uint8), "y": Y}, "can be the channels"),
-        ({"x": X, "y": Y.astype(float)}, "labels must be one integer a row"),
-        ({"x": X, "y": Y[:, np.newaxis]}, "labels must be one integer a row"),
+        ({"x": X, "y": Y.astype(float)}, "labels must be one integer per row"),
+        ({"x": X, "y": Y[:, np.newaxis]}, "labels must be one integer per row"),
         ({"x": X, "y": Y[:5]}, "same length"),
         ({"x": X, "y": Y, "groups": Y[:5]}, "same length"),
         ({"x": X, "y": Y, "x_test": X, "y_test": Y, "groups": Y[:5]}, "groups must be"),
@@ -330,7 +330,7 @@ def test_labels_of_an_npz_file_name_the_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [np.array([1, 2]), np.array([["a", "b"]])])
 def test_labels_that_are_no_texts_are_refused(tmp_path: Path, labels: NDArray[Any]) -> None:
     x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
-    with pytest.raises(DataError, match="labels must be one text a class"):
+    with pytest.raises(DataError, match="labels must be one text per class"):
         load(npz(tmp_path, x=x, y=y, labels=labels))
 
 

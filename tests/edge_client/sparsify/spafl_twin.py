@@ -1,6 +1,6 @@
 """SpaFL as its paper and its authors' code describe it, in plain torch, with no line of PruneSeal's in it.
 
-Every client keeps its own weights; thresholds, one a neuron, are trained with them by the identity straight-through
+Every client keeps its own weights; thresholds, one per neuron, are trained with them by the identity straight-through
 estimator, averaged without weights, and what they have risen moves the weights before the next round.
 """
 

@@ -74,7 +74,7 @@ class Gated(nn.Module):
 
 
 class PersonalWeights(Sparsifier):
-    """One threshold a neuron travels; what moved it moves the node's own weights."""
+    """One threshold per neuron travels; what moved it moves the node's own weights."""
 
     name = "toy-personal"
 
