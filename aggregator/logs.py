@@ -118,10 +118,10 @@ class LogObserver:
         return self._names.get(node) or str(node)
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
-        """Info: who is there."""
+        """Info: who is online."""
         self._names = dict(nodes)
         _log.info(
-            "round %d: %d nodes are there",
+            "round %d: %d nodes are online",
             round_,
             len(nodes),
             extra=_fields("online", round_, nodes=[self.name(node) for node in sorted(nodes)]),

@@ -12,7 +12,7 @@ class Observer(Protocol):
     """Who is told how a run goes. All calls come from the thread of the run. Nodes go by their number in Flower."""
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
-        """These nodes are there as a round begins; each with the name that it is registered under, or none."""
+        """These nodes are online as a round begins; each with the name that it is registered under, or none."""
 
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
         """``done`` of ``total`` clients have answered in a phase of a round."""

@@ -141,14 +141,14 @@ class Run:
         """Why an attempt with these nodes would be in vain; empty where it would not."""
         least = self._plan.min_cohort
         if len(online) < least:
-            return f"{len(online)} nodes are there; the plan needs {least}"
+            return f"{len(online)} nodes are online; the plan needs {least}"
         if not tally.cohorts:
             return ""
         first, last = tally.cohorts[0], tally.cohorts[-1]
         back = sum(tally.sources[node] in online for node in last)
         sizes = successor_sizes(len(first), len(last), least)
         least = sizes.start if sizes else len(last)
-        return "" if back >= least else f"{back} nodes of the round's last cohort are there; a safe sum needs {least}"
+        return "" if back >= least else f"{back} nodes of the round's last cohort are online; a safe sum needs {least}"
 
     def _members(self, tally: Tally, able: Sequence[int]) -> list[int]:
         """The members of the next cohort: as many of those who can answer as may follow the round's earlier cohorts."""
@@ -199,7 +199,7 @@ class Run:
     # --- after the last round ------------------------------------------------------------------
 
     def _evaluate(self, tally: Tally) -> None:
-        """Let every node that is there score the final model."""
+        """Let every node that is online score the final model."""
         nodes = sorted(self._grid.get_node_ids())
         answers: list[Answer] = []
         for answer in self._asker.ask(tally, "evaluate", nodes, "aggregate", self._aggregate, "model"):
@@ -251,7 +251,7 @@ class Run:
         tally.attempt += 1
 
     def _select(self, tally: Tally) -> list[int]:
-        """A random part of the nodes that are there; waits for the smallest cohort that can come to a safe sum."""
+        """A random part of the nodes that are online; waits for the smallest cohort that can come to a safe sum."""
         end = time.monotonic() + self._plan.deadline
         while wanted := self._wanted(tally, names := {node.node_id: node.name for node in self._grid.get_nodes()}):
             if time.monotonic() > end:

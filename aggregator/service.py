@@ -169,7 +169,7 @@ class Supervisor:
         self._earliest = self._clock() + 2.0 ** (self._idle - 1) - 1
         try:
             if self._flower_run:
-                _log.warning("the app has ended in mid-run; it is started again and resumes")
+                _log.warning("the app has ended mid-run; it is started again and resumes")
                 self._flower.stop(self._flower_run)
                 self._flower_run = ""
             self._flower_run = self._flower.submit()

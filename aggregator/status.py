@@ -139,7 +139,7 @@ class StatusWriter:
     # --- what an observer is told ----------------------------------------------------------------
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
-        """Note who is there."""
+        """Note who is online."""
         self._told.online(round_, nodes)
         for entry in self._status.nodes.values():
             entry["online"] = False

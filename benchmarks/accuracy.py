@@ -54,7 +54,7 @@ class Options:
     Attributes:
         data: Fashion-MNIST, as ``idx:DIR``, or None.
         cells: What to run.
-        workers: Processes, 0 for one a processor.
+        workers: Processes, 0 for one per processor.
         nice: How far the processes stand back.
         work: Where cells are kept.
         out: Where results go.
@@ -241,7 +241,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--headline", action="store_true", help="the headline cells with three seeds, no grid")
     parser.add_argument("--encrypted", action="store_true", help="run the product itself")
     parser.add_argument("--report", action="store_true", help="run nothing; write the results of what is there")
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one a processor")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one per processor")
     parser.add_argument("--nice", type=int, default=10, help="how far they stand back (default: %(default)s)")
     parser.add_argument("--work", type=Path, default=Path("runs/accuracy"), help="where cells are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the results go")

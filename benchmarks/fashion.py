@@ -55,7 +55,7 @@ class Options:
         partitions: Which of `PARTITIONS`.
         bits: The grids.
         seed: Of everything but the keys.
-        workers: Processes; 0 for one a processor.
+        workers: Processes; 0 for one per processor.
         work: Where the parts are kept.
         out: Where the results go.
         fresh: Whether finished parts are run again.
@@ -209,7 +209,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--partitions", nargs="+", choices=list(PARTITIONS), default=list(PARTITIONS))
     parser.add_argument("--bits", nargs="+", type=int, default=list(BITS), help="grids; further ones on IID only")
     parser.add_argument("--seed", type=int, default=1990)
-    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one a processor")
+    parser.add_argument("--workers", type=int, default=0, help="processes; 0 for one per processor")
     parser.add_argument("--work", type=Path, default=Path("runs/fashion"), help="where the parts are kept")
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results"), help="where the results go")
     parser.add_argument("--fresh", action="store_true", help="run finished parts again")

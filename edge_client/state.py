@@ -55,7 +55,7 @@ class Pending:
         step: The grid's step of each value, float64[n].
         sealed: The sealed terms.
         metrics: The scalars that went with the attendance.
-        given: The contributions that were sent of it, by rising attempt.
+        given: The contributions that were sent of it, in order of attempt.
     """
 
     attendance: bytes

@@ -71,7 +71,7 @@ class Tie:
 
     Attributes:
         node: Its place in the graph's nodes.
-        sources: The tensors that it reads, of equally many channels.
+        sources: The tensors that it reads, with the same number of channels.
         target: The tensor that it writes.
         factor: Channels of the target to one of a source.
         axes: For the place of each constant input that has a value per channel, the axis of the channels in it.

@@ -50,7 +50,7 @@ class ServerSettings:
         max_connections: Open HTTP connections.
         idle_timeout: Seconds that a request may take to arrive.
         threads: Threads of one inference.
-        poll: Seconds between two looks for new versions.
+        poll: Seconds between two checks for new versions.
         drain: Seconds that requests have left after SIGTERM.
         log_level: ``debug``, ``info``, ``warning`` or ``error``.
         limits: What a model file may take.

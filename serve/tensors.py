@@ -101,7 +101,7 @@ def from_json(tensor: Tensor, shape: tuple[int, ...], data: object) -> Array:
     try:
         parsed = np.array(data)
     except ValueError:
-        raise BadRequest(f"the data of {tensor.name!r} are ragged; give one list per row, all as long") from None
+        raise BadRequest(f"the data of {tensor.name!r} are ragged; give one list per row, all equally long") from None
     if parsed.dtype.kind not in _KINDS[tensor.dtype.kind]:
         raise BadRequest(f"the data of {tensor.name!r} must be numbers that {tensor.datatype} can hold")
     if parsed.size != prod(shape) or (parsed.ndim != 1 and parsed.shape != shape):

@@ -32,7 +32,7 @@ def read_idx(folder: Path) -> dict[str, NDArray[np.uint8]]:
 
 
 def _read(folder: Path, name: str, axes: int) -> NDArray[np.uint8]:
-    """An idx file, plain or with .gz: bytes 0, 0, 8 (the type u8), axes; one big-endian u32 per axis; then the values."""
+    """An idx file, plain or as .gz: bytes 0, 0, 8 (the type u8), axes; one big-endian u32 per axis; then the values."""
     plain, packed = folder / name, folder / f"{name}.gz"
     file = plain if plain.is_file() else packed
     if not file.is_file():

@@ -17,7 +17,7 @@ def export(
     out: Annotated[Path, typer.Option(help="Folder for the ONNX files, export.json, the model card and its figure.")],
     calibration: Annotated[
         str | None,
-        typer.Option(help=f"Data that set and score the int8 file: {datasets.FORMS}. Without: no int8 file."),
+        typer.Option(help=f"Data that calibrate and score the int8 file: {datasets.FORMS}. Without it, no int8 file."),
     ] = None,
     tolerance: Annotated[float, typer.Option(help="The accuracy that int8 may lose, in [0, 1].")] = release.TOLERANCE,
     model: Annotated[

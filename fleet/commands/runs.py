@@ -27,11 +27,11 @@ _ONE_SHOT_TUNING = 10
 _BETA = 1.25
 
 
-def run(  # noqa: PLR0913, PLR0917  # one parameter an option
+def run(  # noqa: PLR0913, PLR0917  # one parameter per option
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")],
     clients: Annotated[int, typer.Option(help="Clients that the data is divided among.")] = 10,
-    rounds: Annotated[int, typer.Option(help="Rounds.")] = _DEFAULT.rounds,
+    rounds: Annotated[int, typer.Option(help="Number of rounds.")] = _DEFAULT.rounds,
     method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = _DEFAULT.method,
     sparsity: Annotated[
         float, typer.Option(help="Final share of zero parameters (of dead filters), in [0, 1).")
@@ -55,14 +55,14 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         str, typer.Option(help=f"One of {', '.join(models.names())}, or package.module:function.")
     ] = _DEFAULT.model,
     bits: Annotated[int, typer.Option(help="Bits of the grid that sums are exact on.")] = _DEFAULT.bits,
-    fraction: Annotated[float, typer.Option(help="Part of the clients asked each round.")] = _DEFAULT.fraction,
+    fraction: Annotated[float, typer.Option(help="Fraction of the clients asked in each round.")] = _DEFAULT.fraction,
     min_cohort: Annotated[int, typer.Option(help="Smallest cohort whose sum is released.")] = _DEFAULT.min_cohort,
     epochs: Annotated[int, typer.Option(help="Local epochs per round.")] = _DEFAULT.epochs,
     batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
-    learning_rate: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.learning_rate,
-    momentum: Annotated[float, typer.Option(help="Of SGD.")] = _DEFAULT.momentum,
+    learning_rate: Annotated[float, typer.Option(help="Learning rate of SGD.")] = _DEFAULT.learning_rate,
+    momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = _DEFAULT.momentum,
     prox: Annotated[float, typer.Option(help="Mu of FedProx; 0 for none.")] = _DEFAULT.proximal,
-    seed: Annotated[int, typer.Option(help="Of everything that is random but the keys.")] = _DEFAULT.seed,
+    seed: Annotated[int, typer.Option(help="Seed of everything random except the keys.")] = _DEFAULT.seed,
     drop: Annotated[
         float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
     ] = 0.0,
@@ -71,11 +71,11 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         typer.Option("--set", help="Any field of the plan, as KEY=VALUE in TOML, such as start-sparsity=0.5."),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
-    workers: Annotated[int, typer.Option(help="Client processes; 0 for one a processor.")] = 0,
+    workers: Annotated[int, typer.Option(help="Client processes; 0 means one per processor.")] = 0,
     grid: Annotated[
         local.GridKind, typer.Option(help="`local`, or `flower`: SuperLink, nodes and apps as processes, with TLS.")
     ] = local.GridKind.LOCAL,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder.")] = False,
 ) -> None:
     """Run everything on this machine: train, prune, aggregate encrypted, export, check, report.
 
@@ -119,7 +119,7 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter an option
         try:
             summary = local.go(out, console)
         except KeyboardInterrupt:
-            console.print(f"stopped; go on with: pruneseal run --out {out} --resume", highlight=False, soft_wrap=True)
+            console.print(f"stopped; resume with: pruneseal run --out {out} --resume", highlight=False, soft_wrap=True)
             raise
         _show(console, out, summary)
 

@@ -21,7 +21,7 @@ def provision(
     site: Annotated[
         Path | None, typer.Argument(help="A site file; without it, kits for a trial on one machine.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder for the kits; must be empty, but for --amend.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the kits; empty unless --amend is given.")] = None,
     amend: Annotated[
         bool, typer.Option("--amend", help="Add the site file's new clients, revoke those it no longer names.")
     ] = False,
@@ -42,7 +42,7 @@ def provision(
             for line in check_kits(check):
                 typer.echo(line)
         elif out is None:
-            raise ConfigError("name a folder for the kits with --out, or one to look at with --check")
+            raise ConfigError("name a folder for the kits with --out, or one to check with --check")
         elif site is None:
             plan = plan_from_toml(config) if config else Plan()
             make_kits(out, clients, plan)

@@ -53,7 +53,7 @@ class Options:
         clients: How many clients the data is divided among.
         drop: The probability that a client vanishes between the two messages.
         verify: Whether every sum is also computed in the clear and compared.
-        workers: Client processes; 0 for one a processor.
+        workers: Client processes; 0 for one per processor.
         grid: What carries the messages.
     """
 
@@ -87,7 +87,7 @@ def start(out: Path, plan: Plan, options: Options) -> None:
         DataError: The data cannot be read or divided like this.
     """
     if (out / OPTIONS_FILE).exists():
-        raise ConfigError(f"{out} already holds a run: go on with --resume, or choose another --out")
+        raise ConfigError(f"{out} already holds a run: resume it with --resume, or choose another --out")
     data = datasets.load(plan.data)
     partition(plan.partition, data.train_y, data.groups, options.clients, plan.seed)
     build_network(plan, data.input_shape, data.classes)

@@ -67,7 +67,7 @@ class LocalGrid(Grid):
         run_config: The run config that they see.
         environment: Added to the environment of the client processes.
         client_app: ``package.module:attribute`` of the `ClientApp`.
-        workers: Processes; by default one a processor.
+        workers: Processes; by default one per processor.
         drop: The probability that a client vanishes between `train` and `contribute`.
         seed: Of those losses.
     """
@@ -249,7 +249,7 @@ _app: str = ""
 
 def _prepare(client_app: str, environment: Mapping[str, str]) -> None:
     """Set up a worker: it leaves Ctrl-C to its parent, and does not outlive it."""
-    global _app  # noqa: PLW0603  # one app a process
+    global _app  # noqa: PLW0603  # one app per process
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:

@@ -1,4 +1,4 @@
-"""What the operator of a local run sees of its masks, round by round: figures that only who can open a sum has.
+"""What the operator of a local run sees of its masks, round by round: figures that only those who can open a sum have.
 
 The aggregator must not learn which weights survive, and so gets none of this from the clients; the operator holds the
 cohort secret, opens each aggregate as a client does, and adds to the round's line of `metrics.jsonl`:

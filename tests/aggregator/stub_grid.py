@@ -241,7 +241,7 @@ class StubGrid(Grid):
         return sorted(self.online)
 
     def get_nodes(self) -> Iterable[NodeInfo]:
-        """The nodes that are there, registered by their names on the roster."""
+        """The nodes that are online, registered by their names on the roster."""
         return [NodeInfo(node_id=i, name=f"node-{self.clients[i].kit.node}") for i in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:

@@ -74,5 +74,5 @@ def test_the_log_gets_every_stage_at_its_level(scene: Scene, tmp_path: Path, cap
     assert ("DEBUG", "round 1: contribute 3 of 3") in told
     assert ("INFO", "round 1, attempt 2: added 3 clients") in told
     assert ("WARNING", "round 1: 1 of 3 clients did not train; asking again") in told
-    assert ("INFO", "round 1: 3 nodes are there") in told
+    assert ("INFO", "round 1: 3 nodes are online") in told
     assert ("INFO", "round 2 is done") in told

@@ -147,7 +147,7 @@ def test_a_round_waits_for_the_smallest_cohort_to_be_there(scene: MakeScene, mon
 def test_a_run_without_enough_nodes_stops_and_says_what_to_do(scene: MakeScene) -> None:
     s = scene(3, deadline=0.05)
     s.grid.online -= set(flower(BAD))
-    with pytest.raises(QuorumError, match=r"2 nodes are there; the plan needs 3\. Start more clients"):
+    with pytest.raises(QuorumError, match=r"2 nodes are online; the plan needs 3\. Start more clients"):
         s.run()
     assert s.grid.asked == []
 
@@ -180,5 +180,5 @@ def test_a_lost_member_that_stays_away_stops_the_run_and_is_told(
 ) -> None:
     s = scene(4, deadline=0.05)
     without_the_lost(s, monkeypatch, float("inf"))
-    with pytest.raises(QuorumError, match=r"3 nodes of the round's last cohort are there; a safe sum needs 4\. Start"):
+    with pytest.raises(QuorumError, match=r"3 nodes of the round's last cohort are online; a safe sum needs 4\. Start"):
         s.run()

@@ -138,7 +138,7 @@ def test_every_round_is_there_once_whatever_happened(story: Story) -> None:
 
 
 def test_the_aggregator_says_what_it_went_through(story: Story) -> None:
-    assert "the app has ended in mid-run; it is started again and resumes" in story.site.logs("service")
+    assert "the app has ended mid-run; it is started again and resumes" in story.site.logs("service")
     (log,) = story.site.files("service", "/state/log.jsonl").values()
     assert b"resuming after round" in log
 

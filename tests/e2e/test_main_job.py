@@ -92,7 +92,7 @@ def test_key_files_are_private(main_job: FinishedRun) -> None:
 def test_a_run_is_never_overwritten(main_job: FinishedRun) -> None:
     again = pruneseal("run", "--out", main_job.out)
     assert again.returncode == 1
-    assert "already holds a run: go on with --resume, or choose another --out" in again.stderr
+    assert "already holds a run: resume it with --resume, or choose another --out" in again.stderr
 
 
 @pytest.mark.parametrize("options", [("--bits", "12"), ("--set", "bits=12")])

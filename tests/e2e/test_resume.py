@@ -69,7 +69,7 @@ def test_ctrl_c_ends_cleanly_and_says_how_to_go_on(tmp_path: Path) -> None:
         printed, _ = process.communicate(timeout=300)
         assert process.returncode == 130
         wait_until_gone(process.pid)
-    assert f"stopped; go on with: pruneseal run --out {out} --resume" in printed
+    assert f"stopped; resume with: pruneseal run --out {out} --resume" in printed
     assert "Traceback" not in printed
 
 
