@@ -31,7 +31,7 @@ class RunCollector(Collector):
         return []
 
     def collect(self) -> Iterable[Metric]:
-        """All metrics of the moment."""
+        """All metrics as they are now."""
         yield _gauge("up", "1 while a process runs the rounds", float(is_held(self._folder)))
         if self._folder.exists():
             free = shutil.disk_usage(self._folder).free

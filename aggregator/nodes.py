@@ -33,7 +33,7 @@ _TICK_SECONDS: Final = 2.0
 
 
 class Control(Protocol):
-    """What is needed of the SuperLink's Control API."""
+    """The part of the SuperLink's Control API that is needed here."""
 
     def ListNodes(self, request: Any) -> Any: ...  # noqa: N802, D102  # Flower's name
     def RegisterNode(self, request: Any) -> Any: ...  # noqa: N802, D102
@@ -41,7 +41,7 @@ class Control(Protocol):
 
 
 def read_keys(roster: Path, folder: Path) -> dict[bytes, str]:
-    """The names of the nodes that shall be admitted, by their public keys in Flower's encoding.
+    """The names of the nodes to admit, by their public keys in Flower's encoding.
 
     Raises:
         ConfigError: The roster or a key cannot be read: nobody is unregistered for that.
@@ -76,7 +76,7 @@ def equalise(wanted: Mapping[bytes, str], control: Control) -> None:
 
 
 def keep(roster: Path, folder: Path, connection: str, stop: threading.Event) -> None:
-    """Equalise whenever roster or keys have changed, until told to stop; what fails is told and tried again."""
+    """Update the list whenever roster or keys change, until told to stop; what fails is logged and retried."""
     done: dict[bytes, str] | None = None
     while not stop.wait(0 if done is None else _TICK_SECONDS):
         try:

@@ -102,7 +102,7 @@ def _control(connection: str) -> Iterator[ControlHttpClient]:
     try:
         yield client
     except httpx.HTTPError as error:
-        raise OSError(f"the SuperLink does not do it: {type(error).__name__}: {error}") from error
+        raise OSError(f"the SuperLink has not done it: {type(error).__name__}: {error}") from error
     finally:
         client.close()
 

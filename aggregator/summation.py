@@ -11,7 +11,7 @@ from protocol.wire import Aggregate, Contribution
 
 
 class CohortSum:
-    """A running sum; close it to give SEAL's memory back.
+    """A running sum; close it to free SEAL's memory.
 
     Args:
         cohort: Whose sum.
@@ -68,5 +68,5 @@ class CohortSum:
         )
 
     def close(self) -> None:
-        """Give SEAL's memory back."""
+        """Free SEAL's memory."""
         self._seal.close()

@@ -46,7 +46,7 @@ class Forks:
         return LaunchResult.accepted()
 
     def reconcile(self) -> None:
-        """Take leave of the processes that have ended."""
+        """Reap the processes that have ended."""
         try:
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass

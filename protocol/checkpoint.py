@@ -149,7 +149,7 @@ def load(path: Path) -> Checkpoint:
     checkpoint = Checkpoint(tensors, metadata)
     if stamp["sha256"] != _digest(checkpoint):
         raise CheckpointError(
-            f"{path} was changed after it was written: its check sum differs. Copy it again, or take the checkpoint of "
+            f"{path} was changed after it was written: its checksum differs. Copy it again, or take the checkpoint of "
             "another round."
         )
     return checkpoint
@@ -170,7 +170,7 @@ def _check_stamp(path: Path, stamp: Mapping[str, str]) -> None:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of metadata, names, dtypes, shapes and bytes, 64 hexadecimal digits; the order of names is no matter."""
+    """SHA-256 of metadata, names, dtypes, shapes and bytes, 64 hexadecimal digits; the order of names does not matter."""
     arrays = sorted(checkpoint.tensors.items())
     header = json.dumps(
         [

@@ -50,7 +50,7 @@ class Seal:
         self._version = self._get()[3:5]
 
     def close(self) -> None:
-        """Give the file in memory back."""
+        """Free the file in memory."""
         os.close(self._file)
 
     def load(self, empty: Any, body: bytes) -> Any:

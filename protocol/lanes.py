@@ -47,7 +47,7 @@ def value_lanes(grid: Grid, per_slot: int) -> Lanes:
 
 
 def vote_lanes(clients: int, modulus: int) -> Lanes:
-    """Lanes for one vote, 0 or 1, a client: a radix of K + 1, as many as the modulus takes."""
+    """Lanes for one vote, 0 or 1, per client: a radix of K + 1, as many as the modulus takes."""
     radix, per_slot = clients + 1, 1
     while radix ** (per_slot + 1) <= modulus:
         per_slot += 1

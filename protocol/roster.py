@@ -146,7 +146,7 @@ def load_roster(path: Path, key: Path | None = None) -> Roster:
         text = path.read_bytes().decode("ascii")
         data = json.loads(text)
         if (data["format"], data["version"]) != (_FORMAT, _VERSION):
-            raise RosterRefused(f"{path} is not a roster of version {_VERSION}, which is signed: provision anew")
+            raise RosterRefused(f"{path} is not a roster of version {_VERSION}, which is signed: provision again")
         nodes = {
             int(entry["node"]): Node(str(entry["name"]), bytes.fromhex(entry["sign"]), bytes.fromhex(entry["mask"]))
             for entry in data["nodes"]

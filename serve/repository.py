@@ -186,7 +186,7 @@ class Repository:
             stamps = {key: await asyncio.to_thread(_stamp, place) for key, place in found.items()}
         except (ModelError, OSError) as error:
             if str(error) != self._trouble:
-                LOG.warning("the models cannot be looked at; all stay as they are", extra={"reason": str(error)})
+                LOG.warning("the models cannot be read; all stay as they are", extra={"reason": str(error)})
             self._trouble = str(error)
             return
         self._trouble = ""

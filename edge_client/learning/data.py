@@ -156,7 +156,7 @@ def part(data: DataSet, indices: Indices, position: int, clients: int) -> Share:
 
 @lru_cache(maxsize=2)
 def load(spec: str) -> DataSet:
-    """The data set that ``spec`` names (see :data:`FORMS`); deterministic, and read only once in a process.
+    """The data set that ``spec`` names (see :data:`FORMS`); deterministic, and read only once per process.
 
     All callers of one process get the same object, so arrays that this module made are read-only: :func:`part` copies.
     uint8 inputs are divided by 255 and, as images, brought to [n, channels, height, width] from there or from channels
@@ -269,7 +269,7 @@ def _labels(name: str, y: NDArray[Any]) -> Labels:
 
 def _names(name: str, labels: NDArray[Any]) -> tuple[str, ...]:
     if labels.dtype.kind != "U" or labels.ndim != 1:
-        raise DataError(f"{name}: labels must be one text per class, not {labels.dtype} of shape {labels.shape}")
+        raise DataError(f"{name}: labels must be one string per class, not {labels.dtype} of shape {labels.shape}")
     return tuple(map(str, labels))
 
 

@@ -55,7 +55,7 @@ _SECRET_FILES: Final = frozenset(
 
 
 def check_kits(folder: Path) -> list[str]:
-    """Look at all kits of a federation; what was proved, a line each.
+    """Look at all kits of a federation; what was proved, one line each.
 
     Raises:
         KeyFileError: Something is wrong, or a secret lies where it must not.

@@ -149,7 +149,7 @@ def plan_from_toml(path: Path) -> Plan:
 
 
 def new_folder(path: Path) -> Path:
-    """Make a folder, with mode 0700, that must not be there yet."""
+    """Make a folder, with mode 0700, that must not exist yet."""
     path.mkdir(parents=True, mode=0o700)
     return path
 

@@ -62,7 +62,7 @@ class Verifier:
             replace_file(self._path, before + json.dumps(line).encode() + b"\n")
         except OSError as error:
             raise StorageError(
-                f"{self._path} cannot be written: {error.strerror}. Free space or mend the disk, then resume the run."
+                f"{self._path} cannot be written: {error.strerror}. Free space or fix the disk, then resume the run."
             ) from error
 
     def summary(self) -> dict[str, object]:

@@ -218,7 +218,7 @@ def changed(change: Callable[[Any], Any]) -> str:
         ("{}", "is not a signed roster"),
         ("[" * 100_000, "is not a signed roster"),
         (changed(lambda d: {**d, "format": "roster"}), "not a roster of version 2"),
-        (changed(lambda d: {**d, "version": 1}), "not a roster of version 2, which is signed: provision anew"),
+        (changed(lambda d: {**d, "version": 1}), "not a roster of version 2, which is signed: provision again"),
         (changed(lambda d: {**d, "serial": 0}), "between 1 and"),
         (changed(lambda d: {**d, "serial": "one"}), "is not a signed roster"),
         (changed(lambda d: {**d, "nodes": [{**d["nodes"][0], "name": "\ud800"}]}), "is not a signed roster"),

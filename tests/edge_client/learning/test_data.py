@@ -330,7 +330,7 @@ def test_labels_of_an_npz_file_name_the_classes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("labels", [np.array([1, 2]), np.array([["a", "b"]])])
 def test_labels_that_are_no_texts_are_refused(tmp_path: Path, labels: NDArray[Any]) -> None:
     x, y = np.random.default_rng(0).random((20, 3)), np.arange(20) % 2
-    with pytest.raises(DataError, match="labels must be one text per class"):
+    with pytest.raises(DataError, match="labels must be one string per class"):
         load(npz(tmp_path, x=x, y=y, labels=labels))
 
 
