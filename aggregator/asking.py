@@ -2,16 +2,16 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from math import isfinite
 
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Message
 from flwr.serverapp import Grid
 
 from aggregator.observer import Observer
 from aggregator.replies import stream_replies
 from aggregator.tally import Tally
-from protocol.errors import MalformedMessage, PeerError
-from protocol.messages import from_record, to_record
+from protocol.call import Action, Call
+from protocol.errors import PeerError
+from protocol.messages import from_error, from_reply, to_request
 
 
 @dataclass(frozen=True)
@@ -36,24 +36,23 @@ class Asker:
     def __init__(self, grid: Grid, run: bytes, deadline: float, observer: Observer) -> None:
         self._grid, self._run, self._deadline, self._observer = grid, run, deadline, observer
 
-    def ask(
-        self, tally: Tally, kind: str, nodes: Sequence[int], name: str, frame: bytes, reply: str
-    ) -> Iterator[Answer]:
+    def ask(self, tally: Tally, action: Action, nodes: Sequence[int], frame: bytes) -> Iterator[Answer]:
         """Send one message to many nodes; yield the frames that come back, count bytes, report failures."""
-        call = ConfigRecord({"run": self._run, "round": tally.round, "attempt": tally.attempt})
-        content = RecordDict({name: to_record({name: frame}), "call": call})
-        messages = [Message(content, node, kind, ttl=self._deadline, group_id=str(tally.round)) for node in nodes]
+        content = to_request(action, Call(self._run, tally.round, tally.attempt), frame)
+        messages = [
+            Message(content, node, action.value, ttl=self._deadline, group_id=str(tally.round)) for node in nodes
+        ]
         tally.downlink += len(frame) * len(messages)
         tally.recent.clear()
         for source, message in stream_replies(self._grid, messages, self._deadline):
             if message.has_error():
-                reason = message.error.reason or f"Flower error {message.error.code}"
-                tally.fail(reason.split(" [ref")[0])
+                sentence, reason = from_error(message.error)
+                tally.fail(sentence)
                 self._observer.failed(tally.round, source, reason)
                 continue
             answer = None
             with Refusals(tally, self._observer, source):
-                answer = _read(source, message, reply)
+                answer = Answer(source, *from_reply(action, message.content))
             if answer is not None:
                 tally.uplink += len(answer.frame)
                 yield answer
@@ -75,20 +74,3 @@ class Refusals:
         self._tally.fail(type(error).__name__)
         self._observer.refused(self._tally.round, self._source, error)
         return True
-
-
-def _read(source: int, message: Message, name: str) -> Answer:
-    """The frame and the scalars of a reply.
-
-    Raises:
-        MalformedMessage: There is no frame of ours under this name.
-    """
-    records = message.content.array_records
-    frames = from_record(records[name]) if name in records else {}
-    if set(frames) != {name}:
-        raise MalformedMessage(f"the reply holds no {name}")
-    metrics = message.content.metric_records.get("metrics") or MetricRecord()
-    numbers = {
-        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
-    }
-    return Answer(source, frames[name], numbers)

@@ -22,6 +22,7 @@ from aggregator.journal import Journal, Record
 from aggregator.observer import Observer
 from aggregator.summation import CohortSum
 from aggregator.tally import Tally
+from protocol.call import Action
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
 from protocol.errors import AgreementError, QuorumError
 from protocol.plan import Plan
@@ -104,7 +105,7 @@ class Run:
             admission = AttendanceAdmission(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
             present: dict[int, Answer] = {}
             start = time.monotonic()
-            for answer in self._asker.ask(tally, "train", nodes, "aggregate", self._aggregate, "attendance"):
+            for answer in self._asker.ask(tally, Action.TRAIN, nodes, self._aggregate):
                 with Refusals(tally, self._observer, answer.source):
                     node = admission.admit(answer.frame).node
                     present[node], tally.sources[node] = answer, answer.source
@@ -172,9 +173,7 @@ class Run:
         clipped = 0
         start, added = time.monotonic(), tally.seconds["add"]
         try:
-            for answer in self._asker.ask(
-                tally, "train.contribute", list(members), "cohort", cohort.encode(), "contribution"
-            ):
+            for answer in self._asker.ask(tally, Action.CONTRIBUTE, list(members), cohort.encode()):
                 with Refusals(tally, self._observer, answer.source):
                     node = members[answer.source]
                     contribution = admission.admit(node, answer.frame)
@@ -202,7 +201,7 @@ class Run:
         """Let every node that is online score the final model."""
         nodes = sorted(self._grid.get_node_ids())
         answers: list[Answer] = []
-        for answer in self._asker.ask(tally, "evaluate", nodes, "aggregate", self._aggregate, "model"):
+        for answer in self._asker.ask(tally, Action.EVALUATE, nodes, self._aggregate):
             if answers and answer.frame != answers[0].frame:
                 raise AgreementError("model", (answers[0].source, answer.source))
             answers.append(answer)

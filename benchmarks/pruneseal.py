@@ -31,7 +31,6 @@ from edge_client.cipher import RoundCipher
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.learning.network import first_state
 from edge_client.round import (
-    Call,
     Sum,
     Update,
     admit_cohort,
@@ -44,6 +43,7 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import pack

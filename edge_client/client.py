@@ -16,7 +16,6 @@ from edge_client.learning.training import evaluate, gradient_at, local_update
 from edge_client.personal import load_personal, save_personal
 from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
-    Call,
     Update,
     admit_cohort,
     attend,
@@ -30,6 +29,7 @@ from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending, Sent, accept_roster, load_pending, save_pending
 from protocol import checkpoint
+from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
 from protocol.plan import Plan
 from protocol.wire import decode_attendance

@@ -14,6 +14,7 @@ from edge_client.keys import Kit, Opener
 from edge_client.learning.network import Network
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
+from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
 from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMismatch
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
@@ -34,21 +35,6 @@ from protocol.wire import (
     encode_contribution,
     signed,
 )
-
-
-@dataclass(frozen=True)
-class Call:
-    """Which message of which round is being answered.
-
-    Attributes:
-        run: The run's name, 16 bytes.
-        round: From 1.
-        attempt: From 1, counted by the aggregator within the round.
-    """
-
-    run: bytes
-    round: int
-    attempt: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,6 +1,9 @@
-"""The pair to_record / from_record: our opaque messages inside Flower's records.
+"""What the two ends of a round say, inside Flower's records: pairs that undo one another.
 
-Law: ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
+* ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
+* ``from_request(action, to_request(action, call, frame)) == (call, frame)``
+* ``from_reply(action, to_reply(action, frame, metrics)) == (frame, metrics)`` for a frame that is not empty.
+* ``from_error(to_error(error, reference))[0] == error.public``
 
 Every payload travels as an `Array` of our own serialisation type. Flower's built-in aggregation refuses to average such
 an array, and our reader refuses any other, so neither end can mistake plaintext for ciphertext. This is the one file of
@@ -8,14 +11,20 @@ the protocol that knows Flower; both ends use it.
 """
 
 from collections.abc import Mapping
+from math import isfinite
 from typing import Final
 
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
 
 from protocol import VERSION
-from protocol.errors import MalformedMessage
+from protocol.call import Action, Call
+from protocol.errors import MalformedMessage, PruneSealError
 
 STYPE: Final = f"pruneseal.v{VERSION}"
+_CALL, _METRICS, _REFERENCE = "call", "metrics", " [ref "
+
+
+# --- frames --------------------------------------------------------------------------------------
 
 
 def to_record(blobs: Mapping[str, bytes]) -> ArrayRecord:
@@ -35,3 +44,95 @@ def from_record(record: ArrayRecord) -> dict[str, bytes]:
         if array.stype != STYPE or array.dtype != "bytes" or tuple(array.shape) != (len(array.data),):
             raise MalformedMessage(f"the array {name!r} is {array.stype!r} of {array.dtype!r}, not a {STYPE} frame")
     return {name: array.data for name, array in record.items()}
+
+
+def _frames(name: str, content: RecordDict) -> dict[str, bytes]:
+    """The frames in the record of this name; none where there is no such record."""
+    records = content.array_records
+    return from_record(records[name]) if name in records else {}
+
+
+# --- a request -----------------------------------------------------------------------------------
+
+
+def to_request(action: Action, call: Call, frame: bytes) -> RecordDict:
+    """What a node is sent.
+
+    Args:
+        action: What it is asked to do.
+        call: Of which round.
+        frame: The last aggregate or the announced cohort; empty where there is none.
+    """
+    head = ConfigRecord({"run": call.run, "round": call.round, "attempt": call.attempt})
+    return RecordDict({action.request: to_record({action.request: frame}), _CALL: head})
+
+
+def from_request(action: Action, content: RecordDict) -> tuple[Call, bytes]:
+    """What :func:`to_request` was given; no bytes where there is no frame.
+
+    Raises:
+        MalformedMessage: It names no round, or carries something else than our frame.
+    """
+    return call_of(content), _frames(action.request, content).get(action.request, b"")
+
+
+def call_of(content: RecordDict) -> Call:
+    """Which round a request is of, whatever it carries.
+
+    Raises:
+        MalformedMessage: It does not say.
+    """
+    head = content.config_records.get(_CALL) or ConfigRecord()
+    run, round_, attempt = head.get("run"), head.get("round"), head.get("attempt")
+    if not isinstance(run, bytes) or not isinstance(round_, int) or not isinstance(attempt, int):
+        raise MalformedMessage("the message names no run, round and attempt")
+    return Call(run, round_, attempt)
+
+
+# --- its reply -----------------------------------------------------------------------------------
+
+
+def to_reply(action: Action, frame: bytes, metrics: Mapping[str, int | float]) -> RecordDict:
+    """What a node answers.
+
+    Args:
+        action: What it was asked to do.
+        frame: One message of the protocol.
+        metrics: Scalars that the aggregator may know.
+    """
+    return RecordDict({action.reply: to_record({action.reply: frame}), _METRICS: MetricRecord(dict(metrics))})
+
+
+def from_reply(action: Action, content: RecordDict) -> tuple[bytes, dict[str, float]]:
+    """The frame and the finite scalars of a reply.
+
+    Raises:
+        MalformedMessage: It does not hold our one frame.
+    """
+    frames = _frames(action.reply, content)
+    if set(frames) != {action.reply}:
+        raise MalformedMessage(f"the reply holds no {action.reply}")
+    metrics = content.metric_records.get(_METRICS) or MetricRecord()
+    numbers = {
+        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
+    }
+    return frames[action.reply], numbers
+
+
+# --- its refusal ---------------------------------------------------------------------------------
+
+
+def to_error(error: PruneSealError, reference: str) -> Error:
+    """What may leave a node of its error: the number and the public sentence of its class, and where to look for more.
+
+    Args:
+        error: The error.
+        reference: What stands with its whole text in the node's log.
+    """
+    return Error(code=error.code, reason=f"{error.public}{_REFERENCE}{reference}]")
+
+
+def from_error(error: Error) -> tuple[str, str]:
+    """The sentence of an error, which is the same for all of its kind, and its whole reason, from us or from Flower."""
+    reason = error.reason or f"Flower error {error.code}"
+    return reason.split(_REFERENCE)[0], reason

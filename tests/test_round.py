@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from aggregator.summation import CohortSum
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.round import Call, Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
+from protocol.call import Call
 from protocol.cohort import gather_cohort
 from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout, TensorSpec

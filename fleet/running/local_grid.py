@@ -28,6 +28,9 @@ from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_conte
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
+from protocol.call import Action
+from protocol.messages import call_of
+
 _RUN_ID: Final = 1
 _FIRST_NODE: Final = 100
 _RAISED, _UNAVAILABLE, _STOPPED = 2, 5, 8  # Flower's own codes: the app raised, a lost node, a dead client process
@@ -198,14 +201,14 @@ class LocalGrid(Grid):
 
     def _maybe_lose(self, node: int, message: Message) -> None:
         """Decide, when a client is asked to train, whether it vanishes before it contributes."""
-        if message.metadata.message_type != "train":
+        if message.metadata.message_type != Action.TRAIN:
             return
-        call = message.content.config_records["call"]
-        draw = np.random.default_rng([self._seed, int(str(call["round"])), int(str(call["attempt"])), node])
+        call = call_of(message.content)
+        draw = np.random.default_rng([self._seed, call.round, call.attempt, node])
         (self._lost.add if draw.random() < self._drop else self._lost.discard)(node)
 
     def _is_lost(self, node: int, message: Message) -> bool:
-        return node in self._lost and message.metadata.message_type == "train.contribute"
+        return node in self._lost and message.metadata.message_type == Action.CONTRIBUTE
 
     @staticmethod
     def _failed() -> "Future[Parcel]":

@@ -11,14 +11,15 @@ from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
-from flwr.app import Context, Message, MetricRecord, RecordDict
+from flwr.app import Context, Message, RecordDict
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.app import log_and_status, server_app
 from aggregator.settings import AggregatorSettings
-from protocol.messages import from_record, to_record
+from protocol.call import Action
+from protocol.messages import from_request, to_reply
 
 
 class PipeGrid(Grid):
@@ -50,7 +51,7 @@ class PipeGrid(Grid):
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
         for message in messages:
-            kind, node = message.metadata.message_type, message.metadata.dst_node_id
+            kind, node = Action(message.metadata.message_type), message.metadata.dst_node_id
             message.metadata.__dict__["_message_id"] = f"{kind} {message.metadata.group_id} {node}"
             ids.append(message.metadata.message_id)
             self._replies[ids[-1]] = self._ask(message, kind, node)
@@ -59,13 +60,10 @@ class PipeGrid(Grid):
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         return [self._replies.pop(i) for i in message_ids if i in self._replies]
 
-    def _ask(self, message: Message, kind: str, node: int) -> Message:
-        ((name, array_record),) = message.content.array_records.items()
-        call = message.content.config_records["call"]
-        self._parent.send((kind, node - 1, dict(call), from_record(array_record).get(name, b"")))
+    def _ask(self, message: Message, kind: Action, node: int) -> Message:
+        self._parent.send((kind, node - 1, *from_request(kind, message.content)))
         reply: Any = self._parent.recv()
-        name, frame, metrics = reply
-        return Message(RecordDict({name: to_record({name: frame}), "metrics": MetricRecord(metrics)}), reply_to=message)
+        return Message(to_reply(kind, *reply), reply_to=message)
 
 
 def main(address: str, plan: str, roster: str, state: str, nodes: str) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import ArrayRecord, Error, Message, MetricRecord, RecordDict
+from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run as FlowerRun
@@ -26,7 +26,6 @@ from aggregator.rounds import Run
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
 from edge_client.round import (
-    Call,
     Sum,
     Update,
     admit_cohort,
@@ -40,11 +39,12 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Pending, Sent
+from protocol.call import Action, Call
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
-from protocol.messages import from_record, to_record
+from protocol.messages import from_request, to_reply
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import (
@@ -59,7 +59,7 @@ from protocol.wire import (
 )
 from tests import factories
 
-TRAIN, CONTRIBUTE, EVALUATE = "train", "train.contribute", "evaluate"
+TRAIN, CONTRIBUTE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.EVALUATE
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 """Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
 
@@ -144,7 +144,7 @@ class Ask:
     grid: "StubGrid"
     client: StubClient
     message: Message
-    kind: str
+    kind: Action
     call: Call
     frame: bytes
 
@@ -156,7 +156,7 @@ class Ask:
     @property
     def record(self) -> str:
         """The name of the frame that the message is answered with."""
-        return {TRAIN: "attendance", CONTRIBUTE: "contribution", EVALUATE: "model"}[self.kind]
+        return self.kind.reply
 
     def honest(self) -> tuple[bytes, Metrics]:
         """The frame and the metrics of an honest client."""
@@ -167,9 +167,7 @@ class Ask:
 
     def reply(self, frame: bytes, metrics: Metrics | None = None) -> Message:
         """A reply that carries this frame."""
-        return self.reply_with(
-            {self.record: to_record({self.record: frame}), "metrics": MetricRecord({**(metrics or {})})}
-        )
+        return Message(to_reply(self.kind, frame, metrics or {}), reply_to=self.message)
 
     def reply_with(self, records: dict[str, Any]) -> Message:
         """A reply that carries these records."""
@@ -272,18 +270,9 @@ class StubGrid(Grid):
         raise NotImplementedError
 
     def _ask(self, message: Message) -> Ask:
-        call: Any = message.content.config_records["call"]
-        name = "cohort" if message.metadata.message_type == CONTRIBUTE else "aggregate"
-        frame = from_record(message.content.array_records[name]).get(name, b"")
+        kind = Action(message.metadata.message_type)
         client = self.clients[message.metadata.dst_node_id]
-        return Ask(
-            self,
-            client,
-            message,
-            message.metadata.message_type,
-            Call(call["run"], call["round"], call["attempt"]),
-            frame,
-        )
+        return Ask(self, client, message, kind, *from_request(kind, message.content))
 
 
 # --- behaviours ------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
-from edge_client.round import Call
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import Duplicate, MalformedMessage, PeerError, PeerMismatch, SignatureRefused
 from protocol.plan import Plan

@@ -16,7 +16,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from aggregator.journal import Journal
 from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
-from edge_client.round import Call
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, kit_name, provision
 from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, StubClient, small_plan
 
@@ -105,9 +104,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
             with listener.accept() as pipe:
                 asked = []
                 while isinstance(request := pipe.recv(), tuple):
-                    kind, node, config, frame = request
+                    kind, node, call, frame = request
                     asked.append((kind, node))
-                    call, client = Call(**config), clients[node]
+                    client = clients[node]
                     answer = {TRAIN: client.train, CONTRIBUTE: client.contribute, EVALUATE: client.evaluate}[kind]
                     payload, metrics = answer(call, frame)
                     if kind == TRAIN:
@@ -119,8 +118,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
                         seen.public[f"the attendance of {node} in round {call.round}"] = payload
                     if kind == CONTRIBUTE and node == NODES - 1:
                         seen.look(f"before the last contribution of round {call.round}", child.pid)
-                    record = {TRAIN: "attendance", CONTRIBUTE: "contribution", EVALUATE: "model"}[kind]
-                    pipe.send((record, payload, metrics))
+                    pipe.send((payload, metrics))
                 seen.modules = request
                 seen.look("at the end", child.pid)
                 pipe.send("that is all")

@@ -13,7 +13,8 @@ import pytest
 from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum
 from edge_client.cipher import RoundCipher
-from edge_client.round import Call, open_sum
+from edge_client.round import open_sum
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import MalformedMessage
 from protocol.grid import Integers

@@ -17,9 +17,9 @@ from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.summation import CohortSum
 from edge_client.client import Client, Reply
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
-from edge_client.round import Call
 from edge_client.settings import NodeSettings
 from protocol.bits import Words
+from protocol.call import Call
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
 from protocol.layout import Vector

@@ -9,9 +9,10 @@ import numpy as np
 
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.round import Call, Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.plan import Plan
 from protocol.wire import Aggregate, decode_aggregate, encode_aggregate

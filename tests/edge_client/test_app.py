@@ -401,7 +401,7 @@ def test_frames_scalars_and_errors_may_leave() -> None:
 def test_the_apps_own_egress_stands_inside_its_guard(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler's own wrapping ever failed, the refusal must reach the aggregator as an error and nothing else."""
     clear = ArrayRecord({"model": Array(np.ones(3, np.float32))})
-    monkeypatch.setattr("edge_client.app.to_record", lambda blobs: clear)
+    monkeypatch.setattr("protocol.messages.to_record", lambda blobs: clear)
     assert_refused(nodes.send(0, "evaluate"), MalformedMessage)
 
 

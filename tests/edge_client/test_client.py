@@ -11,9 +11,9 @@ import torch
 from edge_client.client import Client, Reply
 from edge_client.keys import BLINDING_FILE
 from edge_client.learning.network import build_network
-from edge_client.round import Call
 from edge_client.settings import NodeSettings
 from edge_client.sparsify.fedavg import FedAvg
+from protocol.call import Call
 from protocol.errors import ConfigError, KeyFileError, MalformedMessage, RosterRefused
 from protocol.wire import decode_aggregate, encode_aggregate
 from tests.edge_client.federation import (

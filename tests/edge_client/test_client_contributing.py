@@ -6,9 +6,10 @@ import pytest
 
 from edge_client.client import Client
 from edge_client.learning.network import build_network
-from edge_client.round import Call, open_sum
+from edge_client.round import open_sum
 from edge_client.settings import NodeSettings
 from edge_client.state import Sent, load_pending
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
     AgreementError,

@@ -9,9 +9,10 @@ import pytest
 from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.learning.training import evaluate
-from edge_client.round import Call, model_digest, open_sum, state_after
+from edge_client.round import model_digest, open_sum, state_after
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending, save_pending
+from protocol.call import Call
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, DataError, Duplicate, MalformedMessage, PeerMismatch, TrainingError
 from protocol.wire import decode_attendance

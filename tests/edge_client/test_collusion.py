@@ -16,9 +16,10 @@ from edge_client.cipher import RoundCipher
 from edge_client.client import Client
 from edge_client.keys import Kit
 from edge_client.learning.network import build_network, first_state
-from edge_client.round import Call, Update, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import Update, attend, close_update, dither_of, open_sum, quantised
 from edge_client.state import Pending, load_pending
 from protocol.bits import Words
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CohortRefused
 from protocol.grid import Integers

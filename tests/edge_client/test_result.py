@@ -14,8 +14,9 @@ from edge_client import result
 from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.result import CHECKPOINT_FILE, EXPORT_LOG, leave
-from edge_client.round import Call, state_after
+from edge_client.round import state_after
 from protocol import checkpoint
+from protocol.call import Call
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
 from tests.edge_client.federation import PLAN, RUN, federation, play_round

@@ -7,7 +7,6 @@ import pytest
 
 from edge_client.learning.network import first_state
 from edge_client.round import (
-    Call,
     Sum,
     Update,
     attend,
@@ -21,6 +20,7 @@ from edge_client.round import (
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
+from protocol.call import Call
 from protocol.errors import TrainingError
 from protocol.grid import Integers, clips
 from protocol.layout import Layout, Mask, TensorSpec, Vector

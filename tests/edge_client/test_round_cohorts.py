@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from edge_client.keys import Kit
-from edge_client.round import Call, admit_cohort
+from edge_client.round import admit_cohort
 from edge_client.state import Pending, Sent
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import AgreementError, CohortRefused, Duplicate, MalformedMessage, PeerMismatch, SignatureRefused
 from protocol.plan import Plan

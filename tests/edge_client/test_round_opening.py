@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.cipher import RoundCipher
-from edge_client.round import Call, dither_of, open_sum, quantised, terms_of
+from edge_client.round import dither_of, open_sum, quantised, terms_of
 from protocol.bits import Words
+from protocol.call import Call
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, MalformedMessage, PeerError, PeerMismatch
 from protocol.grid import Integers, clips

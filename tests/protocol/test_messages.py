@@ -1,16 +1,28 @@
-"""``protocol.messages``: our frames inside Flower's records, and nothing else."""
+"""``protocol.messages``: our frames and what stands around them in Flower's records, written and read in one place."""
 
 from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 from hypothesis import given
 from hypothesis import strategies as st
 
 from protocol import VERSION
-from protocol.errors import MalformedMessage
-from protocol.messages import STYPE, from_record, to_record
+from protocol.call import Action, Call
+from protocol.errors import KeyFileError, MalformedMessage
+from protocol.messages import (
+    STYPE,
+    call_of,
+    from_error,
+    from_record,
+    from_reply,
+    from_request,
+    to_error,
+    to_record,
+    to_reply,
+    to_request,
+)
 
 
 @given(st.dictionaries(st.text(max_size=6), st.binary(min_size=1, max_size=40), max_size=4))
@@ -69,3 +81,88 @@ def test_one_foreign_array_spoils_the_record() -> None:
     record["weights"] = Array(np.zeros(2, np.float32))
     with pytest.raises(MalformedMessage, match="'weights'"):
         from_record(record)
+
+
+# --- requests, replies and refusals ----------------------------------------------------------------
+
+RUN = bytes(range(16))
+numbers = st.integers(1, (1 << 32) - 1)
+metrics = st.dictionaries(st.text(max_size=6), st.floats(allow_nan=False, allow_infinity=False), max_size=3)
+
+
+@given(st.sampled_from(Action), st.binary(min_size=16, max_size=16), numbers, numbers, st.binary(max_size=40))
+def test_from_request_undoes_to_request(action: Action, run: bytes, round_: int, attempt: int, frame: bytes) -> None:
+    call = Call(run, round_, attempt)
+    content = to_request(action, call, frame)
+    assert from_request(action, content) == (call, frame)
+    assert call_of(content) == call
+
+
+@given(st.sampled_from(Action), st.binary(min_size=1, max_size=40), metrics)
+def test_from_reply_undoes_to_reply(action: Action, frame: bytes, told: dict[str, float]) -> None:
+    assert from_reply(action, to_reply(action, frame, told)) == (frame, told)
+
+
+def test_the_records_of_a_round_have_their_names() -> None:
+    call, frames = Call(RUN, 3, 2), dict.fromkeys(Action, b"frame")
+    asked = {action: to_request(action, call, frame) for action, frame in frames.items()}
+    replies = {action: to_reply(action, frame, {"loss": 0.5}) for action, frame in frames.items()}
+    assert {str(action): (*content.array_records,) for action, content in asked.items()} == {
+        "train": ("aggregate",),
+        "train.contribute": ("cohort",),
+        "evaluate": ("aggregate",),
+    }
+    assert {str(action): (*content.array_records,) for action, content in replies.items()} == {
+        "train": ("attendance",),
+        "train.contribute": ("contribution",),
+        "evaluate": ("model",),
+    }
+    for content in asked.values():
+        assert dict(content.config_records["call"]) == {"run": RUN, "round": 3, "attempt": 2}
+    for content in replies.values():
+        assert dict(content.metric_records["metrics"]) == {"loss": 0.5}
+
+
+@pytest.mark.parametrize("changes", [{"run": None}, {"run": "text"}, {"round": 1.5}, {"attempt": None}, {"round": 0}])
+def test_a_request_that_does_not_say_what_it_is_of_is_refused(changes: dict[str, Any]) -> None:
+    content = to_request(Action.TRAIN, Call(RUN, 1, 1), b"frame")
+    head: dict[str, Any] = {"run": RUN, "round": 1, "attempt": 1} | changes
+    content["call"] = ConfigRecord({key: value for key, value in head.items() if value is not None})
+    with pytest.raises(MalformedMessage, match=r"names no run, round and attempt|counted from 1"):
+        from_request(Action.TRAIN, content)
+
+
+def test_the_round_of_a_request_is_read_whatever_it_carries() -> None:
+    content = to_request(Action.TRAIN, Call(RUN, 4, 1), b"")
+    content["aggregate"] = ArrayRecord([np.zeros(3, np.float32)])
+    assert call_of(content) == Call(RUN, 4, 1)
+    with pytest.raises(MalformedMessage, match=f"not a {STYPE} frame"):
+        from_request(Action.TRAIN, content)
+
+
+@pytest.mark.parametrize("action", Action)
+def test_a_reply_without_its_one_frame_is_refused(action: Action) -> None:
+    two = RecordDict({action.reply: to_record({action.reply: b"x", "more": b"y"})})
+    for content in (RecordDict(), to_reply(action, b"", {}), two):
+        with pytest.raises(MalformedMessage, match=f"the reply holds no {action.reply}"):
+            from_reply(action, content)
+
+
+def test_what_is_no_finite_number_is_no_metric() -> None:
+    content = to_reply(Action.TRAIN, b"frame", {"loss": float("nan"), "clipped": 3})
+    content.metric_records["metrics"]["counts"] = [1, 2]
+    assert from_reply(Action.TRAIN, content) == (b"frame", {"clipped": 3.0})
+
+
+def test_an_error_carries_its_kind_and_a_reference_and_no_other_text() -> None:
+    error = to_error(KeyFileError("/home/operator/secret.key is absent"), "0a1b")
+    assert (error.code, error.reason) == (KeyFileError.code, f"{KeyFileError.public} [ref 0a1b]")
+    assert from_error(error) == (KeyFileError.public, f"{KeyFileError.public} [ref 0a1b]")
+
+
+@pytest.mark.parametrize(
+    ("error", "read"),
+    [(Error(5), "Flower error 5"), (Error(5, ""), "Flower error 5"), (Error(2, "out of memory"), "out of memory")],
+)
+def test_an_error_of_flowers_own_is_its_reason_or_its_number(error: Error, read: str) -> None:
+    assert from_error(error) == (read, read)

@@ -9,11 +9,11 @@ import torch
 from torch import nn
 
 from edge_client.learning.network import build_network, extract, network_of
-from edge_client.round import Call
 from edge_client.sparsify import sparsifier
 from edge_client.sparsify.spafl import Gate, SpaFL
 from edge_client.state import load_pending
 from protocol import checkpoint
+from protocol.call import Call
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 from protocol.wire import contribution_length, decode_attendance

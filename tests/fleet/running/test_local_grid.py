@@ -16,6 +16,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, Re
 from flwr.supercore.run import Run
 
 from fleet.running.local_grid import LocalGrid, Parcel, unwrap, wrap
+from protocol.call import Action, Call
+from protocol.messages import to_request
 
 ROOT = Path(__file__).parents[3]
 APP = "tests.fleet.tiny_app:app"
@@ -34,8 +36,7 @@ def do(what: str, node: int = 100) -> Message:
 
 
 def train(kind: str, node: int, round_: int = 1, attempt: int = 1) -> Message:
-    call = ConfigRecord({"run": bytes(16), "round": round_, "attempt": attempt})
-    return Message(RecordDict({"call": call}), node, kind)
+    return Message(to_request(Action(kind), Call(bytes(16), round_, attempt), b""), node, kind)
 
 
 def ask(grid: LocalGrid, messages: Sequence[Message]) -> dict[int, Message]:
@@ -284,6 +285,8 @@ def test_leaving_the_grid_by_an_error_does_not_wait_for_a_busy_client() -> None:
 PARENT = """
 import time
 from flwr.app import ConfigRecord, Message, RecordDict
+from protocol.call import Action, Call
+from protocol.messages import to_request
 from fleet.running.local_grid import LocalGrid
 
 def do(what, node):
@@ -302,6 +305,8 @@ if __name__ == "__main__":
 STOPPED = """
 import time
 from flwr.app import ConfigRecord, Message, RecordDict
+from protocol.call import Action, Call
+from protocol.messages import to_request
 from fleet.running.local_grid import LocalGrid
 
 if __name__ == "__main__":

@@ -13,10 +13,10 @@ import pytest
 from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum
 from edge_client.keys import load_kit
-from edge_client.round import Call
 from edge_client.state import PENDING_FILE, load_pending, save_pending
 from fleet.provisioning.kits import kit_name, provision
 from fleet.running.verify import VERIFIED_FILE, Verifier
+from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CheckpointError, MalformedMessage, StorageError, VerificationError
 from protocol.plan import Plan
