@@ -12,32 +12,19 @@ import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-import httpx
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
-from flwr.cli.flower_config import read_superlink_connection
-from flwr.cli.utils import init_http_client_from_connection
-from flwr.proto.control_pb2 import ListNodesRequest, RegisterNodeRequest, UnregisterNodeRequest
-from flwr.supercore.constant import NodeStatus
-from flwr.supercore.primitives.asymmetric import public_key_to_bytes
 
+from aggregator.flower import Control, control, key_bytes
 from aggregator.process import begin
 from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
 
 _log = logging.getLogger("pruneseal.nodes")
 _TICK_SECONDS: Final = 2.0
-
-
-class Control(Protocol):
-    """The part of the SuperLink's Control API that is needed here."""
-
-    def ListNodes(self, request: Any) -> Any: ...  # noqa: N802, D102  # Flower's name
-    def RegisterNode(self, request: Any) -> Any: ...  # noqa: N802, D102
-    def UnregisterNode(self, request: Any) -> Any: ...  # noqa: N802, D102
 
 
 def read_keys(roster: Path, folder: Path) -> dict[bytes, str]:
@@ -57,21 +44,20 @@ def read_keys(roster: Path, folder: Path) -> dict[bytes, str]:
             raise ConfigError(f"{path} is not a public key in OpenSSH form: {error}") from error
         if not isinstance(key, EllipticCurvePublicKey):
             raise ConfigError(f"{path} is not an EC key, which Flower needs")
-        keys[public_key_to_bytes(key)] = node.name
+        keys[key_bytes(key)] = node.name
     return keys
 
 
-def equalise(wanted: Mapping[bytes, str], control: Control) -> None:
+def equalise(wanted: Mapping[bytes, str], superlink: Control) -> None:
     """Register who is wanted and unregister who is not; a node that is there already is left alone."""
-    nodes = control.ListNodes(ListNodesRequest()).nodes_info
-    there = {bytes(node.public_key): node for node in nodes if node.status != NodeStatus.UNREGISTERED}
+    there = superlink.nodes()
     for key, node in there.items():
         if key not in wanted:
-            control.UnregisterNode(UnregisterNodeRequest(node_id=node.node_id))
+            superlink.unregister(node)
             _log.warning("node %s is revoked: the SuperLink refuses it from now on", node.name or node.node_id)
     for key, name in wanted.items():
         if key not in there:
-            control.RegisterNode(RegisterNodeRequest(public_key=key, name=name))
+            superlink.register(key, name)
             _log.info("node %s is admitted", name)
 
 
@@ -82,17 +68,14 @@ def keep(roster: Path, folder: Path, connection: str, stop: threading.Event) -> 
         try:
             wanted = read_keys(roster, folder)
             if wanted != done:
-                control = init_http_client_from_connection(read_superlink_connection(connection))
-                try:
-                    equalise(wanted, control)
-                finally:
-                    control.close()
+                with control(connection) as superlink:
+                    equalise(wanted, superlink)
                 done = wanted
         except PruneSealError as error:
             _log.error("%s", error)
             stop.wait(_TICK_SECONDS)
-        except httpx.HTTPError as error:
-            _log.warning("the SuperLink cannot be told, trying again: %s: %s", type(error).__name__, error)
+        except OSError as error:
+            _log.warning("trying again: %s", error)
             stop.wait(_TICK_SECONDS)
 
 

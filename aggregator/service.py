@@ -12,28 +12,18 @@ From the environment, besides the aggregator's own settings: ``PRUNESEAL_METRICS
 it; the run goes on.
 """
 
-import hashlib
 import logging
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
-import httpx
-from flwr.cli.build import build_fab_from_disk
-from flwr.cli.flower_config import read_superlink_connection
-from flwr.cli.utils import init_http_client_from_connection
-from flwr.common.serde import fab_to_proto
-from flwr.proto.control_pb2 import StartRunRequest, StopRunRequest
-from flwr.supercore.control import ControlHttpClient
-from flwr.supercore.fab import Fab
-
 from aggregator.endpoint import endpoint, shortages
+from aggregator.flower import control
 from aggregator.journal import is_held, read_records
 from aggregator.logs import LOG_FILE, Tail
 from aggregator.process import begin
@@ -66,8 +56,6 @@ class Flower(Protocol):
 class FlowerControl:
     """The SuperLink's Control API.
 
-    Not the `flwr` command: it wants to find the code of both components, and no code of the clients is here.
-
     Attributes:
         app: The folder of the Flower app.
         connection: The name of the SuperLink's connection.
@@ -78,33 +66,16 @@ class FlowerControl:
 
     def submit(self) -> str:
         """Start the app; the name of Flower's run."""
-        bundle = build_fab_from_disk(self.app)
-        fab = Fab(hashlib.sha256(bundle).hexdigest(), bundle, {})
-        with _control(self.connection) as control:
-            answer = control.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
-        if not answer.HasField("run_id"):
-            raise OSError(f"the SuperLink has not started the run: {answer.note or 'it says no more'}")
-        return str(answer.run_id)
+        with control(self.connection) as superlink:
+            return superlink.start_run(self.app)
 
     def stop(self, run: str) -> None:
         """Let a run end."""
         try:
-            with _control(self.connection) as control:
-                control.StopRun(StopRunRequest(run_id=int(run)))
+            with control(self.connection) as superlink:
+                superlink.stop_run(run)
         except OSError as error:
             _log.info("the run of Flower is not stopped: %s", error)  # it has ended, or Flower finds out by itself
-
-
-@contextmanager
-def _control(connection: str) -> Iterator[ControlHttpClient]:
-    """A client of the Control API, whose errors are ``OSError``."""
-    client = init_http_client_from_connection(read_superlink_connection(connection))
-    try:
-        yield client
-    except httpx.HTTPError as error:
-        raise OSError(f"the SuperLink has not done it: {type(error).__name__}: {error}") from error
-    finally:
-        client.close()
 
 
 class Supervisor:

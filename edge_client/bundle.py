@@ -8,10 +8,9 @@ the bundle is unpacked; a script of this name that calls it stands first on the 
 import hashlib
 import logging
 import os
-import sys
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from protocol.errors import BundleRefused, ConfigError, KeyFileError, PruneSealError
 
@@ -58,20 +57,18 @@ def main() -> None:
         raise ConfigError("set PRUNESEAL_KIT to the folder of this node's keys: the list of its bundles is there")
     import_module("edge_client.app")  # what fails here stays in this node's log; Flower would send its text
     # Not above: whoever only reads the list does without Flower's services and their database.
-    kit, flowers_own = Path(os.environ["PRUNESEAL_KIT"]), vars(import_module("flwr.supernode.runtime.run_clientapp"))
-    install = flowers_own["install_from_fab"]
+    from edge_client.flower import run_clientapp  # noqa: PLC0415
 
-    def checked(bundle: bytes, *rest: Any, **options: Any) -> Path:
+    kit = Path(os.environ["PRUNESEAL_KIT"])
+
+    def check(bundle: bytes) -> None:
         try:
             require_accepted(bundle, kit)
         except PruneSealError as error:
             _log.error("%s: %s", type(error).__name__, error)
             raise PermissionError(error.public) from None  # Flower sends this text to the server
-        return Path(install(bundle, *rest, **options))
 
-    flowers_own["install_from_fab"] = checked
-    sys.argv[0] = "flwr-clientapp"
-    import_module("flwr.supernode.cli").flwr_clientapp()
+    run_clientapp(check)
 
 
 if __name__ == "__main__":

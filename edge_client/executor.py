@@ -17,13 +17,8 @@ import traceback
 from importlib import import_module
 from typing import NoReturn
 
-import flwr.supercore.superexec.run_superexec as flower
-from flwr.supercore.cli import flower_superexec
-from flwr.supercore.constant import TaskType
-from flwr.supercore.exit.exit_handler import registered_exit_handlers
-from flwr.supercore.superexec.executor import ExecutionSpec, LaunchResult
-
-from edge_client import bundle
+from edge_client import bundle, flower
+from edge_client.flower import ExecutionSpec, LaunchResult, TaskType
 
 _log = logging.getLogger("pruneseal.edge_client")
 
@@ -74,7 +69,7 @@ def _run(spec: ExecutionSpec) -> NoReturn:
     try:
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT):
             signal.signal(number, signal.SIG_DFL)
-        registered_exit_handlers.clear()  # they are of the process that was forked
+        flower.forget_exit_handlers()
         sys.argv[1:] = arguments(spec)
         bundle.main()
         status = 0
@@ -91,11 +86,8 @@ def _run(spec: ExecutionSpec) -> NoReturn:
 
 def main() -> None:
     """Import what a client app needs, then run Flower's SuperExec."""
-    for module in ("edge_client.app", "flwr.supernode.cli", "flwr.supernode.runtime.run_clientapp"):
-        import_module(module)
-    vars(flower)["get_executor"] = lambda *_, **__: Forks()
-    sys.argv[0] = "flower-superexec"
-    flower_superexec()
+    import_module("edge_client.app")
+    flower.run_superexec(Forks())
 
 
 if __name__ == "__main__":

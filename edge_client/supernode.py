@@ -14,18 +14,22 @@
 
 import logging
 import os
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final
 
 from flwr.app import Message
-from flwr.common.constant import Status, SubStatus
-from flwr.supercore.object_store import ObjectStore
-from flwr.supernode import start_client_internal as flower
-from flwr.supernode.cli import flower_supernode
-from flwr.supernode.nodestate import NodeState
-from flwr.supernode.nodestate.in_memory_nodestate import CLIENT_APP_CRASHED_ERROR
+
+from edge_client.flower import (
+    NodeState,
+    ObjectStore,
+    Pull,
+    Push,
+    Status,
+    SubStatus,
+    answer_for_the_dead,
+    run_supernode,
+)
 
 PATIENCE: Final = 60.0
 """Seconds that a part of a reply, at most some megabytes from the next process, may take."""
@@ -112,11 +116,11 @@ class Post:
     """The two steps that Flower's SuperNode repeats: pull a message and store it; wait for the reply and push it.
 
     Args:
-        pull: Flower's `_pull_and_store_message`, which gives the run of the message, or None where there is none.
-        push: Flower's `_push_messages`, which waits for replies, logs what goes wrong and forgets them.
+        pull: Flower's first step.
+        push: Its second.
     """
 
-    def __init__(self, pull: Callable[..., int | None], push: Callable[..., None]) -> None:
+    def __init__(self, pull: Pull, push: Push) -> None:
         self._pull, self._push = pull, push
         self._exchange: _Exchange
 
@@ -138,22 +142,22 @@ class Post:
             _log.error("the client app has ended without a reply; the trainer's log says why")
             exchange.forget(object_store)
             if exchange.message is not None:
-                error = Message(CLIENT_APP_CRASHED_ERROR, reply_to=exchange.message)
-                vars(flower)["_insert_message"](error, state, object_store)
+                answer_for_the_dead(exchange.message, state, object_store)
                 self._push(state=state, object_store=store, **named)
         while exchange.pending():
             time.sleep(_TICK)
 
 
+def _wrapped(pull: Pull, push: Push) -> tuple[Pull, Push]:
+    post = Post(pull, push)
+    return post.pull, post.push
+
+
 def main() -> None:
     """Run SuperNode."""
-    sys.argv[0] = "flower-supernode"
-    names = vars(flower)
-    post = Post(names["_pull_and_store_message"], names["_push_messages"])
-    names.update(_pull_and_store_message=post.pull, _push_messages=post.push)
     reason: Exception | None = None
     try:
-        flower_supernode()  # as long as it is well, it does not return
+        run_supernode(_wrapped)
     except Exception as error:
         reason = error
     _log.error("the SuperNode has failed; start it again", exc_info=reason)

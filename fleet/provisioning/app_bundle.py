@@ -5,13 +5,12 @@ of any setting changes it.
 """
 
 import hashlib
-import warnings
 from pathlib import Path
 from typing import Final
 
 import tomli_w
-from flwr.cli.build import build_fab_from_files
 
+from fleet.flower import make_bundle
 from protocol.files import replace_file
 from protocol.plan import Plan
 
@@ -53,7 +52,4 @@ def write_app(folder: Path, plan: Plan) -> None:
 
 def bundle_digest(plan: Plan) -> str:
     """The SHA-256, in hex, of the bundle that `flwr run` makes of the app."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "GitWildMatchPattern", DeprecationWarning)  # of a library that Flower uses
-        bundle, _ = build_fab_from_files(app_files(plan))
-    return hashlib.sha256(bundle).hexdigest()
+    return hashlib.sha256(make_bundle(app_files(plan))).hexdigest()

@@ -13,7 +13,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -21,45 +20,15 @@ from typing import Final, Self
 
 import numpy as np
 from flwr.app import Context, Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
+from fleet.flower import ErrorCode, NodeInfo, Parcel, Run, be_task, empty_run, unwrap, wrap
 from protocol.call import Action
 from protocol.messages import call_of
 
 _RUN_ID: Final = 1
 _FIRST_NODE: Final = 100
-_RAISED, _UNAVAILABLE, _STOPPED = 2, 5, 8  # Flower's own codes: the app raised, a lost node, a dead client process
 _POLL_SECONDS = 0.02
-
-
-@dataclass(frozen=True)
-class Parcel:
-    """A message as Flower's objects, by id."""
-
-    message_id: str
-    objects: Mapping[str, bytes]
-
-
-def wrap(message: Message) -> Parcel:
-    """Take a message apart into what would travel."""
-    message.metadata.__dict__["_message_id"] = ""
-    parcel = Parcel(message.object_id, {i: o.deflate() for i, o in get_all_nested_objects(message).items()})
-    message.metadata.__dict__["_message_id"] = parcel.message_id
-    return parcel
-
-
-def unwrap(parcel: Parcel) -> Message:
-    """Put a message together again."""
-    message = inflate_object_from_contents(parcel.message_id, dict(parcel.objects))
-    if not isinstance(message, Message):
-        raise TypeError(f"a parcel holds a {type(message).__name__}, not a message")
-    message.metadata.__dict__["_message_id"] = parcel.message_id
-    return message
 
 
 class LocalGrid(Grid):
@@ -93,8 +62,8 @@ class LocalGrid(Grid):
         self._lock = threading.Lock()
         self._jobs: dict[str, tuple[Message, Future[Parcel]]] = {}
         self._pool = self._start()
-        self._run = Run.create_empty(_RUN_ID)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, 1
+        self._run = empty_run(_RUN_ID)
+        be_task(_RUN_ID, 1)
 
     def __enter__(self) -> Self:
         return self
@@ -103,10 +72,7 @@ class LocalGrid(Grid):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if kind is not None:  # nobody waits for what the clients are busy with
-            for process in list((self._pool._processes or {}).values()):
-                process.terminate()
-            # The pool may be reading a reply; it sees the pipe end once no process, this one included, can write to it.
-            self._pool._result_queue._writer.close()  # type: ignore[attr-defined]
+            _terminate(self._pool)
         self._pool.shutdown(cancel_futures=True)  # waits: at exit, Python may write to a pipe that a pool just closes
 
     # --- the Grid interface --------------------------------------------------------------------
@@ -193,11 +159,11 @@ class LocalGrid(Grid):
         try:
             return unwrap(job.result())
         except _LostError as error:
-            return _arrived(Message(Error(_UNAVAILABLE, str(error)), reply_to=message))
+            return _refusal(message, ErrorCode.NODE_UNAVAILABLE, str(error))
         except BrokenProcessPool:
-            return _arrived(Message(Error(_STOPPED, "ClientApp stopped responding."), reply_to=message))
+            return _refusal(message, ErrorCode.CLIENT_APP_CRASHED, "ClientApp stopped responding.")
         except Exception as error:  # whatever the app raises: its node fails, and no other
-            return _arrived(Message(Error(_RAISED, f"{type(error)}:<'{error}'>"), reply_to=message))
+            return _refusal(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>")
 
     def _maybe_lose(self, node: int, message: Message) -> None:
         """Decide, when a client is asked to train, whether it vanishes before it contributes."""
@@ -215,6 +181,14 @@ class LocalGrid(Grid):
         job: Future[Parcel] = Future()
         job.set_exception(_LostError("Node Unavailable (--drop)"))
         return job
+
+
+def _terminate(pool: ProcessPoolExecutor) -> None:
+    """End the processes of a pool in the middle of their work: Python's own has no way to (before 3.14)."""
+    for process in list((pool._processes or {}).values()):
+        process.terminate()
+    # The pool may be reading a reply; it sees the pipe end once no process, this one included, can write to it.
+    pool._result_queue._writer.close()  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -240,9 +214,9 @@ class _LostError(Exception):
     """A client that was made to vanish."""
 
 
-def _arrived(message: Message) -> Message:
-    """A reply that this grid makes itself, as it would arrive."""
-    return unwrap(wrap(message))
+def _refusal(message: Message, code: int, reason: str) -> Message:
+    """An error reply that this grid makes itself, as it would arrive."""
+    return unwrap(wrap(Message(Error(code, reason), reply_to=message)))
 
 
 # --- in the worker processes -----------------------------------------------------------------------
@@ -271,7 +245,7 @@ def _answer(
     parcel: Parcel, node: int, node_config: dict[str, int], run_config: dict[str, str | int | float | bool]
 ) -> Parcel:
     """Let the client app answer one message."""
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, _RUN_ID, node
+    be_task(_RUN_ID, node)
     module, attribute = _app.split(":")
     client_app = getattr(import_module(module), attribute)
     context = Context(_RUN_ID, node, dict(node_config), RecordDict(), dict(run_config))

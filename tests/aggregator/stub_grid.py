@@ -15,10 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import ArrayRecord, Error, Message, RecordDict
-from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run as FlowerRun
-from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.journal import Journal, Record
 from aggregator.observer import refusal
@@ -39,6 +36,7 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Pending, Sent
+from fleet import flower
 from protocol.call import Action, Call
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
@@ -206,8 +204,8 @@ class StubGrid(Grid):
         self._ready: dict[str, Message] = {}
         self._overdue: list[Message] = []
         self._now, self._left = 0.0, 0
-        self._run = FlowerRun.create_empty(1)
-        TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+        self._run = flower.empty_run(1)
+        flower.be_task(1, 1)
 
     def when(
         self, kind: str, behaviour: Behaviour, *nodes: int, round: int | None = None, attempt: int | None = None
@@ -223,11 +221,11 @@ class StubGrid(Grid):
             self._now += 1e6
         return self._now
 
-    def set_run(self, run: FlowerRun) -> None:
+    def set_run(self, run: flower.Run) -> None:
         self._run = run
 
     @property
-    def run(self) -> FlowerRun:
+    def run(self) -> flower.Run:
         return self._run
 
     def create_message(
@@ -238,9 +236,9 @@ class StubGrid(Grid):
     def get_node_ids(self) -> Iterable[int]:
         return sorted(self.online)
 
-    def get_nodes(self) -> Iterable[NodeInfo]:
+    def get_nodes(self) -> Iterable[flower.NodeInfo]:
         """The nodes that are online, registered by their names on the roster."""
-        return [NodeInfo(node_id=i, name=f"node-{self.clients[i].kit.node}") for i in self.get_node_ids()]
+        return [flower.NodeInfo(node_id=i, name=f"node-{self.clients[i].kit.node}") for i in self.get_node_ids()]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         """Let every client answer at once; the replies lie ready."""

@@ -143,7 +143,7 @@ def test_it_has_imported_nothing_that_trains_or_decrypts(observed: Observed) -> 
 
 
 def test_the_service_and_the_superlink_import_nothing_of_it_either() -> None:
-    code = "import sys, aggregator.service, aggregator.superlink; print(*sys.modules)"
+    code = "import sys, aggregator.service, aggregator.superlink, flwr.superlink.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     modules = done.stdout.split()
     assert "aggregator.endpoint" in modules

@@ -9,7 +9,7 @@ from typing import Any
 import httpx
 import pytest
 
-from aggregator import nodes
+from aggregator import flower, nodes
 from edge_client.keys import load_operator_key
 from fleet.provisioning.certificates import NODE_PUBLIC_FILE, write_node_key
 from fleet.provisioning.kits import OPERATOR, provision, signed_roster
@@ -81,7 +81,7 @@ def place(tmp_path: Path) -> Place:
 def test_everyone_on_the_roster_is_registered_under_its_name_and_once(place: Place) -> None:
     control = StubControl()
     for _ in range(2):
-        nodes.equalise(nodes.read_keys(place.roster, place.folder), control)
+        nodes.equalise(nodes.read_keys(place.roster, place.folder), flower.Control(control))
     assert control.admitted() == ["node-0", "node-1", "node-2"]
     assert len(control.nodes_info) == 3
 
@@ -90,9 +90,9 @@ def test_who_is_gone_from_the_roster_is_unregistered_and_the_others_stay(
     place: Place, caplog: pytest.LogCaptureFixture
 ) -> None:
     control = StubControl()
-    nodes.equalise(nodes.read_keys(place.roster, place.folder), control)
+    nodes.equalise(nodes.read_keys(place.roster, place.folder), flower.Control(control))
     place.drop("node-1")
-    nodes.equalise(nodes.read_keys(place.roster, place.folder), control)
+    nodes.equalise(nodes.read_keys(place.roster, place.folder), flower.Control(control))
     assert control.admitted() == ["node-0", "node-2"]
     assert "node node-1 is revoked" in caplog.text
 
@@ -130,8 +130,8 @@ def kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubControl]
     """The loop, running against a SuperLink that is away at first."""
     control, stop = StubControl(away=True), threading.Event()
     monkeypatch.setattr(nodes, "_TICK_SECONDS", 0.01)
-    monkeypatch.setattr(nodes, "read_superlink_connection", lambda name: name)
-    monkeypatch.setattr(nodes, "init_http_client_from_connection", lambda connection: control)
+    monkeypatch.setattr(flower, "read_superlink_connection", lambda name: name)
+    monkeypatch.setattr(flower, "init_http_client_from_connection", lambda connection: control)
     thread = threading.Thread(target=nodes.keep, args=(place.roster, place.folder, "aggregator", stop))
     thread.start()
     yield control

@@ -8,17 +8,16 @@ from typing import cast
 import pytest
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
-from flwr.supercore.run import Run
-from flwr.supercore.task_identity import TaskIdentity
 
 from aggregator.replies import stream_replies
+from fleet.flower import Run, be_task
 
 PULLERS, PULL_BATCH, PUSH_BATCH = 2, 8, 25
 
 
 @pytest.fixture(autouse=True)
 def _identity() -> None:
-    TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
+    be_task(1, 1)
 
 
 class PostBox(Grid):

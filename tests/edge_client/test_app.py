@@ -10,13 +10,12 @@ from typing import Final
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
-from flwr.supercore.inflatable.inflatable_object import get_all_nested_objects
-from flwr.supercore.task_identity import TaskIdentity
 
 from edge_client.app import app, egress, guard
 from edge_client.keys import COHORT_FILE, PLAN_FILE
 from edge_client.learning.network import build_network
 from edge_client.round import open_sum
+from fleet.flower import be_task, wrap
 from protocol.cohort import gather_cohort
 from protocol.errors import (
     AgreementError,
@@ -46,8 +45,7 @@ PHRASE = re.compile(r" \[ref [0-9a-f]{12}\]\Z")
 @pytest.fixture(autouse=True)
 def runtime(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """What Flower's process sets up, and an environment that names nothing."""
-    for name in ("_task_id", "_run_id", "_node_id"):
-        monkeypatch.setattr(TaskIdentity, name, 1)
+    be_task(1, 1)
     for name in ("KIT", "KITS", "STATE", "DATA", "THREADS"):
         monkeypatch.delenv(f"PRUNESEAL_{name}", raising=False)
     monkeypatch.setenv("PRUNESEAL_KITS", str(tmp_path / f"kits of {MARKER}"))
@@ -107,7 +105,7 @@ def frame(reply: Message, name: str) -> bytes:
 
 def wire(message: Message) -> bytes:
     """Every byte of a message that would travel, object by object, as Flower takes it apart."""
-    return b"".join(item.deflate() for item in get_all_nested_objects(message).values())
+    return b"".join(wrap(message).objects.values())
 
 
 def assert_refused(reply: Message, error: type[PruneSealError], secrets: Iterable[str] = ()) -> None:

@@ -4,10 +4,9 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-import flwr.supernode.cli as command
-import flwr.supernode.runtime.run_clientapp as flower
 import pytest
 
+from edge_client import flower
 from edge_client.bundle import BUNDLES_FILE, accepted, main, require_accepted
 from protocol.errors import BundleRefused, ConfigError, KeyFileError
 
@@ -51,10 +50,10 @@ def install_through_main(monkeypatch: pytest.MonkeyPatch, content: bytes) -> lis
         return Path()
 
     def flwr_clientapp() -> None:
-        vars(flower)["install_from_fab"](content, skip_prompt=True)
+        vars(flower.clientapp)["install_from_fab"](content, skip_prompt=True)
 
-    monkeypatch.setattr(flower, "install_from_fab", install)
-    monkeypatch.setattr(command, "flwr_clientapp", flwr_clientapp)
+    monkeypatch.setattr(flower.clientapp, "install_from_fab", install)
+    monkeypatch.setattr(flower, "flwr_clientapp", flwr_clientapp)
     main()
     return installed
 

@@ -7,14 +7,11 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-import flwr.supercore.superexec.run_superexec as flower
 import pytest
-from flwr.supercore.constant import TaskType
-from flwr.supercore.superexec.executor import ExecutionSpec
-from flwr.supercore.superexec.executor.types import LaunchResultStatus
 
-from edge_client import bundle, executor
+from edge_client import bundle, executor, flower
 from edge_client.executor import Forks, arguments
+from edge_client.flower import ExecutionSpec, LaunchResult, TaskType
 
 SPEC = ExecutionSpec(
     task_type=TaskType.CLIENT_APP,
@@ -46,7 +43,7 @@ def forked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 def launched(monkeypatch: pytest.MonkeyPatch, forked: list[int], app: Callable[[], object]) -> int:
     """The status with which the process of a task ends that runs this app."""
     monkeypatch.setattr(bundle, "main", app)
-    assert Forks().launch(SPEC).status == LaunchResultStatus.ACCEPTED
+    assert Forks().launch(SPEC) == LaunchResult.accepted()
     return os.waitstatus_to_exitcode(os.waitpid(forked[0], 0)[1])
 
 
@@ -111,8 +108,7 @@ def test_nothing_but_client_apps_is_run(kind: TaskType, monkeypatch: pytest.Monk
     monkeypatch.setattr(os, "fork", lambda: pytest.fail("it forks"))
     assert Forks().get_eligible_capacity({*TaskType}) == ({TaskType.CLIENT_APP}, set())
     result = Forks().launch(replace(SPEC, task_type=kind))
-    assert result.status == LaunchResultStatus.FAILED
-    assert result.message == f"this node runs client apps, not {kind}"
+    assert result == LaunchResult.failed(f"this node runs client apps, not {kind}")
 
 
 def test_the_connection_is_secured_as_that_of_the_executor() -> None:
@@ -124,8 +120,8 @@ def test_the_connection_is_secured_as_that_of_the_executor() -> None:
 
 def test_flowers_superexec_is_given_the_forks(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[object] = []
-    monkeypatch.setitem(vars(flower), "get_executor", None)  # put back afterwards
-    monkeypatch.setattr(executor, "flower_superexec", lambda: given.append(vars(flower)["get_executor"](None)))
+    monkeypatch.setitem(vars(flower.superexec), "get_executor", None)  # put back afterwards
+    monkeypatch.setattr(flower, "flower_superexec", lambda: given.append(vars(flower.superexec)["get_executor"](None)))
     monkeypatch.setattr(sys, "argv", ["executor"])
     executor.main()
     assert isinstance(given[0], Forks)

@@ -24,13 +24,13 @@ from edge_client.supernode import Post
 
 FAILING = """
 import threading, time
-from edge_client import supernode
+from edge_client import flower, supernode
 
 def fail():
     threading.Thread(target=time.sleep, args=(600,)).start()
     {end}
 
-supernode.flower_supernode = fail
+flower.flower_supernode = fail
 supernode.main()
 """
 
@@ -250,9 +250,10 @@ def test_no_message_is_received_before_the_task_of_the_last_one_has_ended(node: 
 def test_the_supernode_runs_with_it() -> None:
     before = flower._push_messages
     code = (
-        "from flwr.supernode import start_client_internal as flower\nfrom edge_client import supernode\n"
-        "steps = lambda: (flower._pull_and_store_message.__qualname__, flower._push_messages.__qualname__)\n"
-        "supernode.flower_supernode = lambda: print(*steps(), flush=True)\nsupernode.main()\n"
+        "from edge_client import flower, supernode\n"
+        "own = flower.steps\n"
+        "steps = lambda: (own._pull_and_store_message.__qualname__, own._push_messages.__qualname__)\n"
+        "flower.flower_supernode = lambda: print(*steps(), flush=True)\nsupernode.main()\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True, check=False

@@ -7,10 +7,10 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
-from flwr.cli.build import build_fab_from_disk
+from flwr.cli.build import build_fab_from_disk  # which `flwr run` calls
 from flwr.common.config import get_fused_config_from_fab
-from flwr.supercore.run import Run
 
+from fleet.flower import empty_run
 from fleet.provisioning.app_bundle import bundle_digest, write_app
 from protocol.plan import Plan, plan_from_config
 
@@ -28,7 +28,7 @@ def test_the_bundle_holds_the_plan_and_no_code(tmp_path: Path) -> None:
     bundle = build_fab_from_disk(tmp_path / "app")
     with zipfile.ZipFile(BytesIO(bundle)) as archive:
         assert sorted(archive.namelist()) == [".info/CONTENT", "LICENSE", "pyproject.toml"]
-    assert plan_from_config(get_fused_config_from_fab(bundle, Run.create_empty(1))) == PLAN
+    assert plan_from_config(get_fused_config_from_fab(bundle, empty_run(1))) == PLAN
 
 
 def test_another_plan_is_another_bundle() -> None:

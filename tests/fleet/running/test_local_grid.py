@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from flwr.supercore.run import Run
 
-from fleet.running.local_grid import LocalGrid, Parcel, unwrap, wrap
+from fleet.flower import Parcel, empty_run, unwrap, wrap
+from fleet.running.local_grid import LocalGrid
 from protocol.call import Action, Call
 from protocol.messages import to_request
 
@@ -163,7 +163,7 @@ def test_a_reply_is_pulled_once_and_a_stranger_never(grid: LocalGrid) -> None:
 def test_the_grid_makes_messages_and_keeps_the_run_that_it_is_given(grid: LocalGrid) -> None:
     made = grid.create_message(content(), "query", 101, "7", ttl=3.0)
     assert (made.metadata.dst_node_id, made.metadata.message_type, made.metadata.ttl) == (101, "query", 3.0)
-    run = Run.create_empty(5)
+    run = empty_run(5)
     grid.set_run(run)
     assert grid.run is run
 
