@@ -4,7 +4,7 @@ Pair: ``save`` writes what ``load`` reads. The laws:
 
 * ``load(save(c)) == c``, with the tensors' names sorted; equality is of names, dtypes, shapes, bytes and metadata, so
   that ``-0.0`` differs from ``0.0`` and a NaN equals itself.
-* A file that was damaged after ``save`` is refused, or it still holds exactly ``c``. The format has no check sum of its
+* A file that was damaged after ``save`` is refused, or it still holds exactly ``c``. The format has no checksum of its
   own, so one is kept in the metadata: a flipped bit in a weight would otherwise be served.
 * Whoever opens the path sees the old file or the new one, never a part: ``replace_file``.
 
@@ -170,7 +170,7 @@ def _check_stamp(path: Path, stamp: Mapping[str, str]) -> None:
 
 
 def _digest(checkpoint: Checkpoint) -> str:
-    """SHA-256 of metadata, names, dtypes, shapes and bytes, 64 hexadecimal digits; the order of names does not matter."""
+    """SHA-256 of metadata, names, dtypes, shapes and bytes, 64 hexadecimal digits; names may be in any order."""
     arrays = sorted(checkpoint.tensors.items())
     header = json.dumps(
         [

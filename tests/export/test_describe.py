@@ -120,7 +120,7 @@ def test_a_truncated_model_is_refused_or_described_never_a_crash(tmp_path: Path,
             described = describe(tmp_path / "m")
         except ExportError:
             refused += 1
-        else:  # cut between two fields after the graph: ONNX has no check sum, but the size and digest tell
+        else:  # cut between two fields after the graph: ONNX has no checksum, but the size and digest tell
             assert described["bytes"] == length
     assert refused > len(content) - 5
 

@@ -123,7 +123,7 @@ def test_every_flipped_bit_of_a_weight_is_refused(tmp_path: Path, small: Checkpo
             flipped = bytearray(content)
             flipped[position] ^= 1 << bit
             (tmp_path / "c").write_bytes(bytes(flipped))
-            with pytest.raises(CheckpointError, match="check sum"):
+            with pytest.raises(CheckpointError, match="checksum"):
                 load(tmp_path / "c")
 
 
@@ -161,8 +161,8 @@ def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path, monkeypatch: pyt
         ({"format": "pt"}, "not a checkpoint of PruneSeal"),
         ({"format": FORMAT}, "version ''"),
         ({"format": FORMAT, "version": "2"}, "version '2'"),
-        ({"format": FORMAT, "version": VERSION}, "check sum"),
-        ({"format": FORMAT, "version": VERSION, "sha256": "0" * 64}, "check sum"),
+        ({"format": FORMAT, "version": VERSION}, "checksum"),
+        ({"format": FORMAT, "version": VERSION, "sha256": "0" * 64}, "checksum"),
     ],
 )
 def test_a_safetensors_file_that_is_no_checkpoint_is_refused(
