@@ -102,6 +102,8 @@ def from_json(tensor: Tensor, shape: tuple[int, ...], data: object) -> Array:
         parsed = np.array(data)
     except ValueError:
         raise BadRequest(f"the data of {tensor.name!r} are ragged; give one list per row, all equally long") from None
+    if parsed.dtype.kind == "f" and tensor.dtype == np.uint64:
+        parsed = _wide(data, parsed)
     if parsed.dtype.kind not in _KINDS[tensor.dtype.kind]:
         raise BadRequest(f"the data of {tensor.name!r} must be numbers that {tensor.datatype} can hold")
     if parsed.size != prod(shape) or (parsed.ndim != 1 and parsed.shape != shape):
@@ -116,6 +118,14 @@ def from_json(tensor: Tensor, shape: tuple[int, ...], data: object) -> Array:
 def to_bytes(tensor: Tensor, array: Array) -> bytes:
     """The array's little-endian, row-major bytes."""
     return array.astype(tensor.dtype, copy=False).tobytes()
+
+
+def _wide(data: list[Any], parsed: Array) -> Array:
+    """Integers on both sides of 2^63 as u64, of which NumPy has made floats; anything else as it is."""
+    numbers = np.array(data, dtype=object)
+    if all(type(number) is int and 0 <= number < 1 << 64 for number in numbers.flat):
+        return numbers.astype(np.uint64)
+    return parsed
 
 
 def _finite(tensor: Tensor, array: Array) -> Array:

@@ -80,6 +80,18 @@ def test_a_number_that_the_type_cannot_hold_is_refused_not_changed(dtype: str, d
         from_json(tensor(np.dtype(dtype)), (1, 1), data)
 
 
+@pytest.mark.parametrize("data", [[0, 1 << 63], [[(1 << 64) - 1, 1]]])
+def test_integers_on_both_sides_of_2_to_the_63_stay_exact(data: list[Any]) -> None:
+    array = from_json(tensor(np.dtype("<u8")), (1, 2), data)
+    assert array.tolist() == [data[0] if isinstance(data[0], list) else data]
+
+
+@pytest.mark.parametrize("data", [[0, 1 << 64], [1 << 63, -1], [1 << 63, 0.5]])
+def test_among_wide_integers_nothing_else_is_taken(data: list[float]) -> None:
+    with pytest.raises(BadRequest, match="can hold"):
+        from_json(tensor(np.dtype("<u8")), (1, 2), data)
+
+
 @pytest.mark.parametrize("length", [0, 4, 7, 9, 12])
 def test_too_few_or_too_many_bytes_are_refused(length: int) -> None:
     with pytest.raises(BadRequest, match=f"takes 8 bytes, not {length}"):
