@@ -18,7 +18,7 @@ import multiprocessing
 import os
 import sys
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -29,16 +29,16 @@ from typing import Any, Final
 import torch
 
 from benchmarks.accuracy_report import checks, figures, groups, markdown, pairs
-from benchmarks.cells import HEADLINE, NO_POWERPROP, NO_TARGET, OWN_POWERPROP, Cell
+from benchmarks.cells import HEADLINE, Cell
 from benchmarks.federation import Clear, encrypted_run
 from benchmarks.tasks import TASKS
 from edge_client.learning import models
-from edge_client.sparsify import METHODS
+from edge_client.sparsify import METHODS, complete
 from edge_client.sparsify.allocation import NAMES
 from fleet.results.machine import machine, versions
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
-from protocol.plan import Plan
+from protocol.plan import Plan, plan_from_config
 
 SPARSITIES: Final = (0.95, 0.8, 0.9, 0.99)
 SEEDS: Final = (1990, 1991, 1992)
@@ -81,11 +81,11 @@ def run_cell(cell: Cell, data: str | None, work: Path) -> dict[str, Any]:
         PruneSealError: What the run met.
     """
     plan = cell.plan(data)
-    settings = _without_data(plan.to_config())
     file = work / f"{cell.name}.json"
     if file.exists():
         stored: dict[str, Any] = json.loads(file.read_text())
-        if _without_data(Plan().to_config()) | stored["plan"] != settings:  # what a plan has gained since is at default
+        gained = {**Plan().to_config(), **stored["plan"], "data": plan.data}  # what a plan has gained is at its default
+        if complete(plan_from_config(gained)) != plan:
             raise ConfigError(
                 f"{file} was made under another plan: use another --work, and another --out "
                 f"where its {RESULTS} holds the cell"
@@ -95,7 +95,7 @@ def run_cell(cell: Cell, data: str | None, work: Path) -> dict[str, Any]:
     found = _encrypted(plan, work / cell.name) if cell.encrypted else _clear(plan, cell.name)
     found |= {
         "cell": asdict(cell),
-        "plan": settings,
+        "plan": {key: value for key, value in plan.to_config().items() if key != "data"},
         "cpu_seconds": round(process_time() - begun, 1),
         "machine": machine(),
         "versions": versions("numpy", "torch", "tenseal", "pruneseal"),
@@ -103,11 +103,6 @@ def run_cell(cell: Cell, data: str | None, work: Path) -> dict[str, Any]:
     work.mkdir(parents=True, exist_ok=True)
     replace_file(file, json.dumps(found).encode())
     return found
-
-
-def _without_data(config: Mapping[str, Any]) -> dict[str, Any]:
-    """A plan's settings but for where its data lies."""
-    return {key: value for key, value in config.items() if key != "data"}
 
 
 def _clear(plan: Plan, name: str) -> dict[str, Any]:
@@ -209,8 +204,11 @@ def cells_of(given: argparse.Namespace) -> tuple[Cell, ...]:
     methods = given.methods or list(METHODS)
 
     def cell(seed: int, method: str, sparsity: float, partition: str, allocation: str) -> Cell:
-        target, rule = (0.0, "") if method in NO_TARGET else (sparsity, allocation)
-        beta = 0.0 if method in NO_POWERPROP or given.powerprop == OWN_POWERPROP.get(method) else given.powerprop
+        options = METHODS[method].declared()
+        target = sparsity if METHODS[method].has_target else 0.0
+        rule = allocation if "allocation" in options else ""
+        own = options["powerprop"].default if "powerprop" in options else given.powerprop
+        beta = 0.0 if given.powerprop == own else given.powerprop
         return Cell(
             given.task, method, target, partition, seed, given.rounds, given.encrypted, beta, rule, given.learning_rate
         )
@@ -237,7 +235,7 @@ def _options(arguments: Sequence[str] | None) -> Options:
     parser.add_argument("--seeds", nargs="+", type=int, default=[SEEDS[0]])
     parser.add_argument("--powerprop", type=float, default=0.0, help="beta of powerpropagation; 0: the method's own")
     parser.add_argument("--learning-rate", type=float, default=0.0, help="instead of the task's")
-    parser.add_argument("--allocation", choices=NAMES[1:], default="", help="instead of global; not of --headline")
+    parser.add_argument("--allocation", choices=NAMES[1:], default="", help="instead of global; not with --headline")
     parser.add_argument("--headline", action="store_true", help="the headline cells with three seeds, no grid")
     parser.add_argument("--encrypted", action="store_true", help="run the product itself")
     parser.add_argument("--report", action="store_true", help="run nothing; write the results of what is there")

@@ -9,7 +9,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from matplotlib.ticker import NullFormatter
 
-from benchmarks.cells import HEADLINE, NO_TARGET, Cell
+from benchmarks.cells import HEADLINE, Cell
 from benchmarks.page import check_table, drawing, head
 from benchmarks.tasks import TASKS
 from edge_client.sparsify import METHODS
@@ -195,7 +195,7 @@ def markdown(result: Mapping[str, Any], found: Mapping[Key, Group]) -> str:
         for key, group in here.items():
             spread = f" ± {100 * np.std(group.accuracy, ddof=1):.2f}" if len(group.accuracy) > 1 else ""
             own = f" (own mix of classes: {100 * group.own:.2f})" if group.own is not None else ""
-            target = "" if key.method in NO_TARGET else f"{key.sparsity:g}"
+            target = f"{key.sparsity:g}" if METHODS[key.method].has_target else ""
             lines.append(
                 f"| {key.label} | {target} | {100 * group.mean:.2f}{spread}{own} | {group.sparsity:.4f} "
                 f"| {group.uplink / 1e6:.2f} MB | {group.uplink / group.dense:.4f} | {len(group.seeds)} |"
@@ -269,7 +269,7 @@ def figures(found: Mapping[Key, Group], out: Path) -> None:
                         (g.sparsity if kind == "sparsity" else g.uplink / g.dense, 100 * g.mean) for g in here
                     )
                     if points:
-                        style = "--" if method in NO_TARGET else "-"
+                        style = "-" if METHODS[method.split(",")[0]].has_target else "--"
                         panel.plot(
                             *zip(*points, strict=True), f"o{style}", color=f"C{number}", label=method, markersize=4
                         )

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from benchmarks.tasks import TASKS
+from edge_client.sparsify import complete
 from protocol.errors import ConfigError
-from protocol.plan import Plan
+from protocol.plan import Plan, Scalar
 
 _OWN_RATES: Final = {"sparsyfed": 0.5, "spafl": 0.02}
 """Powerpropagation shortens steps, so the rate of SparsyFed's authors is large. SpaFL's thresholds move at the rate of
@@ -14,12 +15,6 @@ the weights, so that of its authors is small (0.001 with momentum 0.9)."""
 
 OWN_RATES: Final[Mapping[str, Mapping[str, float]]] = {"fashion": _OWN_RATES, "fashion-validation": _OWN_RATES}
 """By task: the learning rates of the methods that do not take the task's."""
-
-OWN_POWERPROP: Final[Mapping[str, float]] = {"sparsyfed": 1.25}
-"""Beta where a method's paper fixes it."""
-
-NO_TARGET: Final = frozenset({"fedavg", "spafl"})
-"""Methods for which the plan's sparsity means nothing."""
 
 HEADLINE: Final = (
     ("fedavg", 0.0, "iid", ""),
@@ -32,11 +27,6 @@ HEADLINE: Final = (
 )
 """Method, sparsity, division and allocation of the cells that ``--headline`` runs with all seeds."""
 
-NO_POWERPROP: Final = frozenset({"spafl"})
-"""Methods that train the weights as they are."""
-
-_TUNING = 10  # rounds that one-shot has left after its purge, as in the paper
-
 
 @dataclass(frozen=True)
 class Cell:
@@ -47,12 +37,12 @@ class Cell:
         method: The sparsifier.
         sparsity: Its target; 0 where it has none.
         partition: How the data is divided.
-        seed: Of everything that is random.
+        seed: What everything random is drawn from.
         rounds: How many.
         encrypted: Whether the product itself runs.
         powerprop: Beta of powerpropagation; 0 for the method's own.
-        allocation: How the survivors are shared out over the tensors; empty for the plan's default.
-        learning_rate: Of SGD; 0 for the task's.
+        allocation: How the survivors are shared out over the tensors; empty for the method's default.
+        learning_rate: That of SGD; 0 for the task's.
     """
 
     task: str
@@ -89,21 +79,23 @@ class Cell:
         task = TASKS[self.task]
         if (source := task.data or data) is None:
             raise ConfigError(f"{task.label} needs --data")
-        own: dict[str, Any] = {"first_prune": max(1, self.rounds - _TUNING)} if self.method == "one-shot" else {}
-        if beta := self.powerprop or OWN_POWERPROP.get(self.method):
-            own["powerprop"] = beta
-        if rate := self.learning_rate or OWN_RATES.get(self.task, {}).get(self.method):
-            own["learning_rate"] = rate
+        rate = self.learning_rate or OWN_RATES.get(self.task, {}).get(self.method)
+        options: tuple[tuple[str, Scalar], ...] = ()
+        if self.powerprop:
+            options += (("powerprop", self.powerprop),)
         if self.allocation:
-            own["allocation"] = self.allocation
-        return Plan(
-            method=self.method,
-            sparsity=self.sparsity,
-            rounds=self.rounds,
-            max_cohort=task.clients,
-            model=task.model,
-            data=source,
-            partition=self.partition,
-            seed=self.seed,
-            **{**task.settings, **own},
+            options += (("allocation", self.allocation),)
+        return complete(
+            Plan(
+                method=self.method,
+                sparsity=self.sparsity,
+                rounds=self.rounds,
+                max_cohort=task.clients,
+                model=task.model,
+                data=source,
+                partition=self.partition,
+                seed=self.seed,
+                options=options,
+                **{**task.settings, **({"learning_rate": rate} if rate else {})},
+            )
         )

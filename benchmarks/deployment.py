@@ -1,7 +1,7 @@
 """What a deployed round costs beside Flower's own floor, and what memory the aggregator takes for how many clients.
 
-Both run as ``pruneseal run --grid flower`` does: SuperLink, aggregator, SuperNodes and apps are processes of their own
-on this machine, with TLS and registered keys.
+Both run as ``pruneseal run --engine flower`` does: SuperLink, aggregator, SuperNodes and apps are processes of their
+own on this machine, with TLS and registered keys.
 
 *Round time*: 3 clients with updates of about a megabyte train next to nothing. The floor is an app of plain Flower
 (`benchmarks/floor.py`) in the same deployment, which moves as many bytes in two messages per round and computes

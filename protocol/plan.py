@@ -1,14 +1,17 @@
 """The plan: everything that all parties of a run must agree on, and its digest.
 
-A plan is read from Flower's run config (``[tool.flwr.app.config]``, where each field stands in kebab-case) and never
-changes during a run. Its digest is part of every message; a provisioned client refuses any other.
+A plan is read from Flower's run config and never changes during a run: each field stands in ``[tool.flwr.app.config]``
+in kebab-case, and what only the method knows in ``[tool.flwr.app.config.options]``, which Flower hands out under dotted
+names, ``options.exponent``. Its digest is part of every message; a provisioned client refuses any other.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import isfinite
 from typing import Final
 
 from protocol import VERSION
@@ -18,9 +21,14 @@ from protocol.grid import Grid
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
 
 Scalar = str | int | float | bool
+OptionTable = tuple[tuple[str, Scalar], ...]
+"""Names and values, by name."""
 
 GRANULARITIES: Final = ("weight", "filter")
 """What a method can remove: single weights, or whole filters and neurons."""
+
+_OPTIONS: Final = "options"
+_OPTION_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
 @dataclass(frozen=True)
@@ -30,19 +38,8 @@ class Plan:
     Attributes:
         method: Name of the sparsifier.
         sparsity: S, the share of trainable parameters (of the filters of each layer, where these are what is removed)
-            that are zero at the end, in [0, 1).
+            that are zero at the end, in [0, 1); without meaning for a method that has no target.
         granularity: What is removed, ``weight`` or ``filter``.
-        exponent: n of the cubic schedule (FedSparsify uses 3).
-        first_prune: t0, the last round without pruning.
-        frequency: F, prune every F rounds.
-        allocation: How the survivors are shared out over the tensors: global, uniform, erk or macs.
-        layer_floor: The share of every tensor that always stays, in [0, 1).
-        strict_majority: fedsparsify-local keeps what more than half of the clients keep, not what half of them do.
-        start_sparsity: The sparsity that sparsyfed begins with, or its target where that is lower, in [0, 1).
-        dense_first: sparsyfed does not prune the first layer.
-        powerprop: beta of powerpropagation, 1 or more; 1 trains the weights as they are.
-        threshold_penalty: The weight of spafl's regulariser.
-        threshold_estimator: The gradient of spafl's step function: identity or clipped.
         rounds: T.
         fraction: The part of the nodes asked each round, in (0, 1].
         min_cohort: The smallest cohort; clients enforce it.
@@ -53,31 +50,22 @@ class Plan:
         partition: How data that is not a node's own is divided.
         epochs: Local epochs per round.
         batch_size: Samples in one step.
-        learning_rate: Of SGD.
-        momentum: Of SGD.
+        learning_rate: The step size of SGD.
+        momentum: The momentum of SGD, in [0, 1).
         proximal: mu of FedProx's proximal term, 0 or more.
-        seed: Of the initial model, the partition, the sampling and the training.
+        seed: What the initial model, the partition, the sampling and the training are drawn from.
         deadline: Seconds that each message of a round may take.
         attempts: How many messages of a kind a round may take before it is given up.
+        options: What the method is given beyond its defaults. This package knows neither their names nor their ranges;
+            the method's class does and refuses what it does not know.
 
     Raises:
-        ConfigError: A value is out of range, or the sums could not be decrypted.
+        ConfigError: A value is out of range, an option is no named scalar, or the sums could not be decrypted.
     """
 
     method: str = "fedsparsify-global"
     sparsity: float = 0.95
     granularity: str = "weight"
-    exponent: float = 3.0
-    first_prune: int = 1
-    frequency: int = 1
-    allocation: str = "global"
-    layer_floor: float = 0.0
-    strict_majority: bool = False
-    start_sparsity: float = 0.5
-    dense_first: bool = False
-    powerprop: float = 1.0
-    threshold_penalty: float = 0.002
-    threshold_estimator: str = "identity"
     rounds: int = 40
     fraction: float = 1.0
     min_cohort: int = 3
@@ -94,18 +82,12 @@ class Plan:
     seed: int = 1990
     deadline: float = 600.0
     attempts: int = 10
+    options: OptionTable = ()
 
     def __post_init__(self) -> None:
         for name, good, text in (
             ("sparsity", 0 <= self.sparsity < 1, "a fraction in [0, 1)"),
             ("granularity", self.granularity in GRANULARITIES, f"one of {', '.join(GRANULARITIES)}"),
-            ("exponent", self.exponent > 0, "positive"),
-            ("first_prune", self.first_prune >= 0, "0 or more"),
-            ("frequency", self.frequency >= 1, "1 or more"),
-            ("layer_floor", 0 <= self.layer_floor < 1, "a fraction in [0, 1)"),
-            ("start_sparsity", 0 <= self.start_sparsity < 1, "a fraction in [0, 1)"),
-            ("powerprop", self.powerprop >= 1, "1 or more"),
-            ("threshold_penalty", self.threshold_penalty >= 0, "0 or more"),
             ("rounds", self.rounds >= 1, "1 or more"),
             ("fraction", 0 < self.fraction <= 1, "a fraction in (0, 1]"),
             ("min_cohort", self.min_cohort >= SMALLEST, f"{SMALLEST} or more: a smaller sum exposes its members"),
@@ -121,6 +103,7 @@ class Plan:
         ):
             if not good:
                 raise ConfigError(f"{name.replace('_', '-')} must be {text}, not {getattr(self, name)}")
+        object.__setattr__(self, _OPTIONS, _table(self.options))
         _ = self.parameters.fields  # the headroom is proved here, before anybody trains
 
     @cached_property
@@ -137,28 +120,62 @@ class Plan:
         return hashlib.blake2b(text.encode(), digest_size=32, person=b"pruneseal plan").digest()
 
     def to_config(self) -> dict[str, Scalar]:
-        """The plan as a Flower run config, in kebab-case; a whole number for a real one counts as real."""
-        values = {field.name.replace("_", "-"): (field.type, getattr(self, field.name)) for field in fields(self)}
-        return {name: float(value) if kind is float else value for name, (kind, value) in values.items()}
+        """The plan as a Flower run config, flat and in kebab-case; a whole number for a real one counts as real."""
+        values = {name: (kind, getattr(self, name.replace("-", "_"))) for name, kind in _kinds().items()}
+        config: dict[str, Scalar] = {n: float(value) if kind is float else value for n, (kind, value) in values.items()}
+        return config | {f"{_OPTIONS}.{name}": value for name, value in self.options}
 
 
 def plan_from_config(config: Mapping[str, object]) -> Plan:
     """Read a plan from a Flower run config.
 
+    Args:
+        config: The options are a table ``options``, as a file has it, or dotted names, as Flower hands them out.
+
     Raises:
         ConfigError: A key is unknown or missing, or a value has the wrong type or range.
     """
-    kinds = {field.name.replace("_", "-"): type(field.default) for field in fields(Plan)}
-    if unknown := sorted(set(config) - set(kinds)):
-        raise ConfigError(f"the run config has unknown keys: {', '.join(unknown)}; known are {', '.join(kinds)}")
-    if missing := sorted(set(kinds) - set(config)):
+    kinds = _kinds()
+    given, prefix = dict(config), f"{_OPTIONS}."
+    options = [(key.removeprefix(prefix), given.pop(key)) for key in config if key.startswith(prefix)]
+    if isinstance(table := given.get(_OPTIONS), Mapping):
+        options += table.items()
+        del given[_OPTIONS]
+    if unknown := sorted(set(given) - set(kinds)):
+        raise ConfigError(
+            f"the run config has unknown keys: {', '.join(unknown)}; known are {', '.join(kinds)}, "
+            f"and the table {_OPTIONS} of the method"
+        )
+    if missing := sorted(set(kinds) - set(given)):
         raise ConfigError(f"the run config lacks {', '.join(missing)}")
     values: dict[str, object] = {}
     for key, kind in kinds.items():
-        value = config[key]
+        value = given[key]
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not kind:
             raise ConfigError(f"{key} must be of type {kind.__name__}, not {value!r}")
         values[key.replace("-", "_")] = value
-    return Plan(**values)  # type: ignore[arg-type]  # each value was just checked against its field's type
+    return Plan(options=tuple(options), **values)  # type: ignore[arg-type]  # checked above, or by the plan itself
+
+
+def _kinds() -> dict[str, type]:
+    """The types of the fields by their names in a run config."""
+    return {field.name.replace("_", "-"): type(field.default) for field in fields(Plan) if field.name != _OPTIONS}
+
+
+def _table(options: Iterable[tuple[str, Scalar]]) -> OptionTable:
+    """The options by name, in the one form that equal tables have: a number without a fraction is whole."""
+    table: dict[str, Scalar] = {}
+    for name, given in options:
+        value = int(given) if isinstance(given, float) and given.is_integer() else given
+        if not _OPTION_NAME.fullmatch(name):
+            raise ConfigError(f"an option's name is made of a-z, 0-9 and single hyphens; {name!r} is not")
+        if name in table:
+            raise ConfigError(f"the option {name} is given twice")
+        if not isinstance(value, str | int | float):
+            raise ConfigError(f"the option {name} must be a text, a number or true or false, not {value!r}")
+        if not isinstance(value, str) and not (isfinite(value) and abs(value) < 1 << 63):
+            raise ConfigError(f"the option {name} must be a finite number of at most 63 bits, not {given}")
+        table[name] = value
+    return tuple(sorted(table.items()))

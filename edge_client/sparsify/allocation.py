@@ -16,6 +16,8 @@ from typing import Final
 
 import numpy as np
 
+from edge_client.sparsify.interface import Sparsifier
+from edge_client.sparsify.options import FRACTION, Option
 from edge_client.sparsify.topk import top_k
 from protocol.errors import ConfigError
 from protocol.layout import Layout, Mask, TensorSpec, Vector
@@ -79,6 +81,18 @@ def allocate(scores: Vector, candidates: Mask, count: int, layout: Layout, rule:
         rest = np.flatnonzero(candidates & ~mask)
         mask[rest[top_k(scores[rest], left)]] = True
     return mask
+
+
+class Allocating(Sparsifier):
+    """A method that shares out over the tensors what stays."""
+
+    allocation = Option(
+        "global",
+        "How the survivors are shared out over the tensors: the highest scores of the whole model (`global`), an even "
+        "share (`uniform`), Erdos-Renyi-Kernel (`erk`), or the highest per multiply-accumulate saved (`macs`).",
+        choices=NAMES,
+    )
+    layer_floor = Option(0.0, "The share of every tensor that stays in any case, so that no layer dies.", FRACTION)
 
 
 def _quotas(shares: list[int], least: list[int], most: list[int], count: int) -> list[int]:

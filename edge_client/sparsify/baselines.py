@@ -15,7 +15,7 @@ class _WholeAtFirst(RankedWeights):
 
     def first_mask(self, vector: Vector, layout: Layout) -> Mask:
         """Everything, once it is known that the target leaves a weight."""
-        self.top(vector, self.plan.sparsity, self.plan.allocation, layout, layout.prunable)
+        self.top(vector, self.plan.sparsity, self.allocation, layout, layout.prunable)
         return super().first_mask(vector, layout)
 
 
@@ -33,14 +33,14 @@ class TopK(_WholeAtFirst):
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
     ) -> tuple[Vector, Mask]:
         """Top-K of the trained weights."""
-        kept = self.top(trained, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        kept = self.top(trained, self.plan.sparsity, self.allocation, layout, state.mask)
         return np.where(kept, trained, np.float32(0)), NO_VOTES
 
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """Everything travels; after the last round the top of the mean stays."""
         if state.round < self.plan.rounds:
             return state.mask
-        return self.top(mean, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        return self.top(mean, self.plan.sparsity, self.allocation, layout, state.mask)
 
     def alive(self, layout: Layout, state: GlobalState) -> Mask:
         """The weights that are not zero, and all that is not ranked."""
@@ -66,13 +66,11 @@ class Snip(_WholeAtFirst):
         if state.round:
             return trained, NO_VOTES
         sensitivity = gradient() * state.vector
-        return state.vector, self.top(sensitivity, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        return state.vector, self.top(sensitivity, self.plan.sparsity, self.allocation, layout, state.mask)
 
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """After round 1 the positions of most votes; they never change again."""
         if state.round > 1:
             return state.mask
         magnitude = np.abs(mean) / (1 + np.abs(mean).max())
-        return self.top(
-            (votes + magnitude).astype(np.float32), self.plan.sparsity, self.plan.allocation, layout, state.mask
-        )
+        return self.top((votes + magnitude).astype(np.float32), self.plan.sparsity, self.allocation, layout, state.mask)

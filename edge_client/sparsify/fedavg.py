@@ -2,15 +2,17 @@
 
 import numpy as np
 
-from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.interface import GlobalState
+from edge_client.sparsify.powerprop import Reparametrised
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 
 
-class FedAvg(Sparsifier):
-    """The dense baseline; the plan's sparsity has no meaning here."""
+class FedAvg(Reparametrised):
+    """The dense baseline: nothing is pruned."""
 
     name = "fedavg"
+    has_target = False
 
     def survivors(self, mean: Vector, votes: Integers, clients: int, layout: Layout, state: GlobalState) -> Mask:
         """Everything."""

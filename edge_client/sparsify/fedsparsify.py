@@ -17,6 +17,8 @@ layer, to about (1 - s_t)^2, and one filter of each always stays. With a dead fi
 channel of batch norm, statistics included; so about s_t of the parameters or more are zero as well.
 """
 
+from abc import abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
@@ -24,8 +26,10 @@ from torch import nn
 
 from edge_client.filters.structure import Structure
 from edge_client.filters.trace import trace
-from edge_client.sparsify.allocation import allocate
-from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.allocation import Allocating, allocate
+from edge_client.sparsify.interface import GlobalState
+from edge_client.sparsify.options import POSITIVE, Option, at_least
+from edge_client.sparsify.powerprop import Reparametrised
 from edge_client.sparsify.schedule import sparsity_after
 from edge_client.sparsify.topk import kept_at, top_k
 from protocol.errors import ConfigError
@@ -33,22 +37,25 @@ from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector, unflatten
 from protocol.plan import Plan
 
+_TUNING = 10  # rounds that one-shot has left after its purge, as in the paper
 
-class Scheduled(Sparsifier):
-    """A method that after round t keeps the highest scores that the schedule leaves room for."""
+
+class Scheduled(Allocating, Reparametrised):
+    """A method that after round t keeps the highest scores that its schedule leaves room for."""
 
     granularities: ClassVar[tuple[str, ...]] = ("weight", "filter")
+    first_prune = Option(1, "The last round after which nothing is pruned.", at_least(0))
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
         self._structure = Structure()
-        if plan.rounds <= plan.first_prune:
+        if plan.rounds <= self.first_prune:
             raise ConfigError(
-                f"rounds ({plan.rounds}) must exceed first-prune ({plan.first_prune}), or nothing is ever pruned"
+                f"rounds ({plan.rounds}) must exceed first-prune ({self.first_prune}), or nothing is ever pruned"
             )
-        if plan.layer_floor > 1 - plan.sparsity:
-            raise ConfigError(f"layer-floor ({plan.layer_floor}) is more than sparsity {plan.sparsity} leaves")
-        if plan.granularity == "filter" and (plan.allocation, plan.layer_floor) != ("global", 0.0):
+        if self.layer_floor > 1 - plan.sparsity:
+            raise ConfigError(f"layer-floor ({self.layer_floor}) is more than sparsity {plan.sparsity} leaves")
+        if plan.granularity == "filter" and (self.allocation, self.layer_floor) != ("global", 0.0):
             raise ConfigError("filters go evenly from every layer: leave allocation and layer-floor at their defaults")
 
     def wear(self, model: nn.Module) -> nn.Module:
@@ -70,17 +77,9 @@ class Scheduled(Sparsifier):
         """Where dead filters cannot be taken out of the network that is trained."""
         return tuple(f"filters are masked, not removed, at {reason}" for reason in self._structure.unproved)
 
+    @abstractmethod
     def sparsity(self, round_: int) -> float:
         """s_t, a fraction."""
-        plan = self.plan
-        return sparsity_after(
-            round_,
-            final=plan.sparsity,
-            first=plan.first_prune,
-            rounds=plan.rounds,
-            frequency=plan.frequency,
-            exponent=plan.exponent,
-        )
 
     def scores(self, vector: Vector) -> Vector:
         """What the positions are ranked by, float32[P], not negative."""
@@ -91,12 +90,11 @@ class Scheduled(Sparsifier):
 
         Where filters are purged, a dead one takes its statistics along.
         """
-        plan = self.plan
-        if plan.granularity == "filter":
+        if self.plan.granularity == "filter":
             return self._structure.closed(self._filters(vector, round_, layout, alive), layout)
         kept = kept_at(self.sparsity(round_), int(layout.prunable.sum()))
         scores, candidates = self.scores(vector), layout.prunable & alive
-        return ~layout.prunable | allocate(scores, candidates, kept, layout, plan.allocation, plan.layer_floor)
+        return ~layout.prunable | allocate(scores, candidates, kept, layout, self.allocation, self.layer_floor)
 
     def _filters(self, vector: Vector, round_: int, layout: Layout, alive: Mask) -> Mask:
         """The mask without the filters of the smallest mean scores in each layer."""
@@ -124,14 +122,32 @@ class Scheduled(Sparsifier):
         return self.purge(mean, state.round, layout, state.mask)
 
 
-class FedSparsifyGlobal(Scheduled):
-    """FedSparsify-Global: by magnitude of the mean, |w|."""
+class Progressive(Scheduled):
+    """A method whose sparsity rises from round to round, by the cubic schedule."""
+
+    exponent = Option(3.0, "The exponent of the schedule; a larger one prunes sooner.", POSITIVE)
+    frequency = Option(1, "Prune every this many rounds.", at_least(1))
+
+    def sparsity(self, round_: int) -> float:
+        """s_t, a fraction."""
+        return sparsity_after(
+            round_,
+            final=self.plan.sparsity,
+            first=self.first_prune,
+            rounds=self.plan.rounds,
+            frequency=self.frequency,
+            exponent=self.exponent,
+        )
+
+
+class FedSparsifyGlobal(Progressive):
+    """The mean is pruned by magnitude, a little more every round (FedSparsify-Global, arXiv:2204.12430)."""
 
     name = "fedsparsify-global"
 
 
-class RandomPruning(Scheduled):
-    """The paper's ablation: the same schedule, but one fixed random order of the positions, from the plan's seed."""
+class RandomPruning(Progressive):
+    """FedSparsify's ablation: the same schedule, but one fixed random order of the positions, from the plan's seed."""
 
     name = "random"
 
@@ -141,13 +157,16 @@ class RandomPruning(Scheduled):
 
 
 class OneShot(Scheduled):
-    """The paper's baseline: dense until round t0, then S at once, then tuning under that mask to the end.
+    """FedSparsify's baseline: dense until round t0, then S at once, then tuning under that mask to the end.
 
-    The paper prunes at round 90 of 100 or 190 of 200: set ``first-prune`` accordingly.
+    The paper prunes at round 90 of 100 or 190 of 200.
     """
 
     name = "one-shot"
+    first_prune = replace(
+        Scheduled.first_prune, derived=lambda plan: max(1, plan.rounds - _TUNING), derived_text=f"(rounds-{_TUNING})"
+    )
 
     def sparsity(self, round_: int) -> float:
         """S from the first round after t0, 0 until then."""
-        return self.plan.sparsity if round_ > self.plan.first_prune else 0.0
+        return self.plan.sparsity if round_ > self.first_prune else 0.0

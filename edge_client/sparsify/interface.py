@@ -2,22 +2,23 @@
 
 A method is one subclass of `Sparsifier`, about a hundred lines with the paper's equations by number. It is a set of
 pure functions of the plan; its only state is the `GlobalState` that clients derive from the same decrypted integers.
+CONTRIBUTING.md has the steps by which one is added.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
-from edge_client.sparsify.powerprop import reparametrise
+from edge_client.sparsify.options import Option, declared, read
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
-from protocol.plan import Plan
+from protocol.plan import Plan, Scalar
 
 NO_VOTES: Mask = np.zeros(0, np.bool_)
 
@@ -38,23 +39,36 @@ class GlobalState:
 
 
 class Sparsifier(ABC):
-    """One method. Subclasses are final.
+    """One method. Its options are attributes of the class, each an `Option`.
 
     Args:
         plan: The settings of the run.
+
+    Attributes:
+        plan: The same.
+        options: The value of every option of the method, by name.
+
+    Raises:
+        ConfigError: The plan gives an option that the method does not have, or one that is out of range.
     """
 
     name: ClassVar[str]
     granularities: ClassVar[tuple[str, ...]] = ("weight",)
     """What the method can remove: single weights, whole filters."""
+    has_target: ClassVar[bool] = True
+    """Whether the method ends at the plan's sparsity; where not, that has no meaning."""
 
     def __init__(self, plan: Plan) -> None:
         self.plan = plan
+        self.options: Mapping[str, Scalar] = read(type(self), self.name, plan)
+
+    @classmethod
+    def declared(cls) -> dict[str, Option[Any]]:
+        """The options that the method has, by name."""
+        return declared(cls)
 
     def wear(self, model: nn.Module) -> nn.Module:
-        """The model, changed in place, as it is trained: by default with powerpropagation, where the plan has it."""
-        if self.plan.powerprop > 1:
-            reparametrise(model, self.plan.powerprop)
+        """The model, changed in place, as it is trained: by default as it is."""
         return model
 
     def notes(self) -> tuple[str, ...]:

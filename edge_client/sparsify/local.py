@@ -15,17 +15,19 @@ from collections.abc import Callable
 
 import numpy as np
 
-from edge_client.sparsify.fedsparsify import Scheduled
+from edge_client.sparsify.fedsparsify import Progressive
 from edge_client.sparsify.interface import NO_VOTES, GlobalState
+from edge_client.sparsify.options import Option
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 
 
-class FedSparsifyLocal(Scheduled):
-    """FedSparsify-Local, by magnitude of each client's own weights."""
+class FedSparsifyLocal(Progressive):
+    """Every client prunes its own model, and the majority decides (FedSparsify-Local, arXiv:2204.12430)."""
 
     name = "fedsparsify-local"
     granularities = ("weight",)
+    strict_majority = Option(False, "Keep what more than half of the clients keep, not what half of them do.")
 
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
@@ -41,7 +43,7 @@ class FedSparsifyLocal(Scheduled):
         """What the majority keeps; after the last round at most what S leaves room for."""
         if self.sparsity(state.round) == 0:
             return state.mask
-        quorum = clients // 2 + 1 if self.plan.strict_majority else clients // 2
+        quorum = clients // 2 + 1 if self.strict_majority else clients // 2
         elected: Mask = votes >= quorum
         if state.round < self.plan.rounds:
             return elected

@@ -17,6 +17,9 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
+from edge_client.sparsify.interface import Sparsifier
+from edge_client.sparsify.options import Option, at_least
+
 
 class _Power(torch.autograd.Function):
     """theta |theta|^(beta - 1) with the gradient written out: autograd's own would be 0 * infinity at zero."""
@@ -75,3 +78,17 @@ def reparametrise(model: nn.Module, beta: float) -> None:
     """Let every linear and convolutional layer of a model, in place, train theta instead of its weight."""
     for _, layer in layers(model):
         parametrize.register_parametrization(layer, "weight", Powerprop(beta))
+
+
+class Reparametrised(Sparsifier):
+    """A method under which the model can wear powerpropagation."""
+
+    powerprop = Option(
+        1.0, "Beta of powerpropagation, w = sign(theta) * |theta|^beta; 1 trains the weights as they are.", at_least(1)
+    )
+
+    def wear(self, model: nn.Module) -> nn.Module:
+        """With powerpropagation, where beta is above 1."""
+        if self.powerprop > 1:
+            reparametrise(model, self.powerprop)
+        return model

@@ -3,17 +3,19 @@
 import numpy as np
 from torch import nn
 
-from edge_client.sparsify.allocation import allocate, weights
-from edge_client.sparsify.interface import Sparsifier
-from edge_client.sparsify.powerprop import layers
+from edge_client.sparsify.allocation import Allocating, allocate, weights
+from edge_client.sparsify.options import Option
+from edge_client.sparsify.powerprop import Reparametrised, layers
 from edge_client.sparsify.topk import kept_at
 from protocol.errors import ConfigError
 from protocol.layout import Layout, Mask, Vector
 from protocol.plan import Plan
 
 
-class RankedWeights(Sparsifier):
+class RankedWeights(Allocating, Reparametrised):
     """A method that ranks weights, and prunes neither biases nor normalisation nor, if asked to, the first layer."""
+
+    dense_first = Option(False, "Do not prune the first layer.")
 
     def __init__(self, plan: Plan) -> None:
         super().__init__(plan)
@@ -21,7 +23,7 @@ class RankedWeights(Sparsifier):
 
     def wear(self, model: nn.Module) -> nn.Module:
         """As any model; remembers which layer is the first."""
-        if self.plan.dense_first:
+        if self.dense_first:
             self._dense = next((f"{name}." for name, _ in layers(model)), None)
         return super().wear(model)
 
@@ -47,5 +49,5 @@ class RankedWeights(Sparsifier):
                 f"sparsity {sparsity} leaves no weight: {self.name} does not prune {others} of the positions (biases, "
                 "normalisation, a dense first layer); choose a lower one"
             )
-        mask = allocate(np.abs(scores), ranked & alive, room, layout, rule, self.plan.layer_floor)
+        mask = allocate(np.abs(scores), ranked & alive, room, layout, rule, self.layer_floor)
         return mask | (alive & ~ranked)

@@ -28,13 +28,11 @@ from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 
 from edge_client.sparsify.interface import NO_VOTES, GlobalState, Sparsifier
+from edge_client.sparsify.options import Option, at_least
 from edge_client.sparsify.powerprop import layers
-from protocol.errors import ConfigError
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
-from protocol.plan import Plan
 
-ESTIMATORS: Final = ("identity", "clipped")
 _RESET_DENSITY: Final = 0.01
 _LIMIT: Final = 5.0
 
@@ -98,24 +96,25 @@ class _GatedBias(nn.Module):
 
 
 class SpaFL(Sparsifier):
-    """SpaFL; the plan's sparsity has no meaning here: ``threshold-penalty`` decides."""
+    """One trainable threshold per filter travels, and every client ends with its own model (SpaFL, NeurIPS 2024)."""
 
     name = "spafl"
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        if plan.threshold_estimator not in ESTIMATORS:
-            known = ", ".join(ESTIMATORS)
-            raise ConfigError(f"there is no threshold-estimator {plan.threshold_estimator!r}; known are {known}")
-        if plan.powerprop > 1:
-            raise ConfigError("spafl trains weights as they are: leave powerprop at 1")
+    has_target = False
+    threshold_penalty = Option(
+        0.002, "The weight of the term that drives thresholds, and so sparsity, up.", at_least(0)
+    )
+    threshold_estimator = Option(
+        "identity",
+        "The gradient of the step function: `identity`, or `clipped`, which is zero near the step.",
+        choices=("identity", "clipped"),
+    )
 
     def wear(self, model: nn.Module) -> nn.Module:
         """A threshold for every filter of a convolution and every neuron of a linear layer, the last one included."""
         for _, layer in layers(model):
             if isinstance(layer, _ConvNd) and layer.transposed:
                 continue
-            gate = Gate(len(layer.weight), clipped=self.plan.threshold_estimator == "clipped")
+            gate = Gate(len(layer.weight), clipped=self.threshold_estimator == "clipped")
             parametrize.register_parametrization(layer, "weight", gate)
             if layer.bias is not None:
                 parametrize.register_parametrization(layer, "bias", _GatedBias(layer))
@@ -124,7 +123,7 @@ class SpaFL(Sparsifier):
     def penalty(self, model: nn.Module) -> torch.Tensor:
         """C * sum_i exp(-tau_i)."""
         total = torch.stack([torch.exp(-gate.threshold).sum() for _, _, gate in _gated(model)]).sum()
-        return self.plan.threshold_penalty * total
+        return self.threshold_penalty * total
 
     def travelling(self, model: nn.Module) -> Mapping[str, torch.Tensor]:
         """The thresholds alone."""

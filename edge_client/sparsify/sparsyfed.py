@@ -17,6 +17,7 @@ pruned to S once more, for a union is denser than its parts.
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from math import ceil
 from typing import Any
@@ -27,23 +28,26 @@ from torch import nn
 
 from edge_client.sparsify.allocation import weights
 from edge_client.sparsify.interface import GlobalState
+from edge_client.sparsify.options import FRACTION, Option, above
 from edge_client.sparsify.powerprop import layers
 from edge_client.sparsify.ranked import RankedWeights
-from protocol.errors import ConfigError
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
-from protocol.plan import Plan
 
 
 class SparsyFed(RankedWeights):
-    """SparsyFed with one target sparsity for all clients."""
+    """Sparse from the first round: powerpropagation, and Top-K on every client (SparsyFed, arXiv:2504.05153)."""
 
     name = "sparsyfed"
-
-    def __init__(self, plan: Plan) -> None:
-        super().__init__(plan)
-        if plan.powerprop <= 1:
-            raise ConfigError(f"sparsyfed needs powerprop above 1 (its authors use 1.25), not {plan.powerprop}")
+    powerprop = replace(
+        RankedWeights.powerprop,
+        default=1.25,
+        help="Beta of powerpropagation, w = sign(theta) * |theta|^beta; its authors use 1.25.",
+        range=above(1),
+    )
+    start_sparsity = Option(
+        0.5, "The sparsity that round 1 begins with, or the target where that is lower; 0 as its authors do.", FRACTION
+    )
 
     def wear(self, model: nn.Module) -> nn.Module:
         """Powerpropagation, and activations pruned in the backward pass."""
@@ -60,14 +64,14 @@ class SparsyFed(RankedWeights):
     def first_mask(self, vector: Vector, layout: Layout) -> Mask:
         """The largest initial magnitudes of every layer."""
         self.top(vector, self.plan.sparsity, "erk", layout, layout.prunable)  # refuses a target that leaves no weight
-        start = min(self.plan.start_sparsity, self.plan.sparsity)
+        start = min(self.start_sparsity, self.plan.sparsity)
         return self.top(vector, start, "erk", layout, np.ones(layout.size, np.bool_))
 
     def submit(
         self, trained: Vector, layout: Layout, state: GlobalState, gradient: Callable[[], Vector]
     ) -> tuple[Vector, Mask]:
         """Top-K of the trained theta, and a vote for every position that is in it."""
-        kept = self.top(trained, self.plan.sparsity, self.plan.allocation, layout, state.mask)
+        kept = self.top(trained, self.plan.sparsity, self.allocation, layout, state.mask)
         kept &= (trained != 0) | ~weights(layout)
         return np.where(kept, trained, np.float32(0)), kept
 
@@ -76,7 +80,7 @@ class SparsyFed(RankedWeights):
         union: Mask = votes > 0
         if state.round < self.plan.rounds:
             return union
-        return self.top(mean, self.plan.sparsity, self.plan.allocation, layout, union)
+        return self.top(mean, self.plan.sparsity, self.allocation, layout, union)
 
 
 def prune_activations(model: nn.Module) -> None:

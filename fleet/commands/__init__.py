@@ -9,6 +9,7 @@ import typer
 
 COMMANDS: Final = {
     "run": "fleet.commands.runs:run",
+    "methods": "fleet.commands.methods:methods",
     "export": "fleet.commands.models:export",
     "bench": "fleet.commands.models:bench",
     "open": "fleet.commands.runs:open_",

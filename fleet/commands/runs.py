@@ -1,8 +1,9 @@
 """`pruneseal run` and `pruneseal open`."""
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from click.core import ParameterSource
@@ -11,9 +12,7 @@ from rich.filesize import decimal
 
 from edge_client.learning import data as datasets
 from edge_client.learning import models, partition
-from edge_client.sparsify import METHODS, allocation
-from edge_client.sparsify.fedsparsify import OneShot
-from edge_client.sparsify.sparsyfed import SparsyFed
+from edge_client.sparsify import METHODS, complete, method_named
 from fleet.commands.errors import exit_on_error
 from fleet.results import finish as result
 from fleet.results.open_run import open_run
@@ -23,8 +22,13 @@ from protocol.errors import ConfigError
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
 _DEFAULT = Plan()
-_ONE_SHOT_TUNING = 10
-_BETA = 1.25
+_NAMES: Final = {"prox": "proximal", "allocation_": "allocation", "partition_": "partition"}
+"""What the parameters are called in the plan, where the names differ."""
+
+
+def _option(name: str) -> str:
+    """The help of a method's option."""
+    return next(kind.declared()[name].help for kind in METHODS.values() if name in kind.declared())
 
 
 def run(  # noqa: PLR0913, PLR0917  # one parameter per option
@@ -32,49 +36,63 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter per option
     out: Annotated[Path, typer.Option(help="Folder for everything that the run writes.")],
     clients: Annotated[int, typer.Option(help="Clients that the data is divided among.")] = 10,
     rounds: Annotated[int, typer.Option(help="Number of rounds.")] = _DEFAULT.rounds,
-    method: Annotated[str, typer.Option(help=f"One of {', '.join(METHODS)}.")] = _DEFAULT.method,
+    method: Annotated[
+        str, typer.Option(help=f"One of {', '.join(METHODS)}; `pruneseal methods` describes them.")
+    ] = _DEFAULT.method,
     sparsity: Annotated[
-        float, typer.Option(help="Final share of zero parameters (of dead filters), in [0, 1).")
-    ] = _DEFAULT.sparsity,
-    granularity: Annotated[
-        str, typer.Option(help=f"What is removed, one of {', '.join(GRANULARITIES)}; filters make training faster too.")
-    ] = _DEFAULT.granularity,
-    allocation_: Annotated[
-        str, typer.Option("--allocation", help=f"How survivors are shared out: {', '.join(allocation.NAMES)}.")
-    ] = _DEFAULT.allocation,
-    layer_floor: Annotated[
-        float, typer.Option(help="Share of every tensor that always stays, in [0, 1).")
-    ] = _DEFAULT.layer_floor,
-    powerprop: Annotated[
         float | None,
-        typer.Option(help=f"Beta of powerpropagation; 1 for none. {_BETA} for sparsyfed, else 1.", show_default=False),
+        typer.Option(
+            help=f"Final share of zero parameters (of dead filters), in [0, 1); {_DEFAULT.sparsity} by default. "
+            f"Not for {' and '.join(name for name, kind in METHODS.items() if not kind.has_target)}.",
+        ),
     ] = None,
+    granularity: Annotated[
+        str, typer.Option(help=f"What is removed: {' or '.join(GRANULARITIES)}. Filters make training faster too.")
+    ] = _DEFAULT.granularity,
+    allocation_: Annotated[str | None, typer.Option("--allocation", help=_option("allocation"))] = None,
+    layer_floor: Annotated[float | None, typer.Option(help=_option("layer-floor"))] = None,
+    powerprop: Annotated[float | None, typer.Option(help=_option("powerprop"))] = None,
     data: Annotated[str, typer.Option(help=f"One of {datasets.FORMS}.")] = _DEFAULT.data,
-    partition_: Annotated[str, typer.Option("--partition", help=f"One of {partition.FORMS}.")] = _DEFAULT.partition,
+    partition_: Annotated[
+        str, typer.Option("--partition", help=f"How the data is divided: one of {partition.FORMS}.")
+    ] = _DEFAULT.partition,
     model: Annotated[
         str, typer.Option(help=f"One of {', '.join(models.names())}, or package.module:function.")
     ] = _DEFAULT.model,
-    bits: Annotated[int, typer.Option(help="Bits of the grid that sums are exact on.")] = _DEFAULT.bits,
+    bits: Annotated[int, typer.Option(help="Bits of the grid on which values are summed exactly.")] = _DEFAULT.bits,
     fraction: Annotated[float, typer.Option(help="Fraction of the clients asked in each round.")] = _DEFAULT.fraction,
-    min_cohort: Annotated[int, typer.Option(help="Smallest cohort whose sum is released.")] = _DEFAULT.min_cohort,
+    min_cohort: Annotated[
+        int, typer.Option(help="Smallest number of clients whose sum may be opened.")
+    ] = _DEFAULT.min_cohort,
     epochs: Annotated[int, typer.Option(help="Local epochs per round.")] = _DEFAULT.epochs,
-    batch_size: Annotated[int, typer.Option(help="Samples in one step.")] = _DEFAULT.batch_size,
+    batch_size: Annotated[int, typer.Option(help="Samples per training step.")] = _DEFAULT.batch_size,
     learning_rate: Annotated[float, typer.Option(help="Learning rate of SGD.")] = _DEFAULT.learning_rate,
     momentum: Annotated[float, typer.Option(help="Momentum of SGD.")] = _DEFAULT.momentum,
-    prox: Annotated[float, typer.Option(help="Mu of FedProx; 0 for none.")] = _DEFAULT.proximal,
-    seed: Annotated[int, typer.Option(help="Seed of everything random except the keys.")] = _DEFAULT.seed,
+    prox: Annotated[float, typer.Option(help="Weight mu of FedProx's proximal term; 0 for none.")] = _DEFAULT.proximal,
+    seed: Annotated[
+        int, typer.Option(help="Seed of everything random except keys, nonces and encryption.")
+    ] = _DEFAULT.seed,
     drop: Annotated[
         float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
     ] = 0.0,
     more: Annotated[
         list[str] | None,
-        typer.Option("--set", help="Any field of the plan, as KEY=VALUE in TOML, such as start-sparsity=0.5."),
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any field of the plan or option of the method, such as deadline=60 or exponent=2.0; `pruneseal "
+            "methods` lists the options. May be repeated.",
+        ),
     ] = None,
     verify: Annotated[bool, typer.Option("--verify", help="Check every decrypted sum against the clear sum.")] = False,
     workers: Annotated[int, typer.Option(help="Client processes; 0 means one per processor.")] = 0,
-    grid: Annotated[
-        local.GridKind, typer.Option(help="`local`, or `flower`: SuperLink, nodes and apps as processes, with TLS.")
-    ] = local.GridKind.LOCAL,
+    engine: Annotated[
+        local.Engine,
+        typer.Option(
+            help="What carries the messages: `local` (a pool of processes), or `flower` (SuperLink, nodes and apps as "
+            "processes of their own, with TLS)."
+        ),
+    ] = local.Engine.LOCAL,
     resume: Annotated[bool, typer.Option("--resume", help="Resume the run in the folder.")] = False,
 ) -> None:
     """Run everything on this machine: train, prune, aggregate encrypted, export, check, report.
@@ -89,33 +107,33 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter per option
     console = Console()
     with exit_on_error():
         if resume:
-            _require_same(out, given | {key.replace("-", "_"): value for key, value in _fields(more).items()})
+            _require_same(out, given, _fields(more))
         else:
-            plan = Plan(
-                method=method,
-                sparsity=sparsity,
-                granularity=granularity,
-                first_prune=max(1, rounds - _ONE_SHOT_TUNING) if method == OneShot.name else _DEFAULT.first_prune,
-                allocation=allocation_,
-                layer_floor=layer_floor,
-                powerprop=_powerprop(method) if powerprop is None else powerprop,
-                rounds=rounds,
-                fraction=fraction,
-                min_cohort=min_cohort,
-                max_cohort=local.largest_cohort(clients, fraction),
-                bits=bits,
-                model=model,
-                data=data,
-                partition=partition_,
-                epochs=epochs,
-                batch_size=batch_size,
-                learning_rate=learning_rate,
-                momentum=momentum,
-                proximal=prox,
-                seed=seed,
-            )
-            plan = plan_from_config({**plan.to_config(), **_fields(more)})
-            local.start(out, plan, local.Options(clients, drop, verify, workers, grid))
+            flags = {
+                "method": method,
+                "sparsity": sparsity,
+                "granularity": granularity,
+                "allocation": allocation_,
+                "layer-floor": layer_floor,
+                "powerprop": powerprop,
+                "rounds": rounds,
+                "fraction": fraction,
+                "min-cohort": min_cohort,
+                "max-cohort": local.largest_cohort(clients, fraction),
+                "bits": bits,
+                "model": model,
+                "data": data,
+                "partition": partition_,
+                "epochs": epochs,
+                "batch-size": batch_size,
+                "learning-rate": learning_rate,
+                "momentum": momentum,
+                "proximal": prox,
+                "seed": seed,
+            }
+            chosen = {name: value for name, value in flags.items() if value is not None}
+            plan = _plan({**chosen, **_fields(more)})
+            local.start(out, plan, local.Options(clients, drop, verify, workers, engine))
         try:
             summary = local.go(out, console)
         except KeyboardInterrupt:
@@ -124,31 +142,58 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter per option
         _show(console, out, summary)
 
 
-def _powerprop(method: str) -> float:
-    """The beta that a method has where none is given."""
-    return _BETA if method == SparsyFed.name else _DEFAULT.powerprop
+def _plan(given: Mapping[str, object]) -> Plan:
+    """The plan of fields of it and options of its method, by name; the rest is at its default.
 
-
-def _fields(more: list[str] | None) -> dict[str, Any]:
-    """The fields of a plan that were set by name."""
-    try:
-        return tomllib.loads("\n".join(more or []))
-    except tomllib.TOMLDecodeError as error:
+    Raises:
+        ConfigError: A name is neither, or a value does not fit.
+    """
+    fields: dict[str, object] = {**_DEFAULT.to_config()}
+    kind = method_named(str(given["method"]))
+    options = {name: value for name, value in given.items() if name not in fields}
+    if unknown := sorted(options.keys() - kind.declared().keys()):
         raise ConfigError(
-            f"--set takes KEY=VALUE with a value in TOML, such as rounds=10 or model='lenet5', not {more}: {error}"
-        ) from error
+            f"neither the plan nor {kind.name} has {', '.join(unknown)}; the plan has {', '.join(fields)}; "
+            f"{kind.name} has {', '.join(kind.declared()) or 'no options'}"
+        )
+    if not kind.has_target:
+        if "sparsity" in given:
+            raise ConfigError(f"{kind.name} has no target sparsity: leave sparsity out")
+        fields["sparsity"] = 0.0
+    fields |= {name: value for name, value in given.items() if name in fields}
+    return complete(plan_from_config({**fields, "options": options}))
 
 
-def _require_same(out: Path, given: dict[str, Any]) -> None:
-    """Refuse options that contradict those that a run began with."""
+def _fields(more: list[str] | None) -> dict[str, object]:
+    """The settings that were given by name: values in TOML, or else texts."""
+    found: dict[str, object] = {}
+    for text in more or []:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--set takes KEY=VALUE, such as rounds=10 or model=lenet5, not {text}")
+        try:
+            found[name] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[name] = value
+    return found
+
+
+def _require_same(out: Path, flags: Mapping[str, object], more: Mapping[str, object]) -> None:
+    """Refuse settings that contradict those that a run began with."""
     plan, options = local.stored_run(out)
-    stored = {**{key.replace("-", "_"): value for key, value in plan.to_config().items()}, **vars(options)}
-    stored |= {"partition_": stored["partition"], "allocation_": stored["allocation"], "prox": stored["proximal"]}
-    for name, value in given.items():
+    stored = {name.removeprefix("options."): value for name, value in plan.to_config().items()} | vars(options)
+    if unknown := sorted(more.keys() - stored.keys()):
+        raise ConfigError(f"the run in {out} has no setting {', '.join(unknown)}")
+    asked = {
+        _NAMES.get(flag, flag.replace("_", "-")): (f"--{flag.rstrip('_').replace('_', '-')}", value)
+        for flag, value in flags.items()
+    }
+    for name, value in more.items():
+        asked[name] = (name if name in dict(plan.options) else f"--{name}", value)
+    for name, (label, value) in asked.items():
         if name in stored and stored[name] != value:
-            option = f"--{name.rstrip('_').replace('_', '-')}"
             raise ConfigError(
-                f"the run in {out} began with {option} {stored[name]}, not {value}; leave it out to resume"
+                f"the run in {out} began with {label} {stored[name]}, not {value}; leave it out to resume"
             )
 
 

@@ -44,11 +44,12 @@ def provision(
         elif out is None:
             raise ConfigError("name a folder for the kits with --out, or one to check with --check")
         elif site is None:
-            plan = plan_from_toml(config) if config else Plan()
+            plan = _proved(plan_from_toml(config) if config else Plan())
             make_kits(out, clients, plan)
             typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
         else:
             wanted = read_site(site)
+            _proved(wanted.plan)
             changes = provision_site(out, wanted, amend=amend)
             for name in changes.added:
                 typer.echo(f"new: {out / name}.tar.gz")
@@ -58,6 +59,14 @@ def provision(
                 f"{out / 'aggregator'}.tar.gz admits {len(wanted.clients)} clients to the plan "
                 f"{wanted.plan.digest.hex()[:16]}"
             )
+
+
+def _proved(plan: Plan) -> Plan:
+    """The plan, once its method is known to take its options: kits for one that no client can run are of no use."""
+    from edge_client.sparsify import sparsifier  # noqa: PLC0415  # imports torch, which neither status nor help needs
+
+    sparsifier(plan)
+    return plan
 
 
 def status(

@@ -35,12 +35,18 @@ def app_files(plan: Plan) -> dict[str, bytes]:
                     "fab-format-version": 1,
                     "flwr-version-target": "1.41.0",
                     "components": {"serverapp": "aggregator.app:app", "clientapp": "edge_client.app:app"},
-                    "config": dict(plan.to_config()),
+                    "config": _nested(plan),
                 }
             }
         },
     }
     return {"pyproject.toml": tomli_w.dumps(project).encode(), "LICENSE": _LICENSE.encode()}
+
+
+def _nested(plan: Plan) -> dict[str, object]:
+    """The plan's run config as a file has it: the options in a table of their own."""
+    fields = {name: value for name, value in plan.to_config().items() if "." not in name}
+    return {**fields, "options": dict(plan.options)} if plan.options else {**fields}
 
 
 def write_app(folder: Path, plan: Plan) -> None:

@@ -13,6 +13,9 @@
     [plan]
     rounds = 20
 
+    [plan.options]                  # what only the method knows, where it differs from its defaults
+    exponent = 2.0
+
 Every kit is a folder of mode 0700 and an archive beside it, ``<name>.tar.gz``, whose files belong to the user of the
 images. ``operator/`` has no archive: it stays here. A second call on the same folder changes nothing unless it is told
 to amend; then it makes kits for new clients, revokes those that the file no longer names, signs the roster under the

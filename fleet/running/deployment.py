@@ -2,7 +2,7 @@
 
 It is what a deployment over several machines is, without containers: the SuperLink's state is in a database, its nodes
 prove themselves by registered keys, apps run in processes apart from those that hold these keys (Flower's process
-isolation), and each node runs only the bundle that it was provisioned for. ``pruneseal run --grid flower`` uses it.
+isolation), and each node runs only the bundle that it was provisioned for. ``pruneseal run --engine flower`` uses it.
 
 Everything is under one folder: ``tls/`` (the authority and the server's certificate), ``flower/`` (Flower's home and
 database), ``app/`` (the bundle), ``kits/`` (keys), ``logs/`` (one file per process). A second start in the same folder

@@ -36,7 +36,7 @@ from protocol.plan import Plan, plan_from_config
 OPTIONS_FILE: Final = "options.json"
 
 
-class GridKind(StrEnum):
+class Engine(StrEnum):
     """What carries the messages of a run on this machine."""
 
     LOCAL = "local"
@@ -54,18 +54,18 @@ class Options:
         drop: The probability that a client vanishes between the two messages.
         verify: Whether every sum is also computed in the clear and compared.
         workers: Client processes; 0 for one per processor.
-        grid: What carries the messages.
+        engine: What carries the messages.
     """
 
     clients: int
     drop: float
     verify: bool
     workers: int
-    grid: GridKind = GridKind.LOCAL
+    engine: Engine = Engine.LOCAL
 
     def __post_init__(self) -> None:
-        if self.grid == GridKind.FLOWER and (self.drop or self.verify or self.workers):
-            raise ConfigError("drop, verify and workers are for the local grid; leave them out with --grid flower")
+        if self.engine == Engine.FLOWER and (self.drop or self.verify or self.workers):
+            raise ConfigError("drop, verify and workers are for the local engine; leave them out with --engine flower")
         if self.clients < 1:
             raise ConfigError(f"clients must be 1 or more, not {self.clients}")
         if not 0 <= self.drop < 1:
@@ -93,7 +93,7 @@ def start(out: Path, plan: Plan, options: Options) -> None:
     build_network(plan, data.input_shape, data.classes)
     out.mkdir(parents=True, exist_ok=True)
     provision(out / "kits", options.clients, plan)
-    if options.grid == GridKind.FLOWER:
+    if options.engine == Engine.FLOWER:
         prepare(out, plan, options.clients)
     stored = {"plan": plan.to_config(), "options": asdict(options)}
     replace_file(out / OPTIONS_FILE, json.dumps(stored, indent=1).encode())
@@ -107,7 +107,7 @@ def stored_run(out: Path) -> tuple[Plan, Options]:
     """
     try:
         stored = json.loads((out / OPTIONS_FILE).read_text())
-        options = {**stored["options"], "grid": GridKind(stored["options"].get("grid", GridKind.LOCAL))}
+        options = {**stored["options"], "engine": Engine(stored["options"]["engine"])}
         return plan_from_config(stored["plan"]), Options(**options)
     except FileNotFoundError:
         raise ConfigError(f"{out} holds no run that could be resumed; start one without --resume") from None
@@ -128,7 +128,7 @@ def go(out: Path, console: Console) -> dict[str, Any]:
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     done = max(0, Journal(out, plan).last().round - 1)
     with Progress(plan.rounds, console, resumed_at=done) as progress:
-        if options.grid == GridKind.FLOWER:
+        if options.engine == Engine.FLOWER:
             with Deployment(out, options.clients) as deployment:
                 follow(deployment, progress)
             verified = None

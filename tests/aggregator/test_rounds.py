@@ -44,7 +44,7 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
 
 
 def test_what_travels_shrinks_with_the_model(scene: MakeScene) -> None:
-    s = scene(3, rounds=3, method="fedsparsify-global", sparsity=0.75, first_prune=0)
+    s = scene(3, rounds=3, method="fedsparsify-global", sparsity=0.75, options=(("first-prune", 0),))
     records = s.run().records
     kept = [record["kept"] for record in records]
     assert kept[-1] == 6

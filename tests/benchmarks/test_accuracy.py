@@ -108,6 +108,10 @@ def test_cells_that_the_results_hold_are_not_run_again(tmp_path: Path) -> None:
     restore(replace(made, out=tmp_path / "nowhere"))
 
 
+def option(cell: Cell, name: str) -> object:
+    return dict(cell.plan(None).options)[name]
+
+
 def synthetic(cell: Cell, accuracies: list[float], uplink: float = 100, **more: Any) -> dict[str, Any]:
     rounds = len(accuracies)
     return {
@@ -131,8 +135,8 @@ def test_cells_of_different_rounds_are_never_one_group() -> None:
 def test_a_cell_with_another_beta_is_a_group_of_its_own_and_says_so() -> None:
     cell = replace(CELL, powerprop=1.5)
     assert cell.name == "tiny-group-fedsparsify-local-beta1.5-0.5-r3-s3"
-    assert (CELL.plan(None).powerprop, cell.plan(None).powerprop) == (1.0, 1.5)
-    assert replace(CELL, method="sparsyfed").plan(None).powerprop == 1.25
+    assert (option(CELL, "powerprop"), option(cell, "powerprop")) == (1.0, 1.5)
+    assert option(replace(CELL, method="sparsyfed"), "powerprop") == 1.25
     found = groups([synthetic(CELL, [0.5]), synthetic(cell, [0.6])])
     assert [key.label for key in found] == ["fedsparsify-local", "fedsparsify-local, beta 1.5"]
     given = ["--data", "idx:x", "--headline", "--methods", "fedsparsify-global", "--powerprop", "1.25"]
@@ -145,7 +149,7 @@ def test_a_cell_with_another_allocation_is_a_group_of_its_own_and_says_so() -> N
     cell = replace(CELL, allocation="erk")
     assert cell.name == "tiny-group-fedsparsify-local-erk-0.5-r3-s3"
     assert replace(cell, powerprop=1.5).name == "tiny-group-fedsparsify-local-erk-beta1.5-0.5-r3-s3"
-    assert (CELL.plan(None).allocation, cell.plan(None).allocation) == ("global", "erk")
+    assert (option(CELL, "allocation"), option(cell, "allocation")) == ("global", "erk")
     found = groups([synthetic(CELL, [0.5]), synthetic(cell, [0.6]), synthetic(replace(cell, powerprop=1.5), [0.7])])
     labels = [key.label for key in found]
     assert labels == ["fedsparsify-local", "fedsparsify-local, erk", "fedsparsify-local, erk, beta 1.5"]

@@ -1,4 +1,4 @@
-"""`pruneseal run --grid flower`: the same run as on the local grid, to the last bit, through Flower's own services."""
+"""`pruneseal run --engine flower`: the same run as on one machine, to the last bit, through Flower's own services."""
 
 from pathlib import Path
 
@@ -14,11 +14,11 @@ SETTINGS = (
 )
 
 
-def test_a_deployment_gives_the_model_that_the_local_grid_gives(
+def test_a_deployment_gives_the_model_that_the_local_engine_gives(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    deployed = finished(tmp_path / "deployed", "--grid", "flower", *SETTINGS)
+    deployed = finished(tmp_path / "deployed", "--engine", "flower", *SETTINGS)
     local = finished(tmp_path / "local", *SETTINGS)
     ours, theirs = (checkpoint.load(run.out / "model.safetensors").tensors for run in (deployed, local))
     assert {name: array.tobytes() for name, array in ours.items()} == {
@@ -32,6 +32,6 @@ def test_a_deployment_gives_the_model_that_the_local_grid_gives(
     shown = pruneseal("status", deployed.out)
     assert shown.returncode == 0, shown.stderr
     assert "state           finished" in shown.stdout
-    again = pruneseal("run", "--out", deployed.out, "--resume", "--grid", "local")
+    again = pruneseal("run", "--out", deployed.out, "--resume", "--engine", "local")
     assert again.returncode == 1
-    assert "began with --grid flower, not local" in again.stderr
+    assert "began with --engine flower, not local" in again.stderr

@@ -36,7 +36,7 @@ TINY_MODEL: Final = "tests.edge_client.tiny:build"
 
 
 def tiny_plan(**changes: Any) -> Plan:
-    """A plan that trains in milliseconds."""
+    """A plan that trains in milliseconds; what is no field of a plan is an option of its method."""
     plan = Plan(
         method="fedavg",
         sparsity=0.75,
@@ -49,7 +49,9 @@ def tiny_plan(**changes: Any) -> Plan:
         batch_size=8,
         momentum=0.5,
     )
-    return replace(plan, **changes)
+    own = {name: changes.pop(name) for name in changes.keys() - vars(plan).keys()}
+    options = tuple((name.replace("_", "-"), value) for name, value in own.items())
+    return replace(plan, options=options, **changes)
 
 
 FIRST: Final = Call(RUN, 1, 1)

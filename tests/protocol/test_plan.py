@@ -12,22 +12,12 @@ from protocol.grid import Grid
 from protocol.parameters import Parameters
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
 
+SCALARS = st.text() | st.booleans() | st.integers(-(1 << 63) + 1, (1 << 63) - 1) | st.floats(-1e18, 1e18)
 PLANS = st.builds(
     Plan,
     method=st.text(max_size=8),
     sparsity=st.floats(0, 1, exclude_max=True),
     granularity=st.sampled_from(GRANULARITIES),
-    exponent=st.floats(0, 9, exclude_min=True),
-    first_prune=st.integers(0, 99),
-    frequency=st.integers(1, 9),
-    allocation=st.text(max_size=8),
-    layer_floor=st.floats(0, 1, exclude_max=True),
-    strict_majority=st.booleans(),
-    start_sparsity=st.floats(0, 1, exclude_max=True),
-    dense_first=st.booleans(),
-    powerprop=st.floats(1, 9),
-    threshold_penalty=st.floats(0, 9),
-    threshold_estimator=st.text(max_size=8),
     rounds=st.integers(1, 99),
     fraction=st.floats(0, 1, exclude_min=True),
     min_cohort=st.integers(3, 9),
@@ -44,6 +34,9 @@ PLANS = st.builds(
     seed=st.integers(0, (1 << 32) - 1),
     deadline=st.floats(0, 9, exclude_min=True),
     attempts=st.integers(1, 9),
+    options=st.dictionaries(st.from_regex(r"[a-z]{1,3}(-[a-z0-9]{1,3}){0,2}", fullmatch=True), SCALARS).map(
+        lambda table: tuple(table.items())
+    ),
 )
 
 
@@ -59,17 +52,6 @@ OTHERS: dict[str, Any] = {
     "method": "spafl",
     "sparsity": 0.5,
     "granularity": "filter",
-    "exponent": 2.0,
-    "first_prune": 2,
-    "frequency": 2,
-    "allocation": "erk",
-    "layer_floor": 0.01,
-    "strict_majority": True,
-    "start_sparsity": 0.4,
-    "dense_first": True,
-    "powerprop": 1.25,
-    "threshold_penalty": 0.1,
-    "threshold_estimator": "clipped",
     "rounds": 41,
     "fraction": 0.5,
     "min_cohort": 4,
@@ -86,6 +68,7 @@ OTHERS: dict[str, Any] = {
     "seed": 7,
     "deadline": 5.0,
     "attempts": 3,
+    "options": (("exponent", 2.0),),
 }
 
 
@@ -150,13 +133,6 @@ def test_unknown_and_missing_keys_are_named() -> None:
     [
         ("sparsity", [0.0, 0.999], [1.0, -0.01, float("nan")]),
         ("granularity", ["weight", "filter"], ["", "channel", "Filter"]),
-        ("exponent", [0.1], [0.0, -1.0, float("nan")]),
-        ("first_prune", [0], [-1]),
-        ("frequency", [1], [0]),
-        ("layer_floor", [0.0, 0.999], [1.0, -0.01, float("nan")]),
-        ("start_sparsity", [0.0, 0.999], [1.0, -0.01, float("nan")]),
-        ("powerprop", [1.0, 5.0], [0.99, -1.0, float("nan")]),
-        ("threshold_penalty", [0.0, 1.0], [-0.01, float("nan")]),
         ("rounds", [1], [0]),
         ("fraction", [0.01, 1.0], [0.0, 1.01, float("nan")]),
         ("min_cohort", [3, 10], [2, 0, 11]),
@@ -192,3 +168,66 @@ def test_a_plan_whose_sums_would_not_decrypt_is_refused_when_it_is_built() -> No
 
 def test_the_parameters_follow_from_the_bits_and_the_largest_cohort() -> None:
     assert Plan(bits=12, max_cohort=7).parameters == Parameters(Grid(12, 7))
+
+
+# --- the options of the method ------------------------------------------------------------------
+
+
+def test_options_are_a_table_in_a_file_and_dotted_names_in_a_run_config() -> None:
+    plan = Plan(options=(("strict-majority", True), ("allocation", "erk"), ("exponent", 2.5)))
+    dotted = plan.to_config()
+    assert {
+        "options.allocation": "erk",
+        "options.exponent": 2.5,
+        "options.strict-majority": True,
+    }.items() <= dotted.items()
+    nested = {**Plan().to_config(), "options": dict(plan.options)}
+    assert plan_from_config(nested) == plan_from_config(dotted) == plan
+    assert plan_from_config({**Plan().to_config(), "options": {}}) == Plan()
+
+
+def test_neither_the_order_of_options_nor_the_spelling_of_a_whole_number_makes_another_plan() -> None:
+    one, other = Plan(options=(("b", 3.0), ("a", "x"))), Plan(options=(("a", "x"), ("b", 3)))
+    assert one == other
+    assert one.digest == other.digest
+    assert hash(one) == hash(other)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [(("exponent", 3.0),), (("exponent", 2.0),), (("exponent", "3.0"),), (("exponents", 3.0),), (("exponent", True),)],
+)
+def test_every_name_value_and_kind_of_an_option_changes_the_digest(options: tuple[tuple[str, Any], ...]) -> None:
+    others: list[Any] = [(("exponent", 3.5),), (("exponent", "3"),), (("exponent", False),), ()]
+    assert Plan(options=options).digest not in {Plan(options=other).digest for other in others}
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"": 1}, "an option's name is made of a-z, 0-9 and single hyphens; '' is not"),
+        ({"Beta": 1}, "'Beta' is not"),
+        ({"first_prune": 1}, "'first_prune' is not"),
+        ({"first--prune": 1}, "'first--prune' is not"),
+        ({"1st": 1}, "'1st' is not"),
+        ({"a": None}, "the option a must be a text, a number or true or false, not None"),
+        ({"a": [1]}, r"the option a must be a text, a number or true or false, not \[1\]"),
+        ({"a": {"b": 1}}, "the option a must be"),
+        ({"a": float("nan")}, "the option a must be a finite number of at most 63 bits, not nan"),
+        ({"a": float("-inf")}, "the option a must be a finite number of at most 63 bits, not -inf"),
+        ({"a": 1 << 63}, "the option a must be a finite number of at most 63 bits, not 9223372036854775808"),
+    ],
+)
+def test_an_option_is_a_scalar_with_a_name_in_kebab_case(options: dict[str, object], text: str) -> None:
+    with pytest.raises(ConfigError, match=text):
+        plan_from_config({**Plan().to_config(), "options": options})
+
+
+def test_an_option_that_is_given_twice_is_refused() -> None:
+    with pytest.raises(ConfigError, match="the option exponent is given twice"):
+        plan_from_config({**Plan().to_config(), "options": {"exponent": 3}, "options.exponent": 3})
+
+
+def test_options_that_are_no_table_are_an_unknown_key() -> None:
+    with pytest.raises(ConfigError, match=r"unknown keys: options; known are method, .* and the table options of"):
+        plan_from_config({**Plan().to_config(), "options": 3})

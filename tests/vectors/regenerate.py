@@ -52,17 +52,6 @@ PLAN: Final = Plan(
     method="fedsparsify-global",
     sparsity=0.95,
     granularity="weight",
-    exponent=3.0,
-    first_prune=1,
-    frequency=1,
-    allocation="global",
-    layer_floor=0.0,
-    strict_majority=False,
-    start_sparsity=0.5,
-    dense_first=False,
-    powerprop=1.0,
-    threshold_penalty=0.002,
-    threshold_estimator="identity",
     rounds=40,
     fraction=1.0,
     min_cohort=3,
@@ -79,6 +68,7 @@ PLAN: Final = Plan(
     seed=1990,
     deadline=600.0,
     attempts=10,
+    options=(("exponent", 3.0), ("first-prune", 1), ("allocation", "global"), ("layer-floor", 0.01)),
 )
 KITS: Final = factories.kits(PLAN, NODES)
 COHORT: Final = factories.cohort(KITS, votes=7)
@@ -340,7 +330,8 @@ def aggregate_vectors() -> list[Case]:
 
 def plan_vectors() -> list[Case]:
     """Plans as Flower's run config spells them, and their names."""
-    plans = [PLAN, replace(PLAN, method="spafl", sparsity=0.5, bits=12, max_cohort=100, model="my.net:build")]
+    other = replace(PLAN, method="spafl", sparsity=0.5, bits=12, max_cohort=100, model="my.net:build", options=())
+    plans = [PLAN, other, replace(PLAN, method="fedsparsify-local", options=(("strict-majority", True),))]
     return [{"config": plan.to_config(), "digest": plan.digest.hex()} for plan in plans]
 
 
@@ -584,6 +575,9 @@ def _bad_plans() -> Bad:
     return {
         "unknown_key": case("ConfigError", zeal=1),
         "type": case("ConfigError", rounds="40"),
+        "options": case("ConfigError", options=3),
+        "option_name": case("ConfigError", **{"options.first--prune": 1}),
+        "option_value": case("ConfigError", **{"options.exponent": [3.0]}),
         "sparsity": case("ConfigError", sparsity=1.0),
         "pair": case("ConfigError", min_cohort=2),
         "headroom": case("HeadroomError", bits=24, max_cohort=1 << 30),

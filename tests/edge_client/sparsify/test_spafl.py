@@ -180,7 +180,7 @@ def test_after_the_run_every_client_has_its_own_model_in_its_state_folder(tmp_pa
     ("changes", "text"),
     [
         ({"threshold_estimator": "straight"}, "no threshold-estimator 'straight'; known are identity, clipped"),
-        ({"powerprop": 1.25}, "spafl trains weights as they are: leave powerprop at 1"),
+        ({"powerprop": 1.25}, "spafl has no option powerprop; its options are threshold-penalty, threshold-estimator"),
     ],
 )
 def test_a_plan_that_does_not_fit_is_refused(changes: dict[str, object], text: str) -> None:

@@ -123,7 +123,7 @@ def test_a_client_does_not_vote_for_zeros() -> None:
 
 
 def test_without_powerpropagation_it_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"sparsyfed needs powerprop above 1 .*, not 1.0"):
+    with pytest.raises(ConfigError, match=r"powerprop must be above 1, not 1.0"):
         sparsifier(plan_of(powerprop=1.0))
 
 

@@ -180,6 +180,13 @@ def test_a_plan_is_read_from_the_apps_run_config(tmp_path: Path) -> None:
     assert plan_from_toml(tmp_path / "app.toml") == wanted
 
 
+def test_the_options_of_a_method_are_a_table_of_the_run_config(tmp_path: Path) -> None:
+    lines = [f"{key} = {json.dumps(value)}" for key, value in Plan().to_config().items()]
+    table = ["[tool.flwr.app.config.options]", "exponent = 2", "allocation = 'erk'"]
+    (tmp_path / "app.toml").write_text("\n".join(["[tool.flwr.app.config]", *lines, *table]))
+    assert plan_from_toml(tmp_path / "app.toml") == Plan(options=(("allocation", "erk"), ("exponent", 2)))
+
+
 def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"absent\.toml cannot be read: No such file"):
         plan_from_toml(tmp_path / "absent.toml")

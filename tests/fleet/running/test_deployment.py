@@ -14,7 +14,7 @@ from edge_client.bundle import BUNDLES_FILE, accepted
 from fleet.provisioning.app_bundle import bundle_digest
 from fleet.provisioning.kits import AGGREGATOR, kit_name, provision
 from fleet.running.deployment import EXECUTOR_FILE, HOST, Deployment, port_of, prepare, reserve_port
-from fleet.running.local import GridKind, Options, start, stored_run
+from fleet.running.local import Engine, Options, start, stored_run
 from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
 from tests.e2e.conftest import group_members
@@ -119,14 +119,14 @@ def test_the_ports_of_a_deployment_are_reserved_as_long_as_it_is_there(tmp_path:
         other.bind((HOST, ports[-1]))
 
 
-def test_what_only_the_local_grid_can_do_is_refused_on_flowers(tmp_path: Path) -> None:
+def test_what_only_the_local_engine_can_do_is_refused_for_flower(tmp_path: Path) -> None:
     for drop, verify, workers in ((0.1, False, 0), (0.0, True, 0), (0.0, False, 2)):
-        with pytest.raises(ConfigError, match="are for the local grid"):
-            Options(3, drop, verify, workers, GridKind.FLOWER)
+        with pytest.raises(ConfigError, match="are for the local engine"):
+            Options(3, drop, verify, workers, Engine.FLOWER)
 
 
-def test_the_kind_of_grid_is_remembered(tmp_path: Path) -> None:
-    options = Options(3, 0.0, False, 0, GridKind.FLOWER)
+def test_the_engine_is_remembered(tmp_path: Path) -> None:
+    options = Options(3, 0.0, False, 0, Engine.FLOWER)
     start(tmp_path / "run", PLAN, options)
     assert stored_run(tmp_path / "run") == (PLAN, options)
     assert (tmp_path / "run" / "tls" / "ca.crt").is_file()
