@@ -4,24 +4,23 @@ It is read-only, knows no secret and needs none, but tells who takes part: bind 
 reach.
 """
 
-import json
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
-from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
 from aggregator.journal import is_held, read_records
 from aggregator.metrics import RunCollector
+from aggregator.records import Record
 from aggregator.settings import AggregatorSettings
-from aggregator.status import FAILED, read_status
+from aggregator.status import FAILED, Status, read_status
+from protocol.documents import Items, Part
 from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
 
@@ -60,21 +59,30 @@ def hindrances(settings: AggregatorSettings) -> list[str]:
     return found
 
 
-def overview(folder: Path) -> dict[str, Any]:
-    """The status and the last rounds of a run's folder, as `pruneseal status` shows them.
+class Overview(Part):
+    """A run as `pruneseal status` shows it.
 
-    A folder knows of no trouble of the service; the service adds its own.
+    Attributes:
+        status: Its status; None where none was written yet.
+        held: Whether a process runs its rounds now.
+        trouble: What the service finds wrong; a folder knows of nothing.
+        rounds: Its last rounds.
+    """
+
+    status: Status | None
+    held: bool
+    trouble: Items[str]
+    rounds: Items[Record]
+
+
+def overview(folder: Path, trouble: Sequence[str] = ()) -> Overview:
+    """Look at a run's folder.
 
     Raises:
-        CheckpointError: The status file is damaged.
+        CheckpointError: A file in it is damaged.
     """
-    status = read_status(folder)
-    return {
-        "status": asdict(status) if status is not None else None,
-        "held": is_held(folder),
-        "trouble": [],
-        "rounds": read_records(folder)[-_LAST_ROUNDS:],
-    }
+    rounds = tuple(read_records(folder)[-_LAST_ROUNDS:])
+    return Overview(status=read_status(folder), held=is_held(folder), trouble=tuple(trouble), rounds=rounds)
 
 
 @contextmanager
@@ -106,8 +114,7 @@ def endpoint(host: str, port: int, settings: AggregatorSettings, trouble: Callab
             code = HTTPStatus.SERVICE_UNAVAILABLE if wrong else HTTPStatus.OK
             return code, "text/plain; charset=utf-8", ("\n".join(wrong or ["ready"]) + "\n").encode()
         if path == "/status":
-            found = {**overview(settings.state), "trouble": trouble()}
-            return HTTPStatus.OK, "application/json", json.dumps(found).encode()
+            return HTTPStatus.OK, "application/json", overview(settings.state, trouble()).to_json()
         return HTTPStatus.NOT_FOUND, "text/plain", b"there are /metrics, /live, /ready and /status\n"
 
     class Handler(BaseHTTPRequestHandler):

@@ -7,7 +7,6 @@ does. ``lock`` is locked by the process that runs the rounds, and by the kernel'
 """
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
@@ -16,8 +15,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Annotated, Final
 
+from pydantic import Field
+
+from aggregator.records import Record
+from protocol.documents import Document
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.files import replace_file, sync_directory
 from protocol.plan import Plan
@@ -31,7 +34,22 @@ _ROUNDS = "rounds"
 _KEPT = 2
 _LOCK_SECONDS = 2.0
 
-Record = dict[str, Any]
+_MOST_METRICS = 1 << 30
+
+
+class RunName(Document):
+    """Which run a folder belongs to: ``run.json``.
+
+    Attributes:
+        run: The run's name, in hex.
+        plan: The digest of its plan, in hex.
+    """
+
+    refusal = ConfigError
+    format: str = "pruneseal-run"
+    version: str = "1.0"
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{32}$")]
+    plan: str
 
 
 @dataclass(frozen=True)
@@ -41,12 +59,12 @@ class Stored:
     Attributes:
         round: Its number; 0 where there is none.
         aggregate: Its encoded aggregate; empty where there is none.
-        record: Its metrics so far.
+        record: Its metrics so far; None where there is none.
     """
 
     round: int
     aggregate: bytes
-    record: Record
+    record: Record | None
 
 
 class Journal:
@@ -66,20 +84,18 @@ class Journal:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
             path = folder / RUN_FILE
             if not path.exists():
-                run = {"run": secrets.token_hex(16), "plan": plan.digest.hex()}
-                replace_file(path, json.dumps(run).encode())
-            stored = json.loads(path.read_text())
-            name, digest = bytes.fromhex(stored["run"]), str(stored["plan"])
+                RunName(run=secrets.token_hex(16), plan=plan.digest.hex()).write(path)
+            stored = RunName.read(path)
         except OSError as error:
             raise ConfigError(f"the state folder {folder} cannot be written: {error.strerror}") from error
-        except (ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"{path} does not name a run ({error}): choose another folder") from error
-        if digest != plan.digest.hex():
+        except ConfigError as error:
+            raise ConfigError(f"{folder} does not name a run ({error}): choose another folder") from error
+        if stored.plan != plan.digest.hex():
             raise ConfigError(
-                f"{folder} holds a run of another plan ({digest[:16]}; this one is {plan.digest.hex()[:16]}): "
+                f"{folder} holds a run of another plan ({stored.plan[:16]}; this one is {plan.digest.hex()[:16]}): "
                 "choose another folder, or start with the settings of that run"
             )
-        self.run = name
+        self.run = bytes.fromhex(stored.run)
         """The run's name, 16 random bytes."""
 
     @contextmanager
@@ -107,11 +123,11 @@ class Journal:
         """
         folders = sorted((self._folder / _ROUNDS).glob("round-*"))
         if not folders:
-            return Stored(0, b"", {})
+            return Stored(0, b"", None)
         try:
-            record = json.loads((folders[-1] / RECORD_FILE).read_text())
-            return Stored(int(record["round"]), (folders[-1] / AGGREGATE_FILE).read_bytes(), record)
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            record = Record.read(folders[-1] / RECORD_FILE)
+            return Stored(record.round, (folders[-1] / AGGREGATE_FILE).read_bytes(), record)
+        except (OSError, CheckpointError) as error:
             raise CheckpointError(
                 f"{folders[-1]} is damaged ({error}); remove it to go on from the round before"
             ) from error
@@ -128,8 +144,8 @@ class Journal:
             temporary.mkdir()
             try:
                 replace_file(temporary / AGGREGATE_FILE, aggregate)
-                replace_file(temporary / RECORD_FILE, json.dumps(record).encode())
-                temporary.replace(rounds / f"round-{record['round']:06d}")
+                record.write(temporary / RECORD_FILE)
+                temporary.replace(rounds / f"round-{record.round:06d}")
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             sync_directory(rounds)
@@ -141,18 +157,19 @@ class Journal:
 
         Raises:
             StorageError: The disk does not take it.
+            CheckpointError: A line that is there already is damaged.
         """
         path = self._folder / METRICS_FILE
         with self._writing(record):
-            lines = path.read_text().splitlines() if path.exists() else []
-            kept = [line for line in lines if _round_of(line, record["round"]) < record["round"]]
+            lines = _lines(path)
+            kept = [line for line in lines if line.endswith(b"\n") and _parsed(line, path).round < record.round]
             if kept == lines:
-                with path.open("a") as file:
-                    file.write(json.dumps(record) + "\n")
+                with path.open("ab") as file:
+                    file.write(record.to_json() + b"\n")
                     file.flush()
                     os.fsync(file.fileno())
             else:
-                replace_file(path, "".join(f"{line}\n" for line in [*kept, json.dumps(record)]).encode())
+                replace_file(path, b"".join([*kept, record.to_json(), b"\n"]))
 
     @contextmanager
     def _writing(self, record: Record) -> Iterator[None]:
@@ -160,7 +177,7 @@ class Journal:
             yield
         except OSError as error:
             raise StorageError(
-                f"round {record['round']} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
+                f"round {record.round} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
                 "the disk, then resume the run; it goes on from the last complete round."
             ) from error
 
@@ -175,16 +192,19 @@ def is_held(folder: Path) -> bool:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The metrics of all complete rounds, without touching anything; the last may not know yet how its model does."""
+    """The metrics of all complete rounds, without touching anything; the last may not know yet how its model does.
+
+    Raises:
+        CheckpointError: A line or the newest round's record is damaged.
+    """
     path = folder / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    records = [json.loads(line) for line in lines if _round_of(line, 0)]
+    records = [_parsed(line, path) for line in _lines(path) if line.endswith(b"\n")]
     for newest in sorted((folder / _ROUNDS).glob("round-*"))[-1:]:
         try:
-            record = json.loads((newest / RECORD_FILE).read_text())
+            record = Record.read(newest / RECORD_FILE)
         except FileNotFoundError:
             continue  # it has just been forgotten, for a newer one
-        if not records or records[-1]["round"] < record["round"]:
+        if not records or records[-1].round < record.round:
             records.append(record)
     return records
 
@@ -198,9 +218,22 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     return True
 
 
-def _round_of(line: str, torn: int) -> int:
-    """The round that a line of metrics is of; ``torn`` for the part of a line that a crash has left."""
+def _lines(path: Path) -> list[bytes]:
+    """The lines of the metrics, each with its end; the last has none where a crash has left a part of it.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is larger than any run makes it.
+    """
     try:
-        return int(json.loads(line)["round"])
-    except ValueError:
-        return torn
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _MOST_METRICS:
+                raise CheckpointError(f"{path} is damaged: it is larger than {_MOST_METRICS} bytes")
+            return list(file)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parsed(line: bytes, path: Path) -> Record:
+    return Record.parse(line, f"a line of {path}")

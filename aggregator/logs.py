@@ -13,8 +13,8 @@ from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import Final
 
-from aggregator.journal import Record
 from aggregator.observer import refusal
+from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 from protocol.logs import JsonFormatter
@@ -141,15 +141,15 @@ class LogObserver:
         more = _fields("failed", round_, node=self.name(node), reason=reason)
         _log.warning("round %d: %s", round_, reason, extra=more)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         """Info: a sum is complete."""
         more = _fields("summed", round_, attempt=attempt, clients=len(cohort.members), bytes=len(aggregate))
         _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members), extra=more)
-        return {}
+        return MaskFigures()
 
     def round_done(self, record: Record) -> None:
         """Info: a round's metrics."""
-        _log.info("round %d is done", record["round"], extra=_fields("round", record["round"], metrics=record))
+        _log.info("round %d is done", record.round, extra=_fields("round", record.round, metrics=record.model_dump()))
 
     def message(self, text: str) -> None:
         """Warning: what an operator wants to know."""

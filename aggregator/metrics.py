@@ -5,7 +5,6 @@ Counters are sums over the rounds of the run's journal and its status; they go o
 
 import shutil
 import time
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from aggregator.journal import is_held, read_records
+from aggregator.records import PhaseSeconds
 from aggregator.status import FAILED, FINISHED, RUNNING, STOPPED, read_status
 
 
@@ -54,7 +54,7 @@ class RunCollector(Collector):
         yield _gauge("round", "The round under way", status.round)
         yield _gauge("phase_asked", "Clients asked in the phase under way", status.asked)
         yield _gauge("phase_answered", "Clients that have answered in it", status.answered)
-        online = sum(bool(node.get("online")) for node in status.nodes.values())
+        online = sum(node.online for node in status.nodes.values())
         yield _gauge("nodes_online", "Nodes that were there as the last round began", online)
         yield _gauge("status_age_seconds", "Since the status was written last", max(0.0, time.time() - status.updated))
         yield _counter("starts", "How often the run was started or resumed", status.starts)
@@ -66,22 +66,22 @@ class RunCollector(Collector):
 
     def _of_the_rounds(self) -> Iterable[Metric]:
         records = read_records(self._folder)
-        total: Counter[str] = Counter()
-        seconds: Counter[str] = Counter()
-        for record in records:
-            total.update({name: record[name] for name in ("dropped", "left_out", "attempts")})
-            total.update({name: record[name] for name in ("uplink_bytes", "downlink_bytes", "values")})
-            seconds.update(record["seconds"])
         yield _counter("rounds", "Complete rounds", len(records))
-        yield _counter("attempts", "Attempts at complete rounds", total["attempts"])
-        yield _counter("dropped_clients", "Clients asked that are in no sum", total["dropped"])
-        yield _counter("left_out_clients", "Survivors left out to keep a sum safe", total["left_out"])
-        yield _counter("uplink_bytes", "Bytes of frames from the clients", total["uplink_bytes"])
-        yield _counter("downlink_bytes", "Bytes of frames to the clients", total["downlink_bytes"])
-        yield _counter("values", "Values that travelled up", total["values"])
+        yield _counter("attempts", "Attempts at complete rounds", sum(record.attempts for record in records))
+        yield _counter("dropped_clients", "Clients asked that are in no sum", sum(record.dropped for record in records))
+        yield _counter(
+            "left_out_clients", "Survivors left out to keep a sum safe", sum(record.left_out for record in records)
+        )
+        yield _counter(
+            "uplink_bytes", "Bytes of frames from the clients", sum(record.uplink_bytes for record in records)
+        )
+        yield _counter(
+            "downlink_bytes", "Bytes of frames to the clients", sum(record.downlink_bytes for record in records)
+        )
+        yield _counter("values", "Values that travelled up", sum(record.values for record in records))
         phases = CounterMetricFamily("pruneseal_seconds", "Time by phase", labels=["phase"])
-        for phase, spent in sorted(seconds.items()):
-            phases.add_metric([phase], spent)
+        for phase in sorted(PhaseSeconds.model_fields):
+            phases.add_metric([phase], sum(record.seconds.by_phase()[phase] for record in records))
         yield phases
         for name, text in (
             ("cohort", "Clients in the last sum"),
@@ -89,7 +89,7 @@ class RunCollector(Collector):
             ("accuracy", "Accuracy of the last model that clients have scored"),
             ("sparsity", "Its share of zero parameters"),
         ):
-            known = [record[name] for record in records if record.get(name) is not None]
+            known = [value for record in records if (value := getattr(record, name)) is not None]
             if known:
                 yield _gauge(name, text, known[-1])
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Protocol
 
-from aggregator.journal import Record
+from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 
@@ -23,7 +23,7 @@ class Observer(Protocol):
     def failed(self, round_: int, node: int, reason: str) -> None:
         """A node, or Flower in its place, has answered with an error."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         """A cohort's sum is complete, and about to be written.
 
         Returns:

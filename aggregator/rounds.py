@@ -10,7 +10,7 @@ complete round.
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from math import ceil
+from math import ceil, isfinite
 from statistics import median_low
 
 import numpy as np
@@ -18,12 +18,14 @@ from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.asking import Answer, Asker, Refusals
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
 from aggregator.observer import Observer
+from aggregator.records import PhaseSeconds, Record, Scores
 from aggregator.summation import CohortSum
 from aggregator.tally import Tally
 from protocol.call import Action
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
+from protocol.documents import count
 from protocol.errors import AgreementError, QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
@@ -59,7 +61,7 @@ class Run:
             AgreementError: Two clients derive different models.
         """
         stored = self._journal.last()
-        self._aggregate, self._unpublished = stored.aggregate, stored.record or None
+        self._aggregate, self._unpublished = stored.aggregate, stored.record
         if stored.round:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
         for number in range(stored.round + 1, self._plan.rounds + 1):
@@ -75,24 +77,27 @@ class Run:
             trained = self._train(tally)
             cohort = self._contribute(tally, trained)
         losses = [(trained[member.node].metrics.get("loss", 0.0), member.samples) for member in cohort.members]
-        record: Record = {
-            "round": tally.round,
-            "cohort": len(cohort.members),
-            "dropped": tally.asked - tally.left_out - len(cohort.members),
-            "left_out": tally.left_out,
-            "attempts": tally.attempt,
-            "refused": sum(tally.refused.values()),
-            "refusals": dict(tally.refused),
-            "loss": sum(loss * samples for loss, samples in losses) / cohort.samples,
-            "clipped": tally.clipped,
-            "values": tally.values,
-            "value_bytes": tally.value_bytes,
-            "vote_bytes": tally.vote_bytes,
-            "uplink_bytes": tally.uplink,
-            "downlink_bytes": tally.downlink,
-            "seconds": {**tally.seconds, "other": time.monotonic() - start - sum(tally.seconds.values())},
-        }
-        record.update(self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate))
+        spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "add")}
+        seconds = PhaseSeconds(**spent, other=max(0.0, time.monotonic() - start - sum(spent.values())))
+        opened = self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
+        record = Record(
+            round=tally.round,
+            cohort=len(cohort.members),
+            dropped=tally.asked - tally.left_out - len(cohort.members),
+            left_out=tally.left_out,
+            attempts=tally.attempt,
+            refused=sum(tally.refused.values()),
+            refusals=dict(tally.refused),
+            loss=_finite(sum(loss * samples for loss, samples in losses) / cohort.samples),
+            clipped=count(tally.clipped),
+            values=tally.values,
+            value_bytes=tally.value_bytes,
+            vote_bytes=tally.vote_bytes,
+            uplink_bytes=tally.uplink,
+            downlink_bytes=tally.downlink,
+            seconds=seconds,
+            **dict(opened),
+        )
         self._journal.save(self._aggregate, record)
         self._unpublished = record
 
@@ -184,7 +189,7 @@ class Run:
                     bare = contribution_length(contribution.values, 0, len(contribution.sealed), self._plan.parameters)
                     tally.value_bytes += bare
                     tally.vote_bytes += len(answer.frame) - bare
-                    clipped += int(answer.metrics.get("clipped", 0))
+                    clipped += count(answer.metrics.get("clipped", 0))
                     answered.append(node)
                     self._observer.phase(tally.round, "contribute", len(answered), len(members))
             if total.complete:
@@ -217,17 +222,18 @@ class Run:
         record, self._unpublished = self._unpublished, None
         if record is None:
             return
-        record["uplink_bytes"] += uplink
-        record["downlink_bytes"] += downlink
         totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
         # The middle one: a lying client cannot move it far, and clients may differ where each has a model of its own.
         sizes = [(a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers]
         parameters, kept = median_low(sizes)
         tested = totals["tested"]
-        record["accuracy"] = totals["correct"] / tested if tested else None
-        record["test_loss"] = totals["test-loss"] / tested if tested else None
-        record["kept"] = int(kept)
-        record["sparsity"] = 1 - kept / max(parameters, 1)
+        scores = Scores(
+            accuracy=_finite(totals["correct"] / tested) if tested else None,
+            test_loss=_finite(totals["test-loss"] / tested) if tested else None,
+            kept=count(kept),
+            sparsity=1 - kept / max(parameters, 1),
+        )
+        record = record.scored(scores, uplink, downlink)
         self._journal.publish(record)
         self._observer.round_done(record)
 
@@ -262,3 +268,8 @@ class Run:
         # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
+
+
+def _finite(value: float) -> float | None:
+    """What clients have told, added up; None where it is no number any more."""
+    return value if isfinite(value) else None

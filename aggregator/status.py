@@ -4,36 +4,65 @@ The process that runs the rounds writes it, whole and by renaming; whoever looks
 service's endpoint, only reads it. It says nothing that the log does not say, and no aggregator needs it to resume.
 """
 
-import json
 import logging
 import time
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
 from aggregator.logs import LogObserver
+from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
+from protocol.documents import Count, Document, Items, Part, Seconds
 from protocol.errors import CheckpointError, PeerError, PruneSealError, StorageError
-from protocol.files import replace_file
 from protocol.plan import Plan
 from protocol.roster import Roster
 
 STATUS_FILE: Final = "status.json"
 RUNNING, FINISHED, FAILED, STOPPED = "running", "finished", "failed", "stopped"
 """Under way; at its end; ended by an error that an operator must look at; ended by a signal, a full disk or a fault."""
-_VERSION = 1
 _PROBLEMS = 50
 _WRITE_SECONDS = 1.0
 
 _log = logging.getLogger("pruneseal.aggregator")
 
 
-@dataclass
-class Status:
+class NodeStatus(Part):
+    """What is known of one node.
+
+    Attributes:
+        online: Whether it was there as the last round began.
+        seen: When it was seen last, in seconds since 1970; None where it never was.
+        round: The last round whose sum holds it; 0 for none.
+    """
+
+    online: bool = False
+    seen: Seconds | None = None
+    round: Count = 0
+
+
+class Problem(Part):
+    """A refusal or an error.
+
+    Attributes:
+        time: When, in seconds since 1970.
+        round: In which round.
+        node: From which node.
+        kind: Which kind.
+        text: What was said.
+    """
+
+    time: Seconds
+    round: Count
+    node: str
+    kind: str
+    text: str
+
+
+class Status(Document):
     """How a run is going.
 
     Attributes:
@@ -49,29 +78,30 @@ class Status:
         phase: Its phase.
         answered: How many clients have answered in it.
         asked: How many were asked.
-        nodes: By name: whether it was ``online`` as the last round began, when it was ``seen`` last, and the last
-            ``round`` whose sum holds it.
+        nodes: The nodes by name.
         refused: How many messages of this run did not count, by kind.
         failed: How many answers were errors.
-        problems: The last refusals and errors: when, in which round, from which node, which kind, and the text.
+        problems: The last refusals and errors.
     """
 
+    format: str = "pruneseal-status"
+    version: str = "1.0"
     run: str
     plan: str
     method: str
-    rounds: int
+    rounds: Count
     state: str = RUNNING
     error: str = ""
-    updated: float = 0.0
-    starts: int = 0
-    round: int = 0
+    updated: Seconds = 0.0
+    starts: Count = 0
+    round: Count = 0
     phase: str = ""
-    answered: int = 0
-    asked: int = 0
-    nodes: dict[str, dict[str, Any]] = field(default_factory=dict)
-    refused: dict[str, int] = field(default_factory=dict)
-    failed: int = 0
-    problems: list[dict[str, Any]] = field(default_factory=list)
+    answered: Count = 0
+    asked: Count = 0
+    nodes: Mapping[str, NodeStatus] = {}
+    refused: Mapping[str, Count] = {}
+    failed: Count = 0
+    problems: Items[Problem] = ()
 
 
 def read_status(folder: Path) -> Status | None:
@@ -80,18 +110,12 @@ def read_status(folder: Path) -> Status | None:
     Raises:
         CheckpointError: The file is damaged.
     """
-    path = folder / STATUS_FILE
     try:
-        stored = json.loads(path.read_text())
-        version = stored.pop("version")
-        status = Status(**stored)
+        return Status.read(folder / STATUS_FILE)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): remove it, nothing of the run depends on it") from error
-    if version != _VERSION:
-        raise CheckpointError(f"{path} has version {version}, not {_VERSION}: use the PruneSeal that wrote it")
-    return status
+    except CheckpointError as error:
+        raise CheckpointError(f"{error} (It may be removed; nothing of the run depends on it.)") from error
 
 
 class StatusWriter:
@@ -111,13 +135,12 @@ class StatusWriter:
         run = journal.run.hex()
         before = read_status(folder)
         if before is None or before.run != run:
-            before = Status(run, plan.digest.hex(), plan.method, plan.rounds)
+            before = Status(run=run, plan=plan.digest.hex(), method=plan.method, rounds=plan.rounds)
         self._status = before
-        self._refused = Counter(before.refused)
+        self._refused, self._failed, self._nodes = Counter(before.refused), before.failed, dict(before.nodes)
 
     def __enter__(self) -> Self:
-        self._status.starts += 1
-        self._write(state=RUNNING, error="")
+        self._write(state=RUNNING, error="", starts=self._status.starts + 1)
         return self
 
     def __exit__(
@@ -141,10 +164,9 @@ class StatusWriter:
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
         """Note who is online."""
         self._told.online(round_, nodes)
-        for entry in self._status.nodes.values():
-            entry["online"] = False
-        for name in map(self._told.name, nodes):
-            self._status.nodes.setdefault(name, {"round": 0}).update(online=True, seen=time.time())
+        there, now = {self._told.name(node) for node in nodes}, time.time()
+        for name in {*self._nodes, *there}:
+            self._note(name, online=name in there, **({"seen": now} if name in there else {}))
         self._write(round=round_, phase="train", answered=0, asked=0)
 
     def phase(self, round_: int, name: str, done: int, total: int) -> None:
@@ -162,14 +184,13 @@ class StatusWriter:
     def failed(self, round_: int, node: int, reason: str) -> None:
         """Count it, and keep its text."""
         self._told.failed(round_, node, reason)
-        self._status.failed += 1
+        self._failed += 1
         self._problem(round_, node, "error", reason)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         """Note whose contributions are in the sum."""
         for member in cohort.members:
-            name = self._roster.nodes[member.node].name
-            self._status.nodes.setdefault(name, {"online": True}).update(round=round_, seen=time.time())
+            self._note(self._roster.nodes[member.node].name, round=round_, seen=time.time())
         return self._told.summed(round_, attempt, cohort, aggregate)
 
     def round_done(self, record: Record) -> None:
@@ -182,16 +203,18 @@ class StatusWriter:
         self._told.message(text)
 
     def _problem(self, round_: int, node: int, kind: str, text: str) -> None:
-        entry = {"time": time.time(), "round": round_, "node": self._told.name(node), "kind": kind, "text": text}
-        self._status.problems = [*self._status.problems, entry][-_PROBLEMS:]
-        self._write(round=round_)
+        entry = Problem(time=time.time(), round=round_, node=self._told.name(node), kind=kind, text=text)
+        self._write(round=round_, problems=(*self._status.problems, entry)[-_PROBLEMS:])
 
-    def _write(self, **changes: Any) -> None:
-        for name, value in changes.items():
-            setattr(self._status, name, value)
-        self._status.refused, self._status.updated = dict(self._refused), time.time()
+    def _note(self, name: str, **changes: bool | int | float) -> None:
+        """Change what is known of a node; one that is new here is there."""
+        self._nodes[name] = self._nodes.get(name, NodeStatus(online=True)).model_copy(update=changes)
+
+    def _write(self, **changes: object) -> None:
+        counted = {"nodes": dict(self._nodes), "refused": dict(self._refused), "failed": self._failed}
+        self._status = self._status.model_copy(update={**changes, **counted, "updated": time.time()})
         self._written = time.monotonic()
         try:
-            replace_file(self._path, json.dumps({"version": _VERSION, **asdict(self._status)}).encode())
+            self._status.write(self._path)
         except OSError as error:  # the rounds do not depend on it; where the disk is full, they say so themselves
             _log.warning("%s cannot be written: %s", self._path, error.strerror)

@@ -127,14 +127,13 @@ def _clear(plan: Plan, name: str) -> dict[str, Any]:
 
 
 def _encrypted(plan: Plan, folder: Path) -> dict[str, Any]:
-    run = encrypted_run(plan, folder, 0, fresh=False)
-    lines, summary = run["lines"], run["summary"]
+    summary, records = encrypted_run(plan, folder, 0, fresh=False)
     return {
-        "accuracy": [line["accuracy"] for line in lines],
-        "sparsity": [line["sparsity"] for line in lines],
-        "uplink": [line["uplink_bytes"] for line in lines],
-        "verified": summary["verified"],
-        "dense_uplink": summary["dense_fedavg_uplink_bytes"],
+        "accuracy": [record.accuracy for record in records],
+        "sparsity": [record.sparsity for record in records],
+        "uplink": [record.uplink_bytes for record in records],
+        "verified": None if summary.verified is None else summary.verified.model_dump(),
+        "dense_uplink": summary.dense_fedavg_uplink_bytes,
     }
 
 

@@ -133,7 +133,7 @@ def round_times(clients: int, rounds: int) -> tuple[list[float], int, int]:
         _until("the last round", finished, deployment)
         last = read_records(out)[-1]
     times = [after - before for before, after in pairwise(ends)]
-    return times, last["downlink_bytes"] // clients, last["uplink_bytes"] // clients
+    return times, last.downlink_bytes // clients, last.uplink_bytes // clients
 
 
 def floor_times(clients: int, down: int, up: int) -> list[float]:
@@ -193,7 +193,7 @@ def peak_memory(clients: int, rounds: int) -> tuple[int, int]:
 
         _until("the last round", finished, deployment)
         last = read_records(out)[-1]
-    return peak, last["uplink_bytes"] // clients
+    return peak, last.uplink_bytes // clients
 
 
 def _resident(group: int, command: str) -> Iterator[int]:

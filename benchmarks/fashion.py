@@ -109,16 +109,15 @@ def encrypted(plan: Plan, folder: Path, options: Options) -> dict[str, Any]:
         ConfigError: The folder holds a run of another plan.
         PruneSealError: The run failed.
     """
-    run = encrypted_run(plan, folder, options.workers, fresh=options.fresh)
-    summary, lines = run["summary"], run["lines"]
-    kept = ("parameters", "kept", "uplink_bytes", "downlink_bytes", "dense_fedavg_uplink_bytes", "verified")
+    summary, records = encrypted_run(plan, folder, options.workers, fresh=options.fresh)
+    kept = {"parameters", "kept", "uplink_bytes", "downlink_bytes", "dense_fedavg_uplink_bytes", "verified"}
     return {
         "bits": plan.bits,
-        "accuracy": [line["accuracy"] for line in lines],
-        "sparsity": [line["sparsity"] for line in lines],
-        **{key: summary[key] for key in kept},
-        "uplink_bytes_per_value": summary["uplink_bytes_per_value"],
-        "uplink_ratio": summary["uplink_bytes"] / summary["dense_fedavg_uplink_bytes"],
+        "accuracy": [record.accuracy for record in records],
+        "sparsity": [record.sparsity for record in records],
+        **summary.model_dump(include=kept),
+        "uplink_bytes_per_value": summary.uplink_bytes_per_value,
+        "uplink_ratio": summary.uplink_bytes / summary.dense_fedavg_uplink_bytes,
     }
 
 

@@ -8,19 +8,18 @@ bytes follow from the lengths of the messages that would have been sent (`tests/
 This lives here alone: the product has no switch that turns encryption off.
 """
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from rich.console import Console
 
-from aggregator.journal import METRICS_FILE
+from aggregator.journal import read_records
+from aggregator.records import Record
 from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import Partition, partition
@@ -28,6 +27,7 @@ from edge_client.learning.training import Score, evaluate, gradient_at, local_up
 from edge_client.round import Sum, dither_of, next_state, terms_of
 from edge_client.sparsify import GlobalState
 from fleet.results.finish import SUMMARY_FILE
+from fleet.results.summary import Summary
 from fleet.running import local
 from protocol.errors import ConfigError
 from protocol.grid import Integers, Share, quantise, steps
@@ -182,11 +182,11 @@ def _added(total: Integers, votes: Mask) -> Integers:
     return votes.astype(np.int64) + (total if total.size else 0)
 
 
-def encrypted_run(plan: Plan, folder: Path, workers: int, *, fresh: bool) -> dict[str, Any]:
+def encrypted_run(plan: Plan, folder: Path, workers: int, *, fresh: bool) -> tuple[Summary, list[Record]]:
     """Run the product with every sum verified, or read what it has left in the folder; an unfinished run goes on.
 
     Returns:
-        ``summary`` and ``lines``, as the run's files hold them.
+        The run's summary and the records of its rounds.
 
     Raises:
         ConfigError: The folder holds a run of another plan.
@@ -201,10 +201,7 @@ def encrypted_run(plan: Plan, folder: Path, workers: int, *, fresh: bool) -> dic
         local.start(folder, plan, local.Options(plan.max_cohort, 0.0, verify=True, workers=workers))
     if not (folder / SUMMARY_FILE).exists():
         local.go(folder, Console())
-    return {
-        "summary": json.loads((folder / SUMMARY_FILE).read_text()),
-        "lines": [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()],
-    }
+    return Summary.read(folder / SUMMARY_FILE), read_records(folder)
 
 
 def weighted_mean(trained: Sequence[tuple[Vector, int]]) -> Vector:

@@ -15,6 +15,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import strategies as st
 
+from aggregator.records import PhaseSeconds, Record
 from edge_client.keys import CohortSecret, Kit
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
@@ -150,6 +151,28 @@ def contribute(kit: Kit, announced: Cohort, parameters: Parameters, **changes: A
     """The same, encoded and signed."""
     body = encode_contribution(contribution(kit, announced, parameters, **changes), parameters)
     return signed(body, kit.sign(body))
+
+
+def record(number: int, **changes: Any) -> Record:
+    """What is written down of a round of ten clients; ``changes`` are the record's fields."""
+    made = Record(
+        round=number,
+        cohort=10,
+        dropped=0,
+        left_out=0,
+        attempts=1,
+        refused=0,
+        refusals={},
+        loss=0.25,
+        clipped=3,
+        values=1000,
+        value_bytes=1900,
+        vote_bytes=0,
+        uplink_bytes=2048,
+        downlink_bytes=4096,
+        seconds=PhaseSeconds(train=2.0, contribute=1.0, add=0.25, other=0.0),
+    )
+    return made.model_copy(update=changes)
 
 
 def dummy_words(count: int, width: int) -> Words:

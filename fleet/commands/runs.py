@@ -17,6 +17,7 @@ from fleet.commands.errors import exit_on_error
 from fleet.results import finish as result
 from fleet.results.open_run import open_run
 from fleet.results.personal_models import CLIENTS
+from fleet.results.summary import Summary
 from fleet.running import local
 from protocol.errors import ConfigError
 from protocol.plan import GRANULARITIES, Plan, plan_from_config
@@ -197,43 +198,43 @@ def _require_same(out: Path, flags: Mapping[str, object], more: Mapping[str, obj
             )
 
 
-def _show(console: Console, out: Path, summary: dict[str, Any]) -> None:
-    verified, work = summary["verified"], summary["multiply_accumulates_left"]
-    own = f"{CLIENTS}/node-*" if "own_models" in summary else ""
+def _show(console: Console, out: Path, summary: Summary) -> None:
+    verified, work = summary.verified, summary.multiply_accumulates_left
+    own = f"{CLIENTS}/node-*" if summary.own_models else ""
     for name, text in (
-        ("accuracy", f"{summary['accuracy']:.4f} (ONNX {summary['onnx_accuracy']:.4f})"),
-        ("sparsity", f"{summary['sparsity']:.4f} ({summary['kept']:,} of {summary['parameters']:,} parameters left)"),
+        ("accuracy", f"{summary.accuracy:.4f} (ONNX {summary.onnx_accuracy:.4f})"),
+        ("sparsity", f"{summary.sparsity:.4f} ({summary.kept:,} of {summary.parameters:,} parameters left)"),
         (
             "uplink",
-            f"{decimal(summary['uplink_bytes'])}, "
-            f"{summary['uplink_bytes'] / summary['dense_fedavg_uplink_bytes']:.3f} of dense float32 FedAvg; "
-            f"{summary['uplink_bytes_per_value']:.2f} bytes per value",
+            f"{decimal(summary.uplink_bytes)}, "
+            f"{summary.uplink_bytes / summary.dense_fedavg_uplink_bytes:.3f} of dense float32 FedAvg; "
+            f"{summary.uplink_bytes_per_value:.2f} bytes per value",
         ),
         (
             "ONNX file",
-            f"{_size(summary['onnx_bytes'], summary['dense_onnx_bytes'])}; "
-            f"at most {summary['onnx_max_abs_diff']:.2g} from torch; {summary['onnx_speed']:.2f}x as fast as dense",
+            f"{_size(summary.onnx_bytes, summary.dense_onnx_bytes)}; "
+            f"at most {summary.onnx_max_abs_diff:.2g} from torch; {summary.onnx_speed:.2f}x as fast as dense",
         ),
         (
             "int8 file",
-            f"none: {summary['int8_refused']}"
-            if summary["int8_refused"]
-            else f"{_size(summary['int8_onnx_bytes'], summary['dense_onnx_bytes'])}; "
-            f"accuracy {summary['int8_accuracy']:.4f}; {summary['int8_speed']:.2f}x as fast as dense",
+            f"none: {summary.int8_refused}"
+            if summary.int8_onnx_bytes is None
+            else f"{_size(summary.int8_onnx_bytes, summary.dense_onnx_bytes)}; "
+            f"accuracy {summary.int8_accuracy:.4f}; {summary.int8_speed:.2f}x as fast as dense",
         ),
-        ("recommended", str(out / own / summary["recommended"])),
+        ("recommended", str(out / own / summary.recommended)),
         ("work left", f"{work:.4f} of the multiply-accumulates" if work is not None else "cannot be counted"),
         (
             "sums verified",
-            f"{verified['values']:,} integers in {verified['rounds']} rounds" if verified else "no (--verify)",
+            f"{verified.values:,} integers in {verified.rounds} rounds" if verified else "no (--verify)",
         ),
         ("report", str(out / result.REPORT_FILE)),
     ):
         console.print(f"{name:<20}{text}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _size(coded: int, dense: int) -> str:
-    return f"{decimal(coded)}, {dense / coded:.1f}x smaller than dense"
+def _size(coded: float, dense: int) -> str:
+    return f"{decimal(round(coded))}, {dense / coded:.1f}x smaller than dense"
 
 
 def open_(

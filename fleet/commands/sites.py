@@ -1,6 +1,5 @@
 """`pruneseal provision` and `pruneseal status`: what an operator does without any model."""
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -77,6 +76,6 @@ def status(
     with exit_on_error():
         found = watch.look(where)
         if as_json:
-            typer.echo(json.dumps(found, indent=1))
+            typer.echo(found.to_json(indent=1).decode())
         else:
             watch.show(Console(), found)

@@ -9,7 +9,7 @@ import base64
 import ipaddress
 import stat
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -62,7 +62,7 @@ def check_kits(folder: Path) -> list[str]:
         RosterRefused: A roster is none, or not signed by the operator.
         ConfigError: The folder holds no federation.
     """
-    hosts = read_record(folder)["hosts"]
+    hosts = read_record(folder).hosts
     operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
     signer = load_operator_key(operator).public_key()
     secret = load_operator_kit(operator, operator / ROSTER_FILE)
@@ -190,7 +190,7 @@ def _node_key(aggregator: Path, name: str) -> bytes:
         raise KeyFileError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _check_certificate(operator: Path, aggregator: Path, hosts: list[str]) -> None:
+def _check_certificate(operator: Path, aggregator: Path, hosts: Sequence[str]) -> None:
     path = aggregator / TLS_FOLDER / SERVER_FILE
     try:
         authority = x509.load_pem_x509_certificate((operator / CA_FILE).read_bytes())

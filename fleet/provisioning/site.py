@@ -22,7 +22,6 @@ to amend; then it makes kits for new clients, revokes those that the file no lon
 next serial number, and touches no other kit.
 """
 
-import json
 import secrets
 import tarfile
 import tomllib
@@ -30,7 +29,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -39,6 +38,7 @@ from edge_client.bundle import BUNDLES_FILE
 from edge_client.keys import COHORT_FILE, ROSTER_FILE, SECRET_BYTES, CohortSecret, load_operator_key
 from fleet.provisioning.app_bundle import APP_FOLDER, bundle_digest, write_app
 from fleet.provisioning.certificates import CA_FILE, NODE_PUBLIC_FILE, Authority, write_node_key
+from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import (
     AGGREGATOR,
     OPERATOR,
@@ -167,14 +167,14 @@ def provision_site(folder: Path, site: Site, *, amend: bool = False) -> Changes:
 def _amend(folder: Path, site: Site) -> Changes:
     record = read_record(folder)
     wanted = {client.name: client for client in site.clients}
-    if record["plan"] != site.plan.digest.hex() or record["hosts"] != list(site.hosts) or record["port"] != site.port:
+    if (record.plan, record.hosts, record.port) != (site.plan.digest.hex(), site.hosts, site.port):
         raise ConfigError(
             "the plan, the aggregator's hosts or its port differ from those of the federation; a change of these needs "
             "new kits for all: provision into another folder"
         )
     roster, key = load_roster(folder / OPERATOR / ROSTER_FILE), load_operator_key(folder / OPERATOR)
     present = {node.name for node in roster.nodes.values()}
-    if back := sorted((wanted.keys() & record["numbers"].keys()) - present):
+    if back := sorted((wanted.keys() & record.numbers.keys()) - present):
         raise ConfigError(f"{', '.join(back)} was revoked; a name is not used again: choose another")
     added = tuple(client for client in site.clients if client.name not in present)
     revoked = tuple(sorted(present - wanted.keys()))
@@ -194,8 +194,11 @@ def _admit(
 ) -> Changes:
     """Make the kits of new clients, then sign and write the roster, and the operator's record."""
     operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
-    record = read_record(folder) if (operator / FEDERATION_FILE).exists() else {"numbers": {}}
-    numbers: dict[str, int] = record["numbers"]
+    if (operator / FEDERATION_FILE).exists():
+        record = read_record(folder)
+    else:
+        record = Federation(plan=site.plan.digest.hex(), hosts=site.hosts, port=site.port, numbers={})
+    numbers = dict(record.numbers)
     keys = {client.name: (Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for client in added}
     for name in keys:
         numbers[name] = len(numbers)
@@ -210,15 +213,7 @@ def _admit(
     for place in (operator, aggregator / PUBLIC_FOLDER):
         replace_file(place / ROSTER_FILE, signed_roster(roster, key))
     _archive(aggregator)
-    record = {
-        "format": "pruneseal-federation",
-        "version": 1,
-        "plan": site.plan.digest.hex(),
-        "hosts": list(site.hosts),
-        "port": site.port,
-        "numbers": numbers,
-    }
-    replace_file(operator / FEDERATION_FILE, json.dumps(record, indent=1).encode())
+    record.model_copy(update={"numbers": numbers}).write(operator / FEDERATION_FILE)
     return Changes(tuple(client.name for client in added), revoked)
 
 
@@ -289,22 +284,17 @@ def _archive(kit: Path) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """What the operator keeps of a federation: plan, hosts, port, and the number of every client there ever was.
+def read_record(folder: Path) -> Federation:
+    """What the operator keeps of the federation in a folder.
 
     Raises:
         ConfigError: The folder holds no federation.
     """
     path = folder / OPERATOR / FEDERATION_FILE
     try:
-        record: dict[str, Any] = json.loads(path.read_text())
-        if (record["format"], record["version"]) != ("pruneseal-federation", 1):
-            raise ConfigError(f"{path} is not a federation of version 1")
-    except OSError as error:
+        return Federation.read(path)
+    except FileNotFoundError as error:
         raise ConfigError(f"{folder} holds no federation: {path}: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is damaged: {error}") from error
-    return record
 
 
 def _known(where: str, table: Mapping[str, object], names: set[str]) -> None:

@@ -16,7 +16,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from rich.filesize import decimal
 
-Rounds = Sequence[Mapping[str, Any]]  # one mapping of figures per completed round
+from aggregator.records import PhaseSeconds, Record
+
+Rounds = Sequence[Record]  # one per completed round
 # Name: (light, dark). matplotlib draws with the light value, so no two light values are equal.
 PALETTE: Final = {
     "ink": ("#17202e", "#e8edf4"),
@@ -87,11 +89,11 @@ def quality(metrics: Rounds) -> Figure:
     figure = Figure((5.2, 3.1), layout="constrained")
     panels = figure.subplots(2, 1, sharex=True)
     for axes, key, ink in zip(panels, ("accuracy", "sparsity"), _SERIES, strict=False):
-        points = [(m["round"], m[key]) for m in metrics if m.get(key) is not None]
+        points = [(m.round, value) for m in metrics if (value := getattr(m, key)) is not None]
         axes.set_title(key if points else f"{key}: not measured")
         if points:
             _curve(axes, points, f"{points[-1][1]:.3f}", ink)
-    _by_round(panels[-1], metrics[-1]["round"])
+    _by_round(panels[-1], metrics[-1].round)
     return figure
 
 
@@ -100,9 +102,9 @@ def uplink(metrics: Rounds, dense: int) -> Figure:
 
     Dense FedAvg's, known for the whole run, are shared out by the rounds' cohorts.
     """
-    figure, rounds = Figure((5.2, 3.1), layout="constrained"), [m["round"] for m in metrics]
-    taken = list(accumulate(m["cohort"] for m in metrics))
-    sent = list(accumulate(m["uplink_bytes"] for m in metrics))
+    figure, rounds = Figure((5.2, 3.1), layout="constrained"), [m.round for m in metrics]
+    taken = list(accumulate(m.cohort for m in metrics))
+    sent = list(accumulate(m.uplink_bytes for m in metrics))
     reference = [dense * clients / taken[-1] for clients in taken]
     axes = figure.subplots()
     axes.fill_between(rounds, sent, reference, color=INK["line"], alpha=0.5, linewidth=0)
@@ -133,18 +135,19 @@ def bars(tensors: Sequence[LayerDensity]) -> Figure:
 
 def densities(metrics: Rounds, tensors: Sequence[LayerDensity]) -> Figure | None:
     """A curve for each of the largest tensors, where the run has their density by round."""
-    measured = [m for m in metrics if "layer_density" in m]
-    shown = [t.name for t in tensors if any(t.name in m["layer_density"] for m in measured)][: len(_SERIES)]
+    measured = [(m.round, m.layer_density) for m in metrics if m.layer_density is not None]
+    shown = [t.name for t in tensors if all(t.name in density for _, density in measured)][: len(_SERIES)]
+    shown = shown if measured else []
     if not shown:
         return None
     figure = Figure((10.8, 2.6), layout="constrained")
     axes = figure.subplots()
     for name, ink in zip(shown, _SERIES, strict=False):
-        points = [(m["round"], m["layer_density"][name]) for m in measured]
+        points = [(round_, density[name]) for round_, density in measured]
         axes.plot([x for x, _ in points], [y for _, y in points], "o-", color=ink, label=name)
     axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=len(_SERIES), handlelength=0.8)
     axes.set_ylim(0, 1.05)
-    _by_round(axes, metrics[-1]["round"])
+    _by_round(axes, metrics[-1].round)
     return figure
 
 
@@ -152,22 +155,26 @@ def time(metrics: Rounds) -> Figure:
     """Seconds by phase above clients by what became of them, by round."""
     figure = Figure((10.8, 3.1), layout="constrained")
     times, clients = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
-    phases = dict.fromkeys(name for m in metrics for name in m["seconds"])
-    seconds = {name: [m["seconds"].get(name, 0.0) for m in metrics] for name in phases}
-    parts = {"in the sum": "cohort", "left out": "left_out", "lost": "dropped"}
-    counts = {name: [m[key] for m in metrics] for name, key in parts.items()}
-    for axes, series, inks in (
+    seconds = {name: [m.seconds.by_phase()[name] for m in metrics] for name in PhaseSeconds.model_fields}
+    seconds = {name: spent for name, spent in seconds.items() if any(spent)}
+    counts = {
+        "in the sum": [m.cohort for m in metrics],
+        "left out": [m.left_out for m in metrics],
+        "lost": [m.dropped for m in metrics],
+    }
+    stacks: tuple[tuple[Axes, Mapping[str, Sequence[float]], Sequence[str]], ...] = (
         (times, seconds, _SERIES),
         (clients, counts, [INK["muted"], INK["line"], INK["rose"]]),
-    ):
+    )
+    for axes, series, inks in stacks:
         base = [0.0] * len(metrics)
         for (name, values), ink in zip(series.items(), cycle(inks), strict=False):
-            axes.bar([m["round"] for m in metrics], values, 0.78, base, color=ink, label=name)
+            axes.bar([m.round for m in metrics], values, 0.78, base, color=ink, label=name)
             base = [below + value for below, value in zip(base, values, strict=True)]
         if series:
             axes.legend(loc="lower right", bbox_to_anchor=(1, 1), ncols=9, handlelength=0.8)
     times.set_title("seconds")
     clients.set_title("clients")
-    _by_round(clients, metrics[-1]["round"])
+    _by_round(clients, metrics[-1].round)
     clients.yaxis.set_major_locator(MaxNLocator(nbins=2, integer=True))
     return figure

@@ -1,10 +1,8 @@
 """What a run leaves behind: the opened model as checkpoint and export folder, the summary and the report."""
 
-import json
-from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -19,11 +17,11 @@ from edge_client.sparsify import GlobalState
 from edge_client.sparsify.interface import plain_name
 from fleet.results.figures import LayerDensity
 from fleet.results.personal_models import own_models
-from fleet.results.release import release, summarised
+from fleet.results.release import release
 from fleet.results.report import write_report
+from fleet.results.summary import ModelFigures, Summary, Verified, figures_of
 from protocol import checkpoint
 from protocol.errors import CheckpointError
-from protocol.files import replace_file
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SECURITY_BITS
 from protocol.plan import Plan
 
@@ -39,8 +37,8 @@ def finish(
     clients: int,
     network: Network,
     data: DataSet,
-    verified: Mapping[str, object] | None,
-) -> dict[str, Any]:
+    verified: Verified | None,
+) -> Summary:
     """Open the last sum; write checkpoint and export, summary and report.
 
     Args:
@@ -71,29 +69,41 @@ def finish(
     else:
         figures, density = _one_model(out, plan, network, data, journal.run, state)
     plain = network.method.shed(network.model)
-    summary = {
-        "version": version("pruneseal"),
-        "method": plan.method,
-        "model": plan.model,
-        "data": plan.data,
-        "partition": plan.partition,
-        "clients": clients,
-        "rounds": stored.round,
-        **figures,
-        **_bytes(metrics, sum(t.numel() for t in plain.state_dict().values() if t.is_floating_point())),
-        **_encryption(plan),
-        "seconds": round(sum(sum(line["seconds"].values()) for line in metrics), 3),
-        "verified": verified,
-        "plan": plan.to_config(),
-    }
-    replace_file(out / SUMMARY_FILE, (json.dumps(summary, indent=1) + "\n").encode())
+    size = sum(t.numel() for t in plain.state_dict().values() if t.is_floating_point())
+    uplink = sum(line.uplink_bytes for line in metrics)
+    summary = Summary(
+        pruneseal=version("pruneseal"),
+        method=plan.method,
+        model=plan.model,
+        data=plan.data,
+        partition=plan.partition,
+        clients=clients,
+        rounds=stored.round,
+        own_models=clients if network.method.personal(network.model) else None,
+        **dict(figures),
+        uplink_bytes=uplink,
+        uplink_value_bytes=sum(line.value_bytes for line in metrics),
+        uplink_vote_bytes=sum(line.vote_bytes for line in metrics),
+        downlink_bytes=sum(line.downlink_bytes for line in metrics),
+        dense_fedavg_uplink_bytes=sum(line.cohort * size * 4 for line in metrics),
+        uplink_bytes_per_value=uplink / sum(line.values for line in metrics),
+        bits=plan.bits,
+        ring_degree=DEGREE,
+        coeff_modulus_bits=COEFFICIENT_BITS,
+        plain_modulus_bits=plan.parameters.plain_modulus.bit_length(),
+        security_level=SECURITY_BITS,
+        seconds=round(sum(line.seconds.total for line in metrics), 3),
+        verified=verified,
+        plan=plan.to_config(),
+    )
+    summary.write(out / SUMMARY_FILE)
     write_report(out / REPORT_FILE, metrics, summary, density)
     return summary
 
 
 def _one_model(
     out: Path, plan: Plan, network: Network, data: DataSet, run: bytes, state: GlobalState
-) -> tuple[dict[str, Any], list[LayerDensity]]:
+) -> tuple[ModelFigures, list[LayerDensity]]:
     """Write and export the averaged model; its figures, and the density of its tensors."""
     insert(network, state.vector)
     score = evaluate(network.model, data.test_x.copy(), data.test_y.copy())
@@ -101,14 +111,8 @@ def _one_model(
     parameters, kept = sum(layer.size for layer in density), sum(layer.kept for layer in density)
     made = to_checkpoint(network, run, state.round, plan, data, 1 - kept / parameters)
     checkpoint.save(out / CHECKPOINT_FILE, made)
-    figures = {
-        "parameters": parameters,
-        "kept": kept,
-        "sparsity": 1 - kept / parameters,
-        "accuracy": score.correct / score.tested,
-        **summarised(release(out / CHECKPOINT_FILE, out, data, model=plan.model)),
-    }
-    return figures, density
+    exported = release(out / CHECKPOINT_FILE, out, data, model=plan.model)
+    return figures_of(parameters, kept, score.correct / score.tested, exported), density
 
 
 def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
@@ -119,27 +123,3 @@ def _density(network: Network, state: GlobalState) -> list[LayerDensity]:
         for tensor, cut in zip(network.layout.tensors, cuts, strict=True)
         if tensor.trainable
     ]
-
-
-def _bytes(metrics: Sequence[Mapping[str, Any]], size: int) -> dict[str, Any]:
-    """Bytes of the whole run: every frame with its signature and sealed terms; Flower's own envelope is not ours."""
-    uplink = sum(line["uplink_bytes"] for line in metrics)
-    return {
-        "uplink_bytes": uplink,
-        "uplink_value_bytes": sum(line["value_bytes"] for line in metrics),
-        "uplink_vote_bytes": sum(line["vote_bytes"] for line in metrics),
-        "downlink_bytes": sum(line["downlink_bytes"] for line in metrics),
-        "dense_fedavg_uplink_bytes": sum(line["cohort"] * size * 4 for line in metrics),
-        "uplink_bytes_per_value": uplink / sum(line["values"] for line in metrics),
-    }
-
-
-def _encryption(plan: Plan) -> dict[str, Any]:
-    p = plan.parameters
-    return {
-        "bits": plan.bits,
-        "ring_degree": DEGREE,
-        "coeff_modulus_bits": COEFFICIENT_BITS,
-        "plain_modulus_bits": p.plain_modulus.bit_length(),
-        "security_level": SECURITY_BITS,
-    }

@@ -1,7 +1,6 @@
 """An operator opens the aggregator's stored aggregate alone: the cohort secret and the run's folder are enough."""
 
 from pathlib import Path
-from typing import Any
 
 from aggregator.journal import RUN_FILE
 from edge_client.keys import load_operator_kit
@@ -9,10 +8,11 @@ from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
 from fleet.provisioning.kits import plan_from_toml
 from fleet.results.finish import finish
+from fleet.results.summary import Summary
 from protocol.errors import ConfigError
 
 
-def open_run(run: Path, kit: Path, roster: Path, config: Path, data: str | None, out: Path) -> dict[str, Any]:
+def open_run(run: Path, kit: Path, roster: Path, config: Path, data: str | None, out: Path) -> Summary:
     """Open the newest complete round of a run and write checkpoint, ONNX file, summary and report.
 
     Args:

@@ -4,10 +4,10 @@ The operator of a local run holds the kits and state folders of all its nodes, s
 for itself in a deployment: `edge_client/client.py` leaves the same checkpoint there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 from torch import nn
@@ -22,7 +22,8 @@ from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
 from fleet.provisioning.kits import kit_name
 from fleet.results.figures import LayerDensity
-from fleet.results.release import release, summarised
+from fleet.results.release import release
+from fleet.results.summary import ModelFigures, figures_of
 from protocol import checkpoint
 from protocol.plan import Plan
 
@@ -51,7 +52,7 @@ def alive_by_tensor(
 
 def own_models(  # a run and where it is
     run_folder: Path, out: Path, plan: Plan, clients: int, data: DataSet, run: bytes, state: GlobalState
-) -> tuple[dict[str, Any], list[LayerDensity]]:
+) -> tuple[ModelFigures, list[LayerDensity]]:
     """Write ``clients/node-<i>/``, a checkpoint and its export, for every client.
 
     Returns:
@@ -62,7 +63,7 @@ def own_models(  # a run and where it is
         ParityError: An ONNX file does not compute what its model does.
     """
     parts = partition(plan.partition, data.train_y, data.groups, clients, plan.seed)
-    made: list[dict[str, Any]] = []
+    made: list[tuple[ModelFigures, int]] = []
     alive: dict[str, tuple[int, int]] = {}
     for client in range(clients):
         network = own_network(run_folder, plan, data, run, state, client)
@@ -74,35 +75,38 @@ def own_models(  # a run and where it is
         result = to_checkpoint(network, run, state.round, plan, data, 1 - kept / parameters)
         checkpoint.save(folder / CHECKPOINT_FILE, result)
         rows = replace(data, train_x=share.x, train_y=share.y, test_x=share.test_x, test_y=share.test_y, groups=None)
-        exported = summarised(release(folder / CHECKPOINT_FILE, folder, rows, model=plan.model))
-        sizes = {"parameters": parameters, "kept": kept, "sparsity": 1 - kept / parameters}
-        made.append({**sizes, "accuracy": score.correct / score.tested, "tested": score.tested, **exported})
+        exported = release(folder / CHECKPOINT_FILE, folder, rows, model=plan.model)
+        made.append((figures_of(parameters, kept, score.correct / score.tested, exported), score.tested))
         _count(network.model, alive)
     return _means(made), [LayerDensity(name, kept, size) for name, (kept, size) in alive.items()]
 
 
-def _means(made: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The clients' figures as one: means, weighted by test rows for accuracies; the worst for the proof."""
-    rows = [one["tested"] for one in made]
+def _means(made: Sequence[tuple[ModelFigures, int]]) -> ModelFigures:
+    """The clients' figures, each with its number of test rows, as one: accuracies are weighted by these."""
+    figures, rows = [one for one, _ in made], [tested for _, tested in made]
 
-    def mean(key: str, weights: Sequence[int] | None = None) -> float | None:
-        values = [one[key] for one in made]
-        return None if None in values else float(np.average(values, weights=weights))
+    def mean(values: Sequence[float | None], weights: Sequence[int] | None = None) -> float | None:
+        known = [value for value in values if value is not None]
+        return float(np.average(known, weights=weights)) if len(known) == len(values) else None
 
-    names = [one["recommended"] for one in made]
-    return {
-        "parameters": made[0]["parameters"],
-        **{key: round(mean(key) or 0) for key in ("kept", "onnx_bytes", "dense_onnx_bytes")},
-        **{key: mean(key, rows) for key in ("accuracy", "onnx_accuracy", "int8_accuracy")},
-        **{
-            key: mean(key)
-            for key in ("sparsity", "int8_onnx_bytes", "onnx_speed", "int8_speed", "multiply_accumulates_left")
-        },
-        "onnx_max_abs_diff": max(one["onnx_max_abs_diff"] for one in made),
-        "int8_refused": next((one["int8_refused"] for one in made if one["int8_refused"]), None),
-        "recommended": max(sorted(set(names)), key=names.count),
-        "own_models": len(made),
-    }
+    names = [one.recommended for one in figures]
+    return ModelFigures(
+        parameters=figures[0].parameters,
+        kept=round(np.mean([one.kept for one in figures])),
+        sparsity=float(np.mean([one.sparsity for one in figures])),
+        accuracy=mean([one.accuracy for one in figures], rows),
+        onnx_accuracy=mean([one.onnx_accuracy for one in figures], rows),
+        onnx_max_abs_diff=max(one.onnx_max_abs_diff or 0.0 for one in figures),
+        onnx_bytes=round(np.mean([one.onnx_bytes for one in figures])),
+        dense_onnx_bytes=round(np.mean([one.dense_onnx_bytes for one in figures])),
+        int8_onnx_bytes=mean([one.int8_onnx_bytes for one in figures]),
+        int8_accuracy=mean([one.int8_accuracy for one in figures], rows),
+        int8_refused=next((one.int8_refused for one in figures if one.int8_refused), None),
+        recommended=max(sorted(set(names)), key=names.count),
+        onnx_speed=float(np.mean([one.onnx_speed for one in figures])),
+        int8_speed=mean([one.int8_speed for one in figures]),
+        multiply_accumulates_left=mean([one.multiply_accumulates_left for one in figures]),
+    )
 
 
 def _count(plain: nn.Module, alive: dict[str, tuple[int, int]]) -> None:

@@ -3,7 +3,7 @@
 ========================  =======================================================================================
 ``model.onnx``            float, compact, coded, proved against torch; takes raw values
 ``model.int8.onnx``       int8, coded; only where calibration data were given and the accuracy holds
-``export.json``           every figure; format ``pruneseal-export``, version 1; ``recommended`` names the file to run
+``export.json``           every figure, as `Export`; ``recommended`` names the file to run
 ``model_card.md``         the same for a reader, with ``figure.svg``: density by layer and latency
 ========================  =======================================================================================
 
@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from math import inf
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import torch
@@ -33,15 +33,22 @@ from export.latency import compare
 from export.parity import accuracy
 from export.scaling import Scaling
 from fleet.results.card import draw, write_card
+from fleet.results.exported import (
+    DENSE,
+    INT8_FILE,
+    MODEL_FILE,
+    Export,
+    ExportedFile,
+    Layer,
+    ModelInput,
+    Setting,
+    Timing,
+)
 from fleet.results.machine import machine, versions
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, ExportError
 from protocol.files import replace_file
 
-FORMAT: Final = "pruneseal-export"
-VERSION: Final = 1
-MODEL_FILE: Final = "model.onnx"
-INT8_FILE: Final = "model.int8.onnx"
 EXPORT_FILE: Final = "export.json"
 CARD_FILE: Final = "model_card.md"
 FIGURE_FILE: Final = "figure.svg"
@@ -57,7 +64,7 @@ _MARGIN: Final = 1.05
 
 def release(
     path: Path, out: Path, data: DataSet | None = None, tolerance: float = TOLERANCE, model: str | None = None
-) -> dict[str, Any]:
+) -> Export:
     """Make the export folder of a checkpoint.
 
     Args:
@@ -89,37 +96,48 @@ def release(
     provenance = facts.provenance
     made = export(network, shape, provenance, _inputs(shape, facts.raw_range, data), facts.scaling)
     files = {MODEL_FILE: made.model}
-    figures: dict[str, dict[str, Any]] = {MODEL_FILE: {"max_abs_diff": made.parity.max_abs_diff}}
+    scores: dict[str, float] = {}
     refused = "no calibration data were given"
     if data is not None:
-        figures[MODEL_FILE]["accuracy"] = accuracy(made.model, data.raw(data.test_x), data.test_y)
-        int8, score, refused = _int8(made, data, figures[MODEL_FILE]["accuracy"] - tolerance)
+        scores[MODEL_FILE] = accuracy(made.model, data.raw(data.test_x), data.test_y)
+        int8, score, refused = _int8(made, data, scores[MODEL_FILE] - tolerance)
         if not refused:
-            files[INT8_FILE], figures[INT8_FILE] = int8, {"accuracy": score}
-    for name, content in files.items():
-        figures[name] |= {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
-    latency = _latency({"dense": made.dense, **files}, shape, facts.raw_range)
+            files[INT8_FILE], scores[INT8_FILE] = int8, score
+    latency = _latency({DENSE: made.dense, **files}, shape, facts.raw_range)
     recommended, reasons = _recommend(latency)
-    result = {
-        "format": FORMAT,
-        "version": VERSION,
-        "recommended": recommended,
-        "reasons": reasons,
-        "files": figures,
-        "dense_bytes": made.dense_bytes,
-        "int8_refused": refused or None,
-        "int8_tolerance": tolerance,
-        "input": {"name": INPUT, "shape": list(shape), "range": facts.raw_range},
-        "output": OUTPUT,
-        "labels": facts.labels,
-        **_sparsity(network, made),
-        "rounded_channels": made.rounded,
-        "rounding_speeds": dict(made.speeds),
-        "left_as_it_was": list(made.untouched),
-        "latency": latency,
-        "machine": machine() | versions("pruneseal", "onnxruntime", "torch"),
-        "provenance": provenance,
-    }
+    parameters = sum(parameter.numel() for parameter in network.parameters())
+    kept = sum(int(torch.count_nonzero(parameter)) for parameter in network.parameters())
+    result = Export(
+        recommended=recommended,
+        reasons=tuple(reasons),
+        files={
+            name: ExportedFile(
+                bytes=len(content),
+                sha256=hashlib.sha256(content).hexdigest(),
+                accuracy=scores.get(name),
+                max_abs_diff=made.parity.max_abs_diff if name == MODEL_FILE else None,
+            )
+            for name, content in files.items()
+        },
+        dense_bytes=made.dense_bytes,
+        int8_refused=refused or None,
+        int8_tolerance=tolerance,
+        input=ModelInput(name=INPUT, shape=shape, range=facts.raw_range),
+        output=OUTPUT,
+        labels=facts.labels,
+        parameters=parameters,
+        kept=kept,
+        sparsity=1 - kept / parameters,
+        multiply_accumulates=made.work[0].dense if made.work else None,
+        multiply_accumulates_left=made.work_left,
+        layers=tuple(Layer(**asdict(layer)) for layer in made.work[0].layers) if made.work else (),
+        rounded_channels=made.rounded,
+        rounding_speeds=dict(made.speeds),
+        left_as_it_was=tuple(made.untouched),
+        latency=latency,
+        machine=machine() | versions("pruneseal", "onnxruntime", "torch"),
+        provenance=provenance,
+    )
     out.mkdir(parents=True, exist_ok=True)
     if INT8_FILE not in files:
         (out / INT8_FILE).unlink(missing_ok=True)
@@ -127,44 +145,26 @@ def release(
         save_onnx(out / name, content)
     replace_file(out / FIGURE_FILE, draw(result))
     replace_file(out / CARD_FILE, write_card(result).encode())
-    replace_file(out / EXPORT_FILE, (json.dumps(result, indent=1) + "\n").encode())
+    result.write(out / EXPORT_FILE)
     return result
 
 
-def summarised(export: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run's summary says of an export with data."""
-    exact, int8, first = export["files"][MODEL_FILE], export["files"].get(INT8_FILE), export["latency"][0]
-    return {
-        "onnx_accuracy": exact["accuracy"],
-        "onnx_max_abs_diff": exact["max_abs_diff"],
-        "onnx_bytes": exact["bytes"],
-        "dense_onnx_bytes": export["dense_bytes"],
-        "int8_onnx_bytes": int8 and int8["bytes"],
-        "int8_accuracy": int8 and int8["accuracy"],
-        "int8_refused": export["int8_refused"],
-        "recommended": export["recommended"],
-        "onnx_speed": first[MODEL_FILE]["speed"],
-        "int8_speed": int8 and first[INT8_FILE]["speed"],
-        "multiply_accumulates_left": export["multiply_accumulates_left"],
-    }
-
-
-def summary_lines(out: Path, export: Mapping[str, Any]) -> list[str]:
+def summary_lines(out: Path, export: Export) -> list[str]:
     """An export in a few lines for a terminal."""
-    work = export["multiply_accumulates_left"]
+    work = export.multiply_accumulates_left
     lines = [
-        f"{out / name}: {decimal(file['bytes'])}, {export['dense_bytes'] / file['bytes']:.1f}x smaller than dense"
-        + (f", accuracy {file['accuracy']:.4f}" if "accuracy" in file else "")
-        for name, file in export["files"].items()
+        f"{out / name}: {decimal(file.bytes)}, {export.dense_bytes / file.bytes:.1f}x smaller than dense"
+        + ("" if file.accuracy is None else f", accuracy {file.accuracy:.4f}")
+        for name, file in export.files.items()
     ]
     return [
         *lines,
-        f"at most {export['files'][MODEL_FILE]['max_abs_diff']:.2g} from torch; sparsity {export['sparsity']:.4f}, "
+        f"at most {export.files[MODEL_FILE].max_abs_diff:.2g} from torch; sparsity {export.sparsity:.4f}, "
         + ("work cannot be counted" if work is None else f"{work:.4f} of the multiply-accumulates left"),
-        *export["reasons"],
-        *([f"no {INT8_FILE}: {export['int8_refused']}"] if export["int8_refused"] else []),
-        *(f"left as it was: {reason}" for reason in export["left_as_it_was"]),
-        f"recommended: {out / export['recommended']}",
+        *export.reasons,
+        *([f"no {INT8_FILE}: {export.int8_refused}"] if export.int8_refused else []),
+        *(f"left as it was: {reason}" for reason in export.left_as_it_was),
+        f"recommended: {out / export.recommended}",
     ]
 
 
@@ -212,13 +212,13 @@ class _Facts:
             self.classes = int(metadata["classes"])
             self.scaling = Scaling(float(metadata.get("input_scale", "1")), float(metadata.get("input_shift", "0")))
             given = json.loads(metadata.get("input_range", "null"))
-            self.raw_range = None if given is None else [float(given[0]), float(given[1])]
-            self.labels = [str(text) for text in json.loads(metadata.get("labels", "[]"))]
+            self.raw_range = None if given is None else (float(given[0]), float(given[1]))
+            self.labels = tuple(str(text) for text in json.loads(metadata.get("labels", "[]")))
         except (KeyError, ValueError, TypeError, IndexError) as error:
             raise CheckpointError(f"{path} does not say what its inputs and classes are: {error}") from error
         if self.raw_range is not None and not -inf < self.raw_range[0] < self.raw_range[1] < inf:
             raise CheckpointError(f"{path} has the input_range {self.raw_range}, which holds no values")
-        self.labels = self.labels or [str(number) for number in range(self.classes)]
+        self.labels = self.labels or tuple(str(number) for number in range(self.classes))
         if len(self.labels) != self.classes:
             raise CheckpointError(f"{path} has {len(self.labels)} labels for {self.classes} classes")
         kept = {key: value for key, value in metadata.items() if key not in {"input_scale", "input_shift"}}
@@ -240,7 +240,7 @@ def _int8(made: Exported, data: DataSet, least: float) -> tuple[bytes, float, st
     return int8, score, "" if score >= least else f"its accuracy would be {score:.4f}, and {least:.4f} is the least"
 
 
-def _inputs(shape: tuple[int, ...], raw_range: Sequence[float] | None, data: DataSet | None) -> NDArray[np.float32]:
+def _inputs(shape: tuple[int, ...], raw_range: tuple[float, float] | None, data: DataSet | None) -> NDArray[np.float32]:
     """Raw samples for the proof: as many random ones as real ones, where there are any."""
     low, high = raw_range or (0.0, 1.0)
     drawn = np.random.default_rng(0).uniform(low, high, (_PARITY_INPUTS, *shape)).astype(np.float32)
@@ -251,23 +251,23 @@ def _inputs(shape: tuple[int, ...], raw_range: Sequence[float] | None, data: Dat
 
 
 def _latency(
-    files: Mapping[str, bytes], shape: tuple[int, ...], raw_range: Sequence[float] | None
-) -> list[dict[str, Any]]:
+    files: Mapping[str, bytes], shape: tuple[int, ...], raw_range: tuple[float, float] | None
+) -> tuple[Setting, ...]:
     """The latencies of all files and their speed against the dense one, by threads and batch."""
     inputs = _inputs(shape, raw_range, None)
-    rows = []
+    settings = []
     for threads in (1, 2)[: os.cpu_count() or 1]:
         for batch in _BATCHES:
             found = compare(files, inputs[:batch], threads, seconds=0.5)
-            times = {name: asdict(t) | {"speed": t.speed(found["dense"])} for name, t in found.items()}
-            rows.append({"threads": threads, "batch": batch, **times})
-    return rows
+            times = {name: Timing(**asdict(t), speed=t.speed(found[DENSE])) for name, t in found.items()}
+            settings.append(Setting(threads=threads, batch=batch, files=times))
+    return tuple(settings)
 
 
-def _recommend(latency: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+def _recommend(latency: Sequence[Setting]) -> tuple[str, list[str]]:
     """The file to run: the faster at batch 1 on one thread. And what was noticed on the way."""
-    first = latency[0]
-    speeds = {name: first[name]["speed"] for name in (MODEL_FILE, INT8_FILE) if name in first}
+    first = latency[0].files
+    speeds = {name: first[name].speed for name in (MODEL_FILE, INT8_FILE) if name in first}
     reasons = [f"{name} is {speed:.2f} times as fast as the dense file" for name, speed in speeds.items()]
     if speeds[MODEL_FILE] * _MARGIN < 1:
         reasons.append(f"{MODEL_FILE} is slower than the dense file; it is smaller, and nothing else")
@@ -277,17 +277,3 @@ def _recommend(latency: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
         return INT8_FILE, reasons
     reasons.append(f"{INT8_FILE} is not faster than {MODEL_FILE}, so the exact one is recommended")
     return MODEL_FILE, reasons
-
-
-def _sparsity(network: nn.Module, made: Exported) -> dict[str, Any]:
-    """Zeros of the parameters, and beside them the work that they save."""
-    parameters = sum(parameter.numel() for parameter in network.parameters())
-    kept = sum(int(torch.count_nonzero(parameter)) for parameter in network.parameters())
-    return {
-        "parameters": parameters,
-        "kept": kept,
-        "sparsity": 1 - kept / parameters,
-        "multiply_accumulates": made.work[0].dense if made.work else None,
-        "multiply_accumulates_left": made.work_left,
-        "layers": [asdict(layer) for layer in made.work[0].layers] if made.work else [],
-    }

@@ -6,6 +6,7 @@ from typing import Final
 
 from aggregator.journal import METRICS_FILE, is_held
 from aggregator.logs import LOG_FILE, Tail
+from aggregator.records import Record
 from aggregator.status import FAILED, FINISHED, read_status
 from fleet.running.deployment import HOST, LOG_FOLDER, Deployment
 from fleet.running.progress import Progress
@@ -33,8 +34,8 @@ def follow(deployment: Deployment, progress: Progress) -> None:
         for entry in map(json.loads, log.new()):
             if entry.get("event") in _SHOWN:
                 progress.message(entry["message"])
-        for record in map(json.loads, rounds.new()):
-            progress.round_done(record)
+        for line in rounds.new():
+            progress.round_done(dict(Record.parse(line.encode(), out / METRICS_FILE)))
         if status is not None and status.starts > starts:
             if status.state == FINISHED and not is_held(out):
                 return
@@ -67,7 +68,7 @@ class _Trouble:
             return
         self._next = now + _ASK_SECONDS
         try:
-            wrong = look(self._service)["trouble"]
+            wrong = look(self._service).trouble
         except ConfigError:
             return  # the service does not answer yet, or knows of no run yet
         if not wrong:

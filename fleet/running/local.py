@@ -7,14 +7,15 @@ from dataclasses import asdict, dataclass
 from enum import StrEnum
 from math import ceil
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from aggregator.app import server_app
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
 from aggregator.observer import refusal
+from aggregator.records import MaskFigures, Record
 from aggregator.settings import AggregatorSettings
 from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.learning import data as datasets
@@ -22,6 +23,7 @@ from edge_client.learning.network import Network, build_network
 from edge_client.learning.partition import partition
 from fleet.provisioning.kits import AGGREGATOR, kit_name, provision
 from fleet.results.finish import finish
+from fleet.results.summary import Summary, Verified
 from fleet.running.deployed_run import follow
 from fleet.running.deployment import Deployment, prepare
 from fleet.running.local_grid import LocalGrid
@@ -115,7 +117,7 @@ def stored_run(out: Path) -> tuple[Plan, Options]:
         raise ConfigError(f"{out / OPTIONS_FILE} is damaged: {error}") from error
 
 
-def go(out: Path, console: Console) -> dict[str, Any]:
+def go(out: Path, console: Console) -> Summary:
     """Run, or go on with, what :func:`start` has prepared; the summary, which is also written.
 
     Raises:
@@ -140,7 +142,7 @@ def go(out: Path, console: Console) -> dict[str, Any]:
 
 def _run_here(
     out: Path, plan: Plan, options: Options, network: Network, data: datasets.DataSet, progress: Progress
-) -> dict[str, object] | None:
+) -> Verified | None:
     """Run the rounds in this process, over a pool of client processes; what the verifier found, if there is one."""
     kits = out / "kits"
     verifier = Verifier(out, kits, plan, network.layout) if options.verify else None
@@ -178,13 +180,13 @@ class _LocalObserver:
     def failed(self, round_: int, node: int, reason: str) -> None:
         """The round's own message names the reasons."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         if self._verifier is not None:
             self._verifier.check(round_, attempt, cohort, aggregate)
         return self._watch.figures(cohort.members[0].run, round_, aggregate)
 
     def round_done(self, record: Record) -> None:
-        self._progress.round_done(record)
+        self._progress.round_done(dict(record))
 
     def message(self, text: str) -> None:
         self._progress.message(text)

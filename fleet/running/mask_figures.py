@@ -16,7 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
+from aggregator.records import MaskFigures
 from edge_client.keys import load_kit
 from edge_client.learning.data import DataSet
 from edge_client.learning.network import Network
@@ -50,7 +51,7 @@ class MaskWatch:
             state = state_after(stored.aggregate, journal.run, stored.round, self._kit, plan, network)
         self._alive = network.method.alive(network.layout, state)
 
-    def figures(self, run: bytes, round_: int, aggregate: bytes) -> Record:
+    def figures(self, run: bytes, round_: int, aggregate: bytes) -> MaskFigures:
         """The figures of a round, from its aggregate."""
         network = self._network
         layout, method = network.layout, network.method
@@ -62,12 +63,12 @@ class MaskWatch:
             counts = alive_by_tensor(self._out, self._plan, self._data, run, state, self._clients)
         else:
             counts = _counts(self._alive, layout)
-        return {
-            "regrown": int((self._alive & ~before & layout.prunable).sum()),
-            "agreement": agreement(total.votes[ranked], total.clients) if total.votes.size else None,
-            "layer_density": {name: kept / size for name, (kept, size) in counts.items()},
-            "work_left": work_left(counts, network.work),
-        }
+        return MaskFigures(
+            regrown=int((self._alive & ~before & layout.prunable).sum()),
+            agreement=agreement(total.votes[ranked], total.clients) if total.votes.size else None,
+            layer_density={name: kept / size for name, (kept, size) in counts.items()},
+            work_left=work_left(counts, network.work),
+        )
 
 
 def agreement(votes: Integers, clients: int) -> float | None:

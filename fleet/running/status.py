@@ -1,9 +1,10 @@
 """`pruneseal status`: how a run is going, from its folder or from the aggregator's endpoint."""
 
-import json
+from collections.abc import Sequence
 from datetime import UTC, datetime
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -11,16 +12,17 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from aggregator.endpoint import overview
-from aggregator.status import FINISHED, RUNNING
-from protocol.errors import ConfigError
+from aggregator.endpoint import Overview, overview
+from aggregator.records import Record
+from aggregator.status import FINISHED, RUNNING, Status
+from protocol.documents import MOST_BYTES
+from protocol.errors import CheckpointError, ConfigError
 
 _SECONDS = 10
 _SHOWN: Final = 5
-_MOST_BYTES = 10_000_000
 
 
-def look(where: str) -> dict[str, Any]:
+def look(where: str) -> Overview:
     """The status and the last rounds of a run.
 
     Args:
@@ -28,69 +30,77 @@ def look(where: str) -> dict[str, Any]:
 
     Raises:
         ConfigError: Nothing can be read there.
+        CheckpointError: A file of the folder is damaged.
     """
     if urlsplit(where).scheme in {"http", "https"}:
         url = f"{where.rstrip('/')}/status"
         try:
             with urlopen(url, timeout=_SECONDS) as answer:  # noqa: S310  # the scheme is one of the two above
-                found = json.loads(answer.read(_MOST_BYTES))
-        except (OSError, ValueError) as error:
+                found = Overview.parse(answer.read(MOST_BYTES + 1), "its answer")
+        except (OSError, HTTPException, CheckpointError) as error:
             raise ConfigError(f"{url} cannot be read: {error}. Is the aggregator's service running?") from error
     else:
         found = overview(Path(where))
-    if found["status"] is None:
+    if found.status is None:
         raise ConfigError(f"{where} knows of no run yet")
-    return dict(found)
+    return found
 
 
-def show(console: Console, found: dict[str, Any]) -> None:
+def show(console: Console, found: Overview) -> None:
     """Show what :func:`look` has found."""
-    status, rounds = found["status"], found["rounds"]
-    state = status["state"]
-    if state == RUNNING and not found["held"]:
+    if found.status is not None:
+        for name, text in _facts(found.status, found).items():
+            console.print(f"{name:<16}{text}", highlight=False, markup=False, soft_wrap=True)
+        console.print()
+        console.print(_nodes(found.status))
+        console.print()
+        console.print(_rounds(found.rounds[-_SHOWN:]))
+        if found.status.problems:
+            console.print()
+        for problem in found.status.problems[-_SHOWN:]:
+            text = f"{_clock(problem.time)}  round {problem.round}  {problem.node}  {problem.kind}: {problem.text}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _facts(status: Status, found: Overview) -> dict[str, str]:
+    """What is known of the run as a whole, by name."""
+    state = status.state
+    if state == RUNNING and not found.held:
         state = "interrupted: no process runs it; it resumes when the aggregator is started again"
     facts = {
-        "run": f"{status['run']}  ({status['method']}, plan {status['plan'][:16]})",
+        "run": f"{status.run}  ({status.method}, plan {status.plan[:16]})",
         "state": state,
-        "rounds": f"{rounds[-1]['round'] if rounds else 0} of {status['rounds']} complete",
-        "written": f"{_clock(status['updated'])} UTC, started {status['starts']} times",
+        "rounds": f"{found.rounds[-1].round if found.rounds else 0} of {status.rounds} complete",
+        "written": f"{_clock(status.updated)} UTC, started {status.starts} times",
     }
-    if status["state"] == RUNNING and found["held"] and status["asked"]:
-        facts["now"] = f"round {status['round']}, {status['phase']}: {status['answered']} of {status['asked']} answers"
-    if status["state"] not in {RUNNING, FINISHED} and status["error"]:
-        facts["error"] = status["error"]
-    refused = ", ".join(f"{count} x {kind}" for kind, count in sorted(status["refused"].items()))
-    facts["refused"] = refused or "nothing"
-    facts["client errors"] = str(status["failed"])
-    if found["trouble"]:
-        facts["trouble"] = "; ".join(found["trouble"])
-    for name, text in facts.items():
-        console.print(f"{name:<16}{text}", highlight=False, markup=False, soft_wrap=True)
-    nodes = Table("node", "there", "last seen (UTC)", "last sum", box=None, pad_edge=False)
-    for name, node in sorted(status["nodes"].items()):
-        seen = _clock(node["seen"]) if "seen" in node else "never"
-        nodes.add_row(name, "yes" if node.get("online") else "no", seen, str(node.get("round") or "none"))
-    last = Table(
-        *("round", "cohort", "lost", "refused", "accuracy", "sparsity", "up", "seconds"), box=None, pad_edge=False
-    )
-    for record in rounds[-_SHOWN:]:
-        last.add_row(
-            str(record["round"]),
-            str(record["cohort"]),
-            str(record["dropped"]),
-            str(record["refused"]),
-            *(_number(record.get(key)) for key in ("accuracy", "sparsity")),
-            decimal(record["uplink_bytes"]),
-            f"{sum(record['seconds'].values()):.1f}",
+    if status.state == RUNNING and found.held and status.asked:
+        facts["now"] = f"round {status.round}, {status.phase}: {status.answered} of {status.asked} answers"
+    if status.state not in {RUNNING, FINISHED} and status.error:
+        facts["error"] = status.error
+    refused = ", ".join(f"{count} x {kind}" for kind, count in sorted(status.refused.items()))
+    facts |= {"refused": refused or "nothing", "client errors": str(status.failed)}
+    return facts | ({"trouble": "; ".join(found.trouble)} if found.trouble else {})
+
+
+def _nodes(status: Status) -> Table:
+    table = Table("node", "there", "last seen (UTC)", "last sum", box=None, pad_edge=False)
+    for name, node in sorted(status.nodes.items()):
+        seen = "never" if node.seen is None else _clock(node.seen)
+        table.add_row(name, "yes" if node.online else "no", seen, str(node.round or "none"))
+    return table
+
+
+def _rounds(records: Sequence[Record]) -> Table:
+    heads = ("round", "cohort", "lost", "refused", "accuracy", "sparsity", "up", "seconds")
+    table = Table(*heads, box=None, pad_edge=False)
+    for record in records:
+        table.add_row(
+            *(str(number) for number in (record.round, record.cohort, record.dropped, record.refused)),
+            *(_number(share) for share in (record.accuracy, record.sparsity)),
+            decimal(record.uplink_bytes),
+            f"{record.seconds.total:.1f}",
         )
-    for table in (nodes, last):
-        console.print()
-        console.print(table)
-    if status["problems"]:
-        console.print()
-    for problem in status["problems"][-_SHOWN:]:
-        text = f"{_clock(problem['time'])}  round {problem['round']}  {problem['node']}  {problem['kind']}"
-        console.print(f"{text}: {problem['text']}", highlight=False, markup=False, soft_wrap=True)
+    return table
 
 
 def _number(value: float | None) -> str:

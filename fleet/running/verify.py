@@ -5,7 +5,6 @@ no code of the clients or of the aggregator knows of it. The clear sum takes non
 blinding, encryption, addition of ciphertexts or decryption.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -14,13 +13,24 @@ from edge_client.keys import load_kit
 from edge_client.round import dither_of, open_sum, quantised
 from edge_client.state import load_pending
 from fleet.provisioning.kits import kit_name
+from fleet.results.summary import Verified
 from protocol.cohort import Cohort
+from protocol.documents import Count, Part
 from protocol.errors import StorageError, VerificationError
 from protocol.files import replace_file
 from protocol.layout import Layout
 from protocol.plan import Plan
 
 VERIFIED_FILE = "verified.jsonl"
+
+
+class VerifiedSum(Part):
+    """A line of ``verified.jsonl``: a sum that was equal, of so many clients and integers."""
+
+    round: Count
+    clients: Count
+    attempt: Count
+    values: Count
 
 
 class Verifier:
@@ -56,22 +66,26 @@ class Verifier:
             raise VerificationError(
                 f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
             )
-        line = {"round": round_, "clients": opened.clients, "attempt": attempt, "values": values.size + votes.size}
+        line = VerifiedSum(round=round_, clients=opened.clients, attempt=attempt, values=values.size + votes.size)
         before = self._path.read_bytes() if self._path.exists() else b""
         try:
-            replace_file(self._path, before + json.dumps(line).encode() + b"\n")
+            replace_file(self._path, before + line.to_json() + b"\n")
         except OSError as error:
             raise StorageError(
                 f"{self._path} cannot be written: {error.strerror}. Free space or fix the disk, then resume the run."
             ) from error
 
-    def summary(self) -> dict[str, object]:
-        """In how many rounds and values the sums were equal; a repeated round counts once."""
-        lines = [json.loads(line) for line in self._path.read_text().splitlines()] if self._path.exists() else []
-        by_round = {line["round"]: line for line in lines}
-        return {
-            "equal": True,
-            "rounds": len(by_round),
-            "rounds_with_lost_clients": sum(line["attempt"] > 1 for line in by_round.values()),
-            "values": sum(line["values"] for line in by_round.values()),
-        }
+    def summary(self) -> Verified:
+        """In how many rounds and values the sums were equal; a repeated round counts once.
+
+        Raises:
+            CheckpointError: A line is damaged.
+        """
+        lines = self._path.read_bytes().splitlines() if self._path.exists() else []
+        by_round = {one.round: one for one in (VerifiedSum.parse(line, f"a line of {self._path}") for line in lines)}
+        return Verified(
+            equal=True,
+            rounds=len(by_round),
+            rounds_with_lost_clients=sum(one.attempt > 1 for one in by_round.values()),
+            values=sum(one.values for one in by_round.values()),
+        )

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import METRICS_FILE, Record
+from aggregator.journal import METRICS_FILE
 from tests.aggregator.stub_grid import FIRST_FLOWER_NODE, FLOWER_STEP, Scene, make_scene, small_plan
 
 BAD = 5
@@ -31,7 +31,7 @@ def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeScene:
     return make
 
 
-def lines(scene: Scene) -> list[Record]:
+def lines(scene: Scene) -> list[dict[str, Any]]:
     """What the run has recorded, round by round; nothing where there is no file yet."""
     path = scene.folder / METRICS_FILE
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []

@@ -17,8 +17,9 @@ import pytest
 from flwr.app import ArrayRecord, Error, Message, RecordDict
 from flwr.serverapp import Grid
 
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
 from aggregator.observer import refusal
+from aggregator.records import MaskFigures, Record
 from aggregator.rounds import Run
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
@@ -367,7 +368,7 @@ class Watch:
     def failed(self, round_: int, node: int, reason: str) -> None:
         self.failures.append((round_, node, reason))
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         clients = {client.kit.node: client for client in self.grid.clients.values()}
         one = clients[cohort.bearer]
         total = open_sum(aggregate, cohort.members[0].run, round_, one.kit, one.plan, one.layout)
@@ -378,7 +379,7 @@ class Watch:
             assert np.array_equal(total.votes, sum(votes))
         assert total.clients == len(clear)
         self.sums.append((round_, attempt, cohort, total))
-        return {"seen": len(self.sums)}
+        return MaskFigures(regrown=len(self.sums))
 
     def round_done(self, record: Record) -> None:
         self.records.append(record)

@@ -51,7 +51,7 @@ def test_an_app_can_be_given_its_settings_and_its_audience(scene: Scene, tmp_pat
     server_app(lambda: AggregatorSettings(tmp_path / "roster.json", scene.folder), lambda *_: nullcontext(scene.watch))(
         scene.grid, context(scene.plan)
     )
-    assert [record["round"] for record in scene.watch.records] == [1, 2]
+    assert [record.round for record in scene.watch.records] == [1, 2]
     assert [number for number, *_ in scene.watch.sums] == [1, 2]
 
 

@@ -1,6 +1,5 @@
 """``aggregator.journal``: a completed round is on disk whole or not at all, and a resumed run finds it."""
 
-import json
 import os
 from itertools import count
 from pathlib import Path
@@ -18,8 +17,10 @@ from aggregator.journal import (
     is_held,
     read_records,
 )
+from aggregator.records import Record
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.plan import Plan
+from tests.factories import record
 
 PLAN = Plan()
 
@@ -28,12 +29,8 @@ class KilledError(BaseException):
     """What no handler of errors catches."""
 
 
-def record(round_: int, **more: Any) -> dict[str, Any]:
-    return {"round": round_, "cohort": 5, "loss": 0.25} | more
-
-
-def published(folder: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (folder / METRICS_FILE).read_text().splitlines()]
+def published(folder: Path) -> list[Record]:
+    return [Record.parse(line, "line") for line in (folder / METRICS_FILE).read_bytes().splitlines()]
 
 
 def kept(folder: Path) -> list[str]:
@@ -71,7 +68,7 @@ def test_a_run_file_that_names_no_run_is_refused(tmp_path: Path, text: str) -> N
 
 
 def test_before_the_first_round_there_is_nothing(tmp_path: Path) -> None:
-    assert Journal(tmp_path, PLAN).last() == Stored(0, b"", {})
+    assert Journal(tmp_path, PLAN).last() == Stored(0, b"", None)
 
 
 def test_the_last_round_is_the_one_that_was_saved_last_also_after_a_restart(tmp_path: Path) -> None:
@@ -121,11 +118,12 @@ def test_a_damaged_round_is_refused_by_its_path_and_the_one_before_can_be_gone_o
 def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, new = Stored(1, b"old", record(1)), Stored(2, b"new", record(2))
+    first, second = record(1), record(2)
+    old, new = Stored(1, b"old", first), Stored(2, b"new", second)
     seen = []
     for step in count(1):
         folder = tmp_path / str(step)
-        Journal(folder, PLAN).save(old.aggregate, old.record)
+        Journal(folder, PLAN).save(old.aggregate, first)
         left = iter(range(step, 0, -1))
 
         def sync(descriptor: int, left: "Any" = left) -> None:
@@ -136,14 +134,14 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
             patch.setattr(os, "fsync", sync)
             patch.setattr("aggregator.journal.shutil.rmtree", lambda path, ignore_errors=False: None)
             try:
-                Journal(folder, PLAN).save(new.aggregate, new.record)
+                Journal(folder, PLAN).save(new.aggregate, second)
             except KilledError:
                 seen.append(Journal(folder, PLAN).last())
             else:
                 break
         journal = Journal(folder, PLAN)
         if journal.last() == old:
-            journal.save(new.aggregate, new.record)
+            journal.save(new.aggregate, second)
         assert journal.last() == new
     assert set(map(repr, seen)) == {repr(old), repr(new)}
     assert seen == sorted(seen, key=lambda stored: stored.round)
@@ -174,9 +172,9 @@ def test_lines_of_rounds_that_are_run_again_go(tmp_path: Path) -> None:
 def test_the_part_of_a_line_that_a_crash_has_left_goes(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     journal.publish(record(1))
-    line = json.dumps(record(2))
+    line = record(2).to_json()
     for length in range(1, len(line) + 1):
-        (tmp_path / METRICS_FILE).write_text(json.dumps(record(1)) + "\n" + line[:length])
+        (tmp_path / METRICS_FILE).write_bytes(record(1).to_json() + b"\n" + line[:length])
         journal.publish(record(2))
         assert published(tmp_path) == [record(1), record(2)]
 
@@ -235,5 +233,5 @@ def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path
     journal.publish(record(1, accuracy=0.5))
     assert read_records(tmp_path) == [record(1, accuracy=0.5)]
     journal.save(b"second", record(2))
-    (tmp_path / METRICS_FILE).write_text(json.dumps(record(1, accuracy=0.5)) + "\n" + '{"round": ')
+    (tmp_path / METRICS_FILE).write_bytes(record(1, accuracy=0.5).to_json() + b'\n{"round": ')
     assert read_records(tmp_path) == [record(1, accuracy=0.5), record(2)]

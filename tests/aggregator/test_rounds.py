@@ -21,8 +21,8 @@ def test_every_sum_of_a_run_is_the_clear_sum_and_every_round_has_its_line(scene:
     s = scene(4, rounds=3)
     watch = s.run()
     assert [number for number, *_ in watch.sums] == [1, 2, 3]
-    assert [record["round"] for record in watch.records] == [1, 2, 3]
-    assert lines(s) == watch.records
+    assert [record.round for record in watch.records] == [1, 2, 3]
+    assert lines(s) == [record.model_dump() for record in watch.records]
     assert asked(s, TRAIN) == asked(s, CONTRIBUTE) == [(number, 1, (2, 3, 5, 8)) for number in (1, 2, 3)]
     assert asked(s, EVALUATE) == [(4, 1, (2, 3, 5, 8))]
 
@@ -31,27 +31,27 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
     s = scene(4, rounds=1)
     (record,) = s.run().records
     samples = {client.kit.node: client.samples for client in s.grid.clients.values()}
-    assert record["loss"] == pytest.approx(sum((0.5 + n) * k for n, k in samples.items()) / sum(samples.values()))
-    assert (record["cohort"], record["dropped"], record["left_out"], record["attempts"]) == (4, 0, 0, 1)
-    assert (record["refused"], record["refusals"]) == (0, {})
-    assert record["values"] == 4 * LAYOUT.size
-    assert record["uplink_bytes"] == sum(map(len, s.grid.frames.values()))
+    assert record.loss == pytest.approx(sum((0.5 + n) * k for n, k in samples.items()) / sum(samples.values()))
+    assert (record.cohort, record.dropped, record.left_out, record.attempts) == (4, 0, 0, 1)
+    assert (record.refused, record.refusals) == (0, {})
+    assert record.values == 4 * LAYOUT.size
+    assert record.uplink_bytes == sum(map(len, s.grid.frames.values()))
     announced, aggregate = 4 * 4 * ATTENDANCE_BYTES, 4 * len(Journal(s.folder, s.plan).last().aggregate)
-    assert record["downlink_bytes"] == announced + aggregate
-    assert set(record["seconds"]) == {"train", "contribute", "add", "other"}
-    assert min(record["seconds"].values()) >= 0
-    assert (record["accuracy"], record["test_loss"], record["kept"], record["sparsity"]) == (0.8, 0.5, 24, 0.0)
+    assert record.downlink_bytes == announced + aggregate
+    assert set(record.seconds.by_phase()) == {"train", "contribute", "add", "other"}
+    assert min(record.seconds.by_phase().values()) >= 0
+    assert (record.accuracy, record.test_loss, record.kept, record.sparsity) == (0.8, 0.5, 24, 0.0)
 
 
 def test_what_travels_shrinks_with_the_model(scene: MakeScene) -> None:
     s = scene(3, rounds=3, method="fedsparsify-global", sparsity=0.75, options=(("first-prune", 0),))
     records = s.run().records
-    kept = [record["kept"] for record in records]
+    kept = [record.kept or 0 for record in records]
     assert kept[-1] == 6
     assert kept == sorted(kept, reverse=True)
-    assert [record["sparsity"] for record in records] == [1 - k / 24 for k in kept]
+    assert [record.sparsity for record in records] == [1 - k / 24 for k in kept]
     buffers = LAYOUT.size - 24
-    assert [record["values"] for record in records] == [3 * (k + buffers) for k in [24, *kept[:-1]]]
+    assert [record.values for record in records] == [3 * (k + buffers) for k in [24, *kept[:-1]]]
 
 
 def test_votes_are_added_with_the_values(scene: MakeScene) -> None:
@@ -109,7 +109,7 @@ def test_a_fraction_of_the_nodes_is_asked_within_the_limits_of_the_cohort(
     s = scene(10, rounds=2, **changes)
     records = s.run().records
     assert [len(nodes) for _, _, nodes in asked(s, TRAIN)] == [count, count]
-    assert [record["cohort"] for record in records] == [count, count]
+    assert [record.cohort for record in records] == [count, count]
 
 
 def test_the_smallest_part_of_ten_nodes_is_the_ceiling(scene: MakeScene) -> None:
@@ -140,7 +140,7 @@ def test_a_round_waits_for_the_smallest_cohort_to_be_there(scene: MakeScene, mon
         return sorted(s.grid.online)[: next(arriving, 3)]
 
     monkeypatch.setattr(s.grid, "get_node_ids", nodes)
-    assert s.run().records[0]["cohort"] == 3
+    assert s.run().records[0].cohort == 3
     assert looks[:3] == [0, 0, 0]
 
 
@@ -172,7 +172,7 @@ def test_a_round_that_needs_its_lost_member_waits_until_it_is_back(
     s = scene(4)
     without_the_lost(s, monkeypatch, 3)
     record = s.run().records[0]
-    assert (record["cohort"], record["attempts"]) == (4, 2), "no attempt was spent on those who are there alone"
+    assert (record.cohort, record.attempts) == (4, 2), "no attempt was spent on those who are there alone"
 
 
 def test_a_lost_member_that_stays_away_stops_the_run_and_is_told(

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from aggregator.journal import Journal, Record
+from aggregator.journal import Journal
+from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
 from tests.aggregator.conftest import MakeScene, lines
 from tests.aggregator.stub_grid import EVALUATE, Watch, make_kits, make_scene, small_plan
@@ -29,7 +30,7 @@ class Killer(Watch):
         super().phase(round_, name, done, total)
         self._count()
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> Record:
+    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         figures = super().summed(round_, attempt, cohort, aggregate)
         self._count()
         return figures
@@ -81,9 +82,9 @@ def test_a_run_that_is_killed_before_or_after_its_round_is_written_loses_at_most
     save = Journal.save
 
     def dying(self: Journal, aggregate: bytes, record: Record) -> None:
-        if after or record["round"] != round_:
+        if after or record.round != round_:
             save(self, aggregate, record)
-        if record["round"] == round_:
+        if record.round == round_:
             raise KilledError
 
     broken = scene(3, rounds=3)

@@ -34,7 +34,7 @@ def test_a_client_that_does_not_train_in_time_is_left_behind(scene: MakeScene) -
     s.grid.when(TRAIN, silent, BAD)
     watch = s.run()
     assert asked(s, CONTRIBUTE) == [(1, 1, (2, 3, 8))]
-    assert (watch.records[0]["cohort"], watch.records[0]["dropped"]) == (3, 1)
+    assert (watch.records[0].cohort, watch.records[0].dropped) == (3, 1)
     assert watch.texts == ["round 1: 1 of 4 clients did not train"]
 
 
@@ -49,7 +49,7 @@ def test_where_too_few_train_all_are_asked_again_with_the_next_attempt(scene: Ma
         "round 1: 1 of 3 clients did not train (1 x 'out of memory'); asking again",
         "round 1: 1 of 3 clients did not train; asking again",
     ]
-    assert watch.records[0]["attempts"] == 3
+    assert watch.records[0].attempts == 3
 
 
 def test_an_error_reply_is_told_by_its_reason_or_its_code_and_is_no_refusal(scene: MakeScene) -> None:
@@ -60,7 +60,7 @@ def test_an_error_reply_is_told_by_its_reason_or_its_code_and_is_no_refusal(scen
     assert watch.texts == [
         "round 1: 3 of 6 clients did not train (2 x 'this node has no usable data', 1 x 'Flower error 110')"
     ]
-    assert (watch.records[0]["cohort"], watch.records[0]["refused"]) == (3, 0)
+    assert (watch.records[0].cohort, watch.records[0].refused) == (3, 0)
 
 
 @pytest.mark.parametrize("kind", [TRAIN, CONTRIBUTE])
@@ -68,8 +68,8 @@ def test_a_reply_that_comes_too_late_counts_for_nothing(scene: MakeScene, kind: 
     s = scene(8, rounds=2)
     s.grid.when(kind, late, BAD, round=1)
     watch = s.run()
-    assert [record["cohort"] for record in watch.records] == ([7, 8] if kind == TRAIN else [5, 8])
-    assert [record["refused"] for record in watch.records] == [0, 0]
+    assert [record.cohort for record in watch.records] == ([7, 8] if kind == TRAIN else [5, 8])
+    assert [record.refused for record in watch.records] == [0, 0]
     assert BAD not in watch.sums[0][2].nodes
 
 
@@ -96,12 +96,12 @@ def test_the_survivors_are_asked_again_in_a_cohort_that_may_follow_or_the_round_
         assert len(second[2]) == max(safe)
         assert set(second[2]) <= set(NODES[lost:nodes])
         assert asked(s, TRAIN) == [(1, 1, NODES[:nodes])]
-        assert record["left_out"] == nodes - lost - max(safe)
-        assert record["dropped"] == lost
+        assert record.left_out == nodes - lost - max(safe)
+        assert record.dropped == lost
     else:
         assert asked(s, TRAIN) == [(1, attempt, NODES[:nodes]) for attempt in (1, 2)]
         assert set(second[2]) == set(NODES[:nodes])
-        assert (record["left_out"], record["dropped"]) == (0, 0)
+        assert (record.left_out, record.dropped) == (0, 0)
         assert watch.texts[-1].endswith("too many for a safe sum of the others; the round starts over")
     assert second[:2] == (1, 2)
     assert watch.sums[0][2].nodes == set(second[2])
@@ -147,8 +147,8 @@ def test_losses_in_both_messages_of_several_attempts_still_end_in_an_exact_sum(s
         (EVALUATE, 1, 10),
     ]
     (record,) = watch.records
-    assert record["refusals"] == {"SignatureRefused": 6, "MalformedMessage": 8}
-    assert (record["attempts"], record["cohort"], record["dropped"], record["left_out"]) == (4, 6, 0, 4)
+    assert record.refusals == {"SignatureRefused": 6, "MalformedMessage": 8}
+    assert (record.attempts, record.cohort, record.dropped, record.left_out) == (4, 6, 0, 4)
 
 
 def test_clipped_values_are_counted_in_the_sum_that_counts(scene: MakeScene) -> None:
@@ -157,7 +157,7 @@ def test_clipped_values_are_counted_in_the_sum_that_counts(scene: MakeScene) -> 
         client.metrics["clipped"] = client.kit.node
     s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
     watch = s.run()
-    assert watch.records[0]["clipped"] == sum(watch.sums[0][2].nodes)
+    assert watch.records[0].clipped == sum(watch.sums[0][2].nodes)
 
 
 def test_a_round_gives_its_files_in_memory_back_whatever_happens(scene: MakeScene) -> None:

@@ -145,8 +145,8 @@ def test_a_bad_attendance_is_refused_by_its_kind_and_the_round_goes_on(scene: Ma
     s.grid.when(TRAIN, behaviour, BAD)
     watch = s.run()
     (record,) = watch.records
-    assert (record["refused"], record["refusals"]) == (1, {error: 1})
-    assert (record["cohort"], record["dropped"], record["attempts"]) == (3, 1, 1)
+    assert (record.refused, record.refusals) == (1, {error: 1})
+    assert (record.cohort, record.dropped, record.attempts) == (3, 1, 1)
     assert watch.sums[0][2].nodes == {2, 3, 8}
     assert watch.texts[0].startswith(f"round 1: refused a message: {error}: ")
     assert watch.texts[1] == f"round 1: 1 of 4 clients did not train (1 x '{error}')"
@@ -160,8 +160,8 @@ def test_a_bad_contribution_is_refused_by_its_kind_and_the_round_goes_on(scene: 
     s.grid.when(CONTRIBUTE, behaviour, bad)
     watch = s.run()
     (record,) = watch.records
-    assert (record["refused"], record["refusals"]) == (1, {error: 1})
-    assert (record["cohort"], record["dropped"], record["left_out"], record["attempts"]) == (5, 1, 2, 2)
+    assert (record.refused, record.refusals) == (1, {error: 1})
+    assert (record.cohort, record.dropped, record.left_out, record.attempts) == (5, 1, 2, 2)
     ((_, attempt, cohort, total),) = watch.sums
     assert (attempt, total.clients) == (2, 5)
     assert bad not in cohort.nodes
@@ -174,7 +174,7 @@ def test_a_message_of_the_round_before_is_refused(scene: MakeScene, kind: str) -
     s = scene(8, rounds=2)
     s.grid.when(kind, sends(of_round_before), BAD, round=2)
     watch = s.run()
-    assert [record["refusals"] for record in watch.records] == [{}, {"PeerMismatch": 1}]
+    assert [record.refusals for record in watch.records] == [{}, {"PeerMismatch": 1}]
     assert [BAD in cohort.nodes for _, _, cohort, _ in watch.sums] == [True, False]
 
 
@@ -183,7 +183,7 @@ def test_a_contribution_to_the_attempt_before_is_refused(scene: MakeScene) -> No
     s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
     s.grid.when(CONTRIBUTE, sends(lambda ask, frame: ask.grid.frames[CONTRIBUTE, 1, ask.node]), *NODES[:8], attempt=2)
     watch = s.run()
-    assert watch.records[0]["refusals"] == {"PeerMismatch": 5}
+    assert watch.records[0].refusals == {"PeerMismatch": 5}
     assert watch.sums[0][1] == 3
 
 
@@ -195,9 +195,7 @@ def test_several_bad_clients_at_once_are_counted_by_kind(scene: MakeScene) -> No
     s.grid.when(TRAIN, sends(of_node_before), 144)
     s.grid.when(CONTRIBUTE, sends(of_round_before), BAD)
     watch = s.run()
-    assert watch.records[0]["refusals"] == Counter(
-        ["SignatureRefused", "MalformedMessage", "PeerMismatch", "Duplicate"]
-    )
+    assert watch.records[0].refusals == Counter(["SignatureRefused", "MalformedMessage", "PeerMismatch", "Duplicate"])
     assert watch.sums[0][2].nodes == {8, 13, 21, 34, 55, 89}
 
 
@@ -232,11 +230,11 @@ def test_replies_without_metrics_leave_the_accuracy_open(scene: MakeScene) -> No
     for kind in (TRAIN, CONTRIBUTE, EVALUATE):
         s.grid.when(kind, lambda ask: ask.reply_with({ask.record: to_record({ask.record: ask.honest()[0]})}), 2, 3, 5)
     (record,) = s.run().records
-    assert (record["accuracy"], record["test_loss"], record["loss"]) == (None, None, 0.0)
+    assert (record.accuracy, record.test_loss, record.loss) == (None, None, 0.0)
 
 
 def test_one_client_that_lies_about_the_model_does_not_change_the_sparsity(scene: MakeScene) -> None:
     s = scene(4)
     s.grid.clients[flower(BEARER)[0]].metrics = {"parameters": 1000, "kept": 1}
     (record,) = s.run().records
-    assert (record["kept"], record["sparsity"]) == (24, 0.0)
+    assert (record.kept, record.sparsity) == (24, 0.0)

@@ -87,7 +87,7 @@ def test_a_final_model_is_scored_by_those_who_answer(scene: MakeScene) -> None:
     s.grid.when(EVALUATE, sends_plaintext, 3)
     s.grid.when(EVALUATE, silent, 5)
     watch = s.run()
-    assert watch.records[0]["accuracy"] == 0.8
+    assert watch.records[0].accuracy == 0.8
     assert [phase for phase in watch.phases if phase[1] == "evaluate"] == [(1, "evaluate", n, 5) for n in (1, 2)]
 
 

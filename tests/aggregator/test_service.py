@@ -6,7 +6,7 @@ import subprocess
 import sys
 import urllib.request
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ from aggregator.service import FlowerControl, Supervisor, address, flower_comman
 from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status, read_status
 from protocol.errors import ConfigError
 from tests.aggregator.stub_grid import make_kits, small_plan
-from tests.factories import write_roster
+from tests.factories import record, write_roster
 
 PLAN = small_plan(rounds=9)
 
@@ -51,10 +51,12 @@ class Stage:
         """The app has started, and ended in this state after so many new rounds."""
         self.starts += 1
         self.rounds += rounds
-        status = Status("ab", "cd", "fedavg", 9, state=state, starts=self.starts, error="QuorumError: x")
-        (self.folder / STATUS_FILE).write_text(json.dumps({"version": 1, **asdict(status)}))
-        lines = [json.dumps({"round": number}) + "\n" for number in range(1, self.rounds + 1)]
-        (self.folder / "metrics.jsonl").write_text("".join(lines))
+        status = Status(
+            run="ab", plan="cd", method="fedavg", rounds=9, state=state, starts=self.starts, error="QuorumError: x"
+        )
+        status.write(self.folder / STATUS_FILE)
+        lines = [record(number).to_json() + b"\n" for number in range(1, self.rounds + 1)]
+        (self.folder / "metrics.jsonl").write_bytes(b"".join(lines))
 
     def runs(self) -> AbstractContextManager[None]:
         return self.journal.held()

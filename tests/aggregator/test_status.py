@@ -49,7 +49,7 @@ def test_a_finished_run_says_so_and_names_its_nodes(scene: Scene) -> None:
     status = known(scene.folder)
     assert (status.state, status.error, status.starts, status.rounds) == (FINISHED, "", 1, 2)
     assert status.run == Journal(scene.folder, scene.plan).run.hex()
-    took_part = {name: node["round"] for name, node in status.nodes.items() if node.get("round")}
+    took_part = {name: node.round for name, node in status.nodes.items() if node.round}
     assert took_part == {f"node-{node}": 2 for node in (2, 3, 5, 8)}
     assert not is_held(scene.folder)
 
@@ -61,11 +61,11 @@ def test_refusals_and_errors_are_counted_and_kept_with_node_and_text(scene: Scen
     status = known(scene.folder)
     assert (status.refused, status.failed) == ({"MalformedMessage": 1}, 1)
     first, second = status.problems
-    assert (first["round"], first["kind"]) == (1, "MalformedMessage")
-    assert "the reply holds no attendance" in first["text"]
-    assert (second["round"], second["kind"]) == (2, "error")
-    assert second["text"] == "this node's keys are missing or exposed [ref 0a1b]"
-    assert first["node"] != second["node"]
+    assert (first.round, first.kind) == (1, "MalformedMessage")
+    assert "the reply holds no attendance" in first.text
+    assert (second.round, second.kind) == (2, "error")
+    assert second.text == "this node's keys are missing or exposed [ref 0a1b]"
+    assert first.node != second.node
 
 
 def test_every_line_of_the_log_is_json_with_the_run_and_the_round(scene: Scene) -> None:
@@ -129,14 +129,16 @@ def test_a_status_that_cannot_be_written_is_told_and_stops_nothing(
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("aggregator.status.replace_file", full)
+    monkeypatch.setattr(Status, "write", full)
     run(scene)
     assert read_status(scene.folder) is None
     assert "status.json cannot be written: No space left on device" in caplog.text
     assert len((scene.folder / "metrics.jsonl").read_text().splitlines()) == 2
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"version": 1}', '{"version": 1, "more": 2}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"version": "1.0"}', '{"format": "pruneseal-status", "version": "1.0", "more": 2}']
+)
 def test_a_damaged_status_is_named(tmp_path: Path, text: str) -> None:
     (tmp_path / STATUS_FILE).write_text(text)
     with pytest.raises(CheckpointError, match="is damaged"):
@@ -145,9 +147,9 @@ def test_a_damaged_status_is_named(tmp_path: Path, text: str) -> None:
 
 def test_a_status_of_another_version_is_refused(scene: Scene) -> None:
     run(scene)
-    other = json.loads((scene.folder / STATUS_FILE).read_text()) | {"version": 2}
+    other = json.loads((scene.folder / STATUS_FILE).read_text()) | {"version": "2.0"}
     (scene.folder / STATUS_FILE).write_text(json.dumps(other))
-    with pytest.raises(CheckpointError, match="has version 2, not 1"):
+    with pytest.raises(CheckpointError, match=r"has version 2\.0, not 1\.x"):
         read_status(scene.folder)
 
 

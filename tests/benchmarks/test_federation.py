@@ -43,12 +43,12 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
     assert clear.state.mask.tolist() == state.mask.tolist()
     assert state.mask.all() == (name == "personal weights")
 
-    lines = run["lines"]
-    assert [step.uplink for step in steps] == [line["uplink_bytes"] for line in lines]
-    assert [step.score.correct / step.score.tested for step in steps] == [line["accuracy"] for line in lines]
-    assert [4 * step.values for step in steps] == [line["values"] for line in lines]
-    assert [step.clipped for step in steps] == [line["clipped"] for line in lines]
-    np.testing.assert_allclose([step.sparsity for step in steps], [line["sparsity"] for line in lines], atol=1e-12)
+    _, lines = run
+    assert [step.uplink for step in steps] == [line.uplink_bytes for line in lines]
+    assert [step.score.correct / step.score.tested for step in steps] == [line.accuracy for line in lines]
+    assert [4 * step.values for step in steps] == [line.values for line in lines]
+    assert [step.clipped for step in steps] == [line.clipped for line in lines]
+    np.testing.assert_allclose([step.sparsity for step in steps], [line.sparsity or 0.0 for line in lines], atol=1e-12)
     assert [step.vote_bytes > 0 for step in steps] == {
         "votes": [False, True, True], "sparse from the start": [True] * 3
     }.get(name, [False] * 3)  # fmt: skip

@@ -137,8 +137,8 @@ def siege(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Siege]:
 
 def test_a_cohort_below_the_minimum_is_refused_by_every_member(siege: Siege) -> None:
     status: Status = siege.seen["two"]
-    refusals = [p for p in status.problems if p["text"].startswith("this node refuses the announced cohort")]
-    assert len({problem["node"] for problem in refusals}) == 2
+    refusals = [p for p in status.problems if p.text.startswith("this node refuses the announced cohort")]
+    assert len({problem.node for problem in refusals}) == 2
     assert "this node refuses the announced cohort" in status.error
     assert lines(siege.deployment.out / "metrics.jsonl") == []
     logs = [siege.log(f"{kit_name(node)}-executor") for node in range(NODES)]

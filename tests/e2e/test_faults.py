@@ -71,7 +71,7 @@ class Storm:
     @property
     def round(self) -> int:
         """The last complete round."""
-        return max((record["round"] for record in read_records(self.run)), default=0)
+        return max((record.round for record in read_records(self.run)), default=0)
 
     def until(self, what: str, reached: Callable[[], object], tend: bool = True) -> None:
         """Wait, keeping the deployment's processes alive."""
@@ -143,7 +143,7 @@ def superlink_killed(storm: Storm) -> None:
 
 
 def everybody_is_back(storm: Storm) -> None:
-    storm.until("a round with all nodes", lambda: any(r["cohort"] == NODES for r in read_records(storm.run)))
+    storm.until("a round with all nodes", lambda: any(r.cohort == NODES for r in read_records(storm.run)))
 
 
 def client_killed_between_the_messages(storm: Storm) -> None:
@@ -267,7 +267,7 @@ def test_a_client_killed_in_training_costs_its_round_one_member(storm: Storm) ->
     assert storm.seen["killed"] == 1
     assert (record(storm, 1)["cohort"], record(storm, 1)["dropped"]) == (NODES - 1, 1)
     assert kit_name(KILLED) in storm.status.nodes
-    assert storm.status.nodes[kit_name(KILLED)]["round"] > 1, "it came back"
+    assert storm.status.nodes[kit_name(KILLED)].round > 1, "it came back"
 
 
 def test_a_killed_app_is_started_again_and_repeats_its_round(storm: Storm) -> None:
@@ -289,21 +289,21 @@ def test_a_client_killed_between_the_messages_answers_when_it_is_back(storm: Sto
 
 def test_a_client_paused_past_the_deadline_is_left_behind_and_comes_back(storm: Storm) -> None:
     assert record(storm, storm.seen["paused"])["cohort"] < NODES
-    assert storm.status.nodes[kit_name(PAUSED)]["round"] > storm.seen["paused"]
+    assert storm.status.nodes[kit_name(PAUSED)].round > storm.seen["paused"]
 
 
 def test_a_corrupted_kit_is_named_by_node_and_told_no_more_of(storm: Storm) -> None:
     problem = storm.seen["corrupt"]
-    assert problem["node"] == kit_name(CORRUPT)
-    assert problem["text"].startswith("this node's keys are missing or exposed [ref ")
+    assert problem.node == kit_name(CORRUPT)
+    assert problem.text.startswith("this node's keys are missing or exposed [ref ")
     log = (storm.deployment.out / "logs" / f"{kit_name(CORRUPT)}-executor.log").read_text()
     assert "KeyFileError" in log
-    assert problem["text"].rpartition("[ref ")[2].rstrip("]") in log
+    assert problem.text.rpartition("[ref ")[2].rstrip("]") in log
 
 
 def test_a_cut_network_is_survived(storm: Storm) -> None:
     assert storm.seen["cut"] <= ROUNDS
-    assert storm.status.nodes[kit_name(CUT)]["round"] > 0
+    assert storm.status.nodes[kit_name(CUT)].round > 0
 
 
 def test_a_full_disk_holds_the_run_up_until_there_is_space_and_loses_nothing(storm: Storm) -> None:
@@ -322,8 +322,8 @@ def test_the_operator_opens_the_model_that_every_client_was_left_with(storm: Sto
     summary = open_run(
         storm.run, kits / "operator", kits / "aggregator" / "roster.json", app / "pyproject.toml", None, tmp_path
     )
-    assert summary["rounds"] == ROUNDS
-    assert summary["sparsity"] == pytest.approx(0.5, abs=1e-3)
+    assert summary.rounds == ROUNDS
+    assert summary.sparsity == pytest.approx(0.5, abs=1e-3)
     opened = checkpoint.load(tmp_path / "model.safetensors")
     for node in range(NODES):
         left = checkpoint.load(out / "results" / kit_name(node) / "model.safetensors")

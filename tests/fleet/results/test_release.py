@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -19,6 +18,7 @@ from edge_client.learning.data import load
 from export.latency import Latency
 from export.parity import infer, open_session
 from fleet.results import card
+from fleet.results.exported import Export
 from fleet.results.release import release, summary_lines
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, DataError, ExportError
@@ -68,9 +68,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / "out"
 
 
-def described(folder: Path) -> dict[str, Any]:
-    result: dict[str, Any] = json.loads((folder / "export.json").read_text())
-    return result
+def described(folder: Path) -> Export:
+    return Export.read(folder / "export.json")
 
 
 def metadata(path: Path) -> dict[str, str]:
@@ -81,11 +80,11 @@ def test_the_folder_holds_two_models_and_three_descriptions(folder: Path) -> Non
     names = ["export.json", "figure.svg", "model.int8.onnx", "model.onnx", "model_card.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
     made = described(folder)
-    assert (made["format"], made["version"]) == ("pruneseal-export", 1)
-    for name, figures in made["files"].items():
+    assert (made.format, made.version) == ("pruneseal-export", "1.0")
+    for name, figures in made.files.items():
         content = (folder / name).read_bytes()
-        assert figures["bytes"] == len(content)
-        assert figures["sha256"] == sha256(content).hexdigest()
+        assert figures.bytes == len(content)
+        assert figures.sha256 == sha256(content).hexdigest()
 
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
@@ -109,18 +108,18 @@ def test_a_consumer_sends_raw_pixels(folder: Path, name: str) -> None:
     raw = np.rint(DIGITS.test_x * 16)
     logits = infer(open_session((folder / name).read_bytes()), raw)
     score = float((logits.argmax(axis=1) == DIGITS.test_y).mean())
-    assert score == pytest.approx(described(folder)["files"][name]["accuracy"], abs=0.003)
+    assert score == pytest.approx(described(folder).files[name].accuracy, abs=0.003)
     assert score > 0.85
 
 
 def test_the_recommended_file_is_the_faster_one_that_was_measured(folder: Path) -> None:
     made = described(folder)
-    first = made["latency"][0]
-    settings = [(row["threads"], row["batch"]) for row in made["latency"]]
+    first = made.latency[0].files
+    settings = [(row.threads, row.batch) for row in made.latency]
     assert settings[:2] == [(1, 1), (1, 32)]
     assert settings[2:] in ([], [(2, 1), (2, 32)])
-    ratio = first["model.onnx"]["cpu"] / first["model.int8.onnx"]["cpu"]
-    assert made["recommended"] == ("model.int8.onnx" if ratio > 1.05 else "model.onnx")
+    ratio = first["model.onnx"].cpu / first["model.int8.onnx"].cpu
+    assert made.recommended == ("model.int8.onnx" if ratio > 1.05 else "model.onnx")
 
 
 def times(**medians: float) -> dict[str, Latency]:
@@ -142,8 +141,8 @@ def test_what_is_slower_is_noticed_and_not_recommended(
     found = {"dense": 1.0, "model.onnx": exact, "model.int8.onnx": int8}
     monkeypatch.setattr("fleet.results.release.compare", lambda *_, **__: times(**found))
     made = release(saved(tmp_path), tmp_path / "out", DIGITS)
-    assert made["recommended"] == best
-    assert noticed in made["reasons"]
+    assert made.recommended == best
+    assert noticed in made.reasons
     shown = (tmp_path / "out" / "model_card.md").read_text()
     assert f"Recommended file: **{best}**." in shown
     assert noticed in shown
@@ -155,8 +154,8 @@ def test_int8_that_loses_more_than_the_tolerance_is_refused(tmp_path: Path, monk
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.int8.onnx").write_bytes(b"of an earlier export")
     made = release(saved(tmp_path), tmp_path / "out", DIGITS, tolerance=0.01)
-    assert made["recommended"] == "model.onnx"
-    assert made["int8_refused"] == "its accuracy would be 0.8800, and 0.8900 is the least"
+    assert made.recommended == "model.onnx"
+    assert made.int8_refused == "its accuracy would be 0.8800, and 0.8900 is the least"
     assert not (tmp_path / "out" / "model.int8.onnx").exists()
     assert "There is no int8 file: its accuracy would be 0.8800" in (tmp_path / "out" / "model_card.md").read_text()
     assert any(line.startswith("no model.int8.onnx: its accuracy") for line in summary_lines(tmp_path, made))
@@ -168,14 +167,14 @@ def test_a_network_that_cannot_be_quantised_is_still_exported(tmp_path: Path, mo
 
     monkeypatch.setattr("fleet.results.release.export_int8", refuse)
     made = release(saved(tmp_path), tmp_path / "out", DIGITS)
-    assert list(made["files"]) == ["model.onnx"]
-    assert made["int8_refused"] == "the network cannot be quantised: why"
+    assert list(made.files) == ["model.onnx"]
+    assert made.int8_refused == "the network cannot be quantised: why"
 
 
 def test_without_data_there_is_no_int8_file_and_no_accuracy(tmp_path: Path) -> None:
     made = release(saved(tmp_path), tmp_path / "out")
-    assert made["int8_refused"] == "no calibration data were given"
-    assert "accuracy" not in made["files"]["model.onnx"]
+    assert made.int8_refused == "no calibration data were given"
+    assert made.files["model.onnx"].accuracy is None
     assert "| not measured |" in (tmp_path / "out" / "model_card.md").read_text()
 
 
@@ -185,7 +184,7 @@ def test_the_card_names_data_method_sparsity_work_sizes_speeds_and_provenance(fo
     for part in (
         *("# digits-mlp on digits", "fedsparsify-global, round 3", "multiply-accumulates left", "digit 9"),
         *("raw values from 0 to 16", "| `model.onnx` |", "| `model.int8.onnx` |", "## Speed", "| checkpoint_sha256 |"),
-        *(made["machine"]["cpu"], f"{made['kept']:,} of 17,226 parameters", "![", "figure.svg"),
+        *(str(made.machine["cpu"]), f"{made.kept:,} of 17,226 parameters", "![", "figure.svg"),
     ):
         assert part in text
 
@@ -198,12 +197,12 @@ def test_the_figure_is_an_svg_that_names_layers_and_files(folder: Path) -> None:
 
 def test_hostile_names_stay_text_in_the_card(folder: Path) -> None:
     made = described(folder)
-    made["labels"][0] = "a|b<script>\n# c"
+    made = made.model_copy(update={"labels": ("a|b<script>\n# c", *made.labels[1:])})
     assert "a\\|b&lt;script>\\n# c" in card.write_card(made)
 
 
 def test_a_figure_of_a_network_that_cannot_be_counted_is_drawn_too(folder: Path) -> None:
-    made = described(folder) | {"layers": [], "multiply_accumulates_left": None}
+    made = described(folder).model_copy(update={"layers": (), "multiply_accumulates_left": None})
     assert b"cannot be counted" in card.draw(made)
     assert "cannot be counted" in card.write_card(made)
 
@@ -213,8 +212,8 @@ def test_an_older_checkpoint_without_labels_and_scale_is_exported_with_numbers(t
     old = {key: value for key, value in METADATA.items() if not key.startswith(("labels", "input_r", "input_sc"))}
     checkpoint.save(path, checkpoint.Checkpoint(TENSORS, old))
     made = release(path, tmp_path / "out")
-    assert made["labels"] == [*"0123456789"]
-    assert made["input"]["range"] is None
+    assert made.labels == tuple("0123456789")
+    assert made.input.range is None
     assert "Div" not in {node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node}
 
 
@@ -268,7 +267,7 @@ def test_a_network_of_ones_own_is_built_only_when_it_is_named(tmp_path: Path) ->
     path = saved(tmp_path, {"model": spec})
     with pytest.raises(ConfigError, match="give it as --model"):
         release(path, tmp_path / "out")
-    assert release(path, tmp_path / "out", model=spec)["recommended"] == "model.onnx"
+    assert release(path, tmp_path / "out", model=spec).recommended == "model.onnx"
 
 
 def test_data_of_another_shape_and_a_tolerance_that_is_no_fraction_are_refused(tmp_path: Path) -> None:

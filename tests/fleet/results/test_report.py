@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from aggregator.records import PhaseSeconds, Record
 from fleet.results.figures import LayerDensity
 from fleet.results.report import write_report
+from fleet.results.summary import Summary, Verified
+from tests.factories import record
 
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
 _FIGURES = ("Accuracy and sparsity", "Uplink", "Density by tensor", "Time and cohort")
@@ -55,66 +58,67 @@ class _Page(HTMLParser):
         return [value or "" for name, value in self.attributes if name == attribute]
 
 
-def _metrics(rounds: int, **changes: Any) -> list[dict[str, Any]]:
+def _metrics(rounds: int, **changes: Any) -> list[Record]:
+    seconds = PhaseSeconds(train=2.0, contribute=1.0, add=0.25, other=0.0)
     return [
-        {
-            "round": number,
-            "cohort": 10 if number != 2 else 8,
-            "dropped": 0 if number != 2 else 2,
-            "left_out": 0,
-            "accuracy": 1 - 0.8 / number,
-            "loss": 2 / number,
-            "sparsity": 0.9 * number / rounds,
-            "kept": 10_000 // number,
-            "uplink_bytes": 200_000 // number,
-            "downlink_bytes": 400_000 // number,
-            "clipped": 3,
-            "refused": 0,
-            "attempts": 1 if number != 2 else 2,
-            "seconds": {"train": 2.0, "contribute": 1.0, "aggregate": 0.25},
-        }
-        | changes
+        record(
+            number,
+            **{
+                "cohort": 10 if number != 2 else 8,
+                "dropped": 0 if number != 2 else 2,
+                "accuracy": 1 - 0.8 / number,
+                "loss": 2 / number,
+                "sparsity": 0.9 * number / rounds,
+                "kept": 10_000 // number,
+                "uplink_bytes": 200_000 // number,
+                "downlink_bytes": 400_000 // number,
+                "attempts": 1 if number != 2 else 2,
+                "seconds": seconds,
+            }
+            | changes,
+        )
         for number in range(1, rounds + 1)
     ]
 
 
-def _summary(**changes: Any) -> dict[str, Any]:
-    return {
-        "method": "fedsparsify-global",
-        "model": "cnn",
-        "data": "digits",
-        "partition": "iid",
-        "clients": 10,
-        "rounds": 5,
-        "parameters": 10_000,
-        "kept": 1_000,
-        "sparsity": 0.9,
-        "accuracy": 0.8765,
-        "onnx_accuracy": 0.8764,
-        "onnx_max_abs_diff": 3.6e-7,
-        "onnx_bytes": 5_000,
-        "dense_onnx_bytes": 50_000,
-        "int8_onnx_bytes": 2_500,
-        "int8_accuracy": 0.8712,
-        "int8_refused": None,
-        "recommended": "model.int8.onnx",
-        "onnx_speed": 1.5,
-        "int8_speed": 2.25,
-        "multiply_accumulates_left": 0.123,
-        "uplink_bytes": 500_000,
-        "downlink_bytes": 900_000,
-        "dense_fedavg_uplink_bytes": 2_000_000,
-        "uplink_bytes_per_value": 2.1667,
-        "bits": 16,
-        "ring_degree": 4096,
-        "coeff_modulus_bits": 60,
-        "plain_modulus_bits": 49,
-        "security_level": 128,
-        "seconds": 163.4,
-        "verified": {"rounds": 5, "values": 123_456, "equal": True},
-        "plan": {"learning-rate": 0.05, "model": "cnn", "schedule": [1, 32], "verify": True},
-        "version": "0.1.0",
-    } | changes
+SUMMARY = Summary(
+    pruneseal="0.1.0",
+    method="fedsparsify-global",
+    model="cnn",
+    data="digits",
+    partition="iid",
+    clients=10,
+    rounds=5,
+    parameters=10_000,
+    kept=1_000,
+    sparsity=0.9,
+    accuracy=0.8765,
+    onnx_accuracy=0.8764,
+    onnx_max_abs_diff=3.6e-7,
+    onnx_bytes=5_000,
+    dense_onnx_bytes=50_000,
+    int8_onnx_bytes=2_500,
+    int8_accuracy=0.8712,
+    int8_refused=None,
+    recommended="model.int8.onnx",
+    onnx_speed=1.5,
+    int8_speed=2.25,
+    multiply_accumulates_left=0.123,
+    uplink_bytes=500_000,
+    uplink_value_bytes=400_000,
+    uplink_vote_bytes=0,
+    downlink_bytes=900_000,
+    dense_fedavg_uplink_bytes=2_000_000,
+    uplink_bytes_per_value=2.1667,
+    bits=16,
+    ring_degree=4096,
+    coeff_modulus_bits=60,
+    plain_modulus_bits=49,
+    security_level=128,
+    seconds=163.4,
+    verified=Verified(equal=True, rounds=5, rounds_with_lost_clients=0, values=123_456),
+    plan={"learning-rate": 0.05, "model": "cnn", "schedule": "1-32", "verify": True},
+)
 
 
 _DENSITY = [LayerDensity("fc.weight", 500, 9_990), LayerDensity("fc.bias", 5, 10)]
@@ -122,12 +126,12 @@ _DENSITY = [LayerDensity("fc.weight", 500, 9_990), LayerDensity("fc.bias", 5, 10
 
 def _report(
     folder: Path,
-    metrics: list[dict[str, Any]] | None = None,
+    metrics: list[Record] | None = None,
     density: list[LayerDensity] | None = None,
     **changes: Any,
 ) -> tuple[str, _Page]:
     path = folder / "report.html"
-    write_report(path, metrics or _metrics(5), _summary(**changes), density or _DENSITY)
+    write_report(path, metrics or _metrics(5), SUMMARY.model_copy(update=changes), density or _DENSITY)
     text = path.read_text(encoding="utf-8")
     return text, _Page(text)
 
@@ -163,7 +167,7 @@ def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     assert "2 8 0 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 bytes 200.0 kB 3 0 2 3.2" in page.text
-    assert "learning-rate 0.05 model cnn schedule [1, 32] verify true" in page.text
+    assert "learning-rate 0.05 model cnn schedule 1-32 verify true" in page.text
     assert "ring degree 4096 ciphertext modulus 60 bits plaintext modulus 49 bits" in page.text
     assert "it learnt no weight, no update, no averaged model" in page.text
 
@@ -200,14 +204,14 @@ def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
 
 
 def test_hostile_names_are_text_and_never_markup(tmp_path: Path) -> None:
-    metrics = _metrics(3, seconds={_HOSTILE: 1.0})
-    names = ("method", "model", "data", "partition", "version")
+    metrics = _metrics(3, layer_density={_HOSTILE: 0.5})
+    names = ("method", "model", "data", "partition", "pruneseal", "recommended")
     text, page = _report(
         tmp_path,
         metrics,
         [LayerDensity(_HOSTILE, 1, 2)],
         **dict.fromkeys(names, _HOSTILE),
-        plan={_HOSTILE: _HOSTILE, "nested": [_HOSTILE]},
+        plan={_HOSTILE: _HOSTILE},
     )
     assert "<script" not in text
     assert page.tags["script"] == 0
@@ -216,8 +220,7 @@ def test_hostile_names_are_text_and_never_markup(tmp_path: Path) -> None:
 
 
 def test_a_run_of_one_round_without_measurements_is_reported(tmp_path: Path) -> None:
-    (metrics,) = _metrics(1, accuracy=None)
-    del metrics["loss"]
+    (metrics,) = _metrics(1, accuracy=None, loss=None)
     _, page = _report(tmp_path, [metrics], accuracy=None, onnx_accuracy=None, onnx_max_abs_diff=None, rounds=1)
     assert "Accuracy n/a, sparsity 0.900" in page.text
     assert "accuracy: not measured" in page.texts
@@ -226,13 +229,15 @@ def test_a_run_of_one_round_without_measurements_is_reported(tmp_path: Path) -> 
 
 def test_an_accuracy_measured_in_some_rounds_ends_with_the_last_that_was(tmp_path: Path) -> None:
     metrics = _metrics(5)
-    metrics[3]["accuracy"], metrics[4]["accuracy"] = 0.4321, None
+    metrics[3:] = [
+        one.model_copy(update={"accuracy": known}) for one, known in zip(metrics[3:], (0.4321, None), strict=True)
+    ]
     _, page = _report(tmp_path, metrics)
     assert page.texts.count("0.432") == 2, "once at the curve, once in the table"
 
 
 def test_rounds_without_times_have_no_legend_of_phases(tmp_path: Path) -> None:
-    _, page = _report(tmp_path, _metrics(2, seconds={}))
+    _, page = _report(tmp_path, _metrics(2, seconds=PhaseSeconds(train=0.0, contribute=0.0, add=0.0, other=0.0)))
     assert "seconds" in page.texts
     assert "train" not in page.texts
 
@@ -241,12 +246,20 @@ def test_rounds_without_times_have_no_legend_of_phases(tmp_path: Path) -> None:
     ("verified", "kind", "text"),
     [
         (None, "seal", "sums not verified in this run"),
-        ({"rounds": 2, "values": 9, "equal": True}, "seal good", "✓ sums verified in 2 rounds"),
-        ({"rounds": 2, "values": 9, "equal": False}, "seal bad", "✗ sums differ in 2 rounds"),
+        (
+            Verified(rounds=2, values=9, equal=True, rounds_with_lost_clients=0),
+            "seal good",
+            "✓ sums verified in 2 rounds",
+        ),
+        (
+            Verified(rounds=2, values=9, equal=False, rounds_with_lost_clients=0),
+            "seal bad",
+            "✗ sums differ in 2 rounds",
+        ),
     ],
 )
 def test_the_seal_says_whether_the_sums_were_verified(
-    tmp_path: Path, verified: dict[str, Any] | None, kind: str, text: str
+    tmp_path: Path, verified: Verified | None, kind: str, text: str
 ) -> None:
     _, page = _report(tmp_path, verified=verified)
     assert kind in page.values("class")
@@ -279,10 +292,10 @@ def test_an_impossible_density_is_refused(kept: int, size: int) -> None:
 
 @pytest.mark.parametrize(("metrics", "density"), [([], _DENSITY), (_metrics(1), [])])
 def test_a_report_of_nothing_is_refused_and_leaves_no_file(
-    tmp_path: Path, metrics: list[dict[str, Any]], density: list[LayerDensity]
+    tmp_path: Path, metrics: list[Record], density: list[LayerDensity]
 ) -> None:
     with pytest.raises(ValueError, match="at least one completed round"):
-        write_report(tmp_path / "report.html", metrics, _summary(), density)
+        write_report(tmp_path / "report.html", metrics, SUMMARY, density)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -305,7 +318,7 @@ def test_what_the_operator_sees_of_the_masks_is_in_the_table_and_a_figure(tmp_pa
     densities = {"fc1.weight": 0.25, "fc2.weight": 0.5, "elsewhere": 1.0}
     path = tmp_path / "report.html"
     bars = [LayerDensity("fc1.weight", 1, 4), LayerDensity("fc2.weight", 1, 2)]
-    write_report(path, _metrics(3, **seen, layer_density=densities), _summary(), bars)
+    write_report(path, _metrics(3, **seen, layer_density=densities), SUMMARY, bars)
     page = _Page(path.read_text())
     assert "0.250 1,234 0.875 100.0 kB 20.0 kB 200.0 kB" in page.text
     assert page.tags["svg"] == len(_FIGURES) + 1

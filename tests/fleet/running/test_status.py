@@ -1,8 +1,6 @@
 """``fleet.running``, status and deployed run: what an operator sees of a run that goes on elsewhere."""
 
-import json
 from contextlib import ExitStack
-from dataclasses import asdict, replace
 from io import StringIO
 from pathlib import Path
 from typing import Any
@@ -10,14 +8,16 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from aggregator.endpoint import endpoint
+from aggregator.endpoint import Overview, endpoint
 from aggregator.journal import Journal
+from aggregator.records import PhaseSeconds
 from aggregator.settings import AggregatorSettings
-from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, Status
+from aggregator.status import FAILED, FINISHED, RUNNING, STATUS_FILE, STOPPED, NodeStatus, Problem, Status
 from fleet.running.deployed_run import _Trouble
 from fleet.running.status import look, show
 from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
+from tests.factories import record
 from tests.fleet.command import call
 
 PLAN = Plan(rounds=3)
@@ -32,28 +32,30 @@ STATUS = Status(
     phase="train",
     answered=4,
     asked=5,
-    nodes={"north": {"online": True, "seen": 1_700_000_000.0, "round": 1}, "south": {"round": 0, "online": False}},
+    nodes={"north": NodeStatus(online=True, seen=1_700_000_000.0, round=1), "south": NodeStatus()},
     refused={"SignatureRefused": 2},
     failed=1,
-    problems=[
-        {"time": 1_700_000_000.0, "round": 2, "node": "south", "kind": "SignatureRefused", "text": "[bold]not signed"}
-    ],
+    problems=(Problem(time=1_700_000_000.0, round=2, node="south", kind="SignatureRefused", text="[bold]not signed"),),
 )
-RECORD = {
-    **{"round": 1, "cohort": 5, "dropped": 1, "left_out": 0, "attempts": 1, "refused": 2, "values": 10},
-    **{"accuracy": None, "sparsity": 0.5, "uplink_bytes": 2048, "downlink_bytes": 1, "seconds": {"train": 1.5}},
-}
+RECORD = record(
+    1,
+    cohort=5,
+    dropped=1,
+    refused=2,
+    sparsity=0.5,
+    uplink_bytes=2048,
+    seconds=PhaseSeconds(train=1.5, contribute=0.0, add=0.0, other=0.0),
+)
 
 
 def write(folder: Path, **changes: Any) -> Path:
     folder.mkdir(exist_ok=True)
-    status = replace(STATUS, **changes)
-    (folder / STATUS_FILE).write_text(json.dumps({"version": 1, **asdict(status)}))
-    (folder / "metrics.jsonl").write_text(json.dumps(RECORD) + "\n")
+    STATUS.model_copy(update=changes).write(folder / STATUS_FILE)
+    (folder / "metrics.jsonl").write_bytes(RECORD.to_json() + b"\n")
     return folder
 
 
-def shown(found: dict[str, Any]) -> str:
+def shown(found: Overview) -> str:
     text = StringIO()
     show(Console(file=text, width=120), found)
     return text.getvalue()
@@ -100,7 +102,7 @@ def test_the_command_prints_for_people_and_for_machines(tmp_path: Path) -> None:
     people, machine = call("status", folder), call("status", folder, "--json")
     assert (people.exit_code, machine.exit_code) == (0, 0)
     assert "state           finished" in people.stdout
-    assert json.loads(machine.stdout) == look(str(folder))
+    assert Overview.parse(machine.stdout.encode(), "stdout") == look(str(folder))
 
 
 @pytest.mark.parametrize("where", ["http://127.0.0.1:9", "nowhere"])
@@ -138,4 +140,4 @@ def test_a_service_that_stays_in_trouble_ends_the_waiting(tmp_path: Path, monkey
 
 
 def test_running_is_the_first_state_of_a_status() -> None:
-    assert Status("", "", "", 1).state == RUNNING
+    assert Status(run="", plan="", method="", rounds=1).state == RUNNING

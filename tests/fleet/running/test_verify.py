@@ -141,7 +141,7 @@ def test_the_summary_counts_a_round_once_and_the_rounds_with_lost_clients(summed
     summed.check()
     with (summed.folder / VERIFIED_FILE).open("a") as file:
         file.write(json.dumps({"round": 2, "clients": 4, "attempt": 1, "values": 10}) + "\n")
-    assert summed.verifier.summary() == {
+    assert summed.verifier.summary().model_dump() == {
         "equal": True,
         "rounds": 2,
         "rounds_with_lost_clients": 1,

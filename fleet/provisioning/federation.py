@@ -1,0 +1,25 @@
+"""What the operator keeps of a federation: ``federation.json`` in the operator's kit."""
+
+from collections.abc import Mapping
+
+from protocol.documents import Count, Document, Items
+from protocol.errors import ConfigError
+
+
+class Federation(Document):
+    """The content of ``federation.json``.
+
+    Attributes:
+        plan: The digest of the plan, in hex.
+        hosts: The aggregator's hosts.
+        port: Its port.
+        numbers: The number of every client that there ever was, by name; none is used again.
+    """
+
+    refusal = ConfigError
+    format: str = "pruneseal-federation"
+    version: str = "1.0"
+    plan: str
+    hosts: Items[str]
+    port: Count
+    numbers: Mapping[str, Count]
