@@ -8,6 +8,7 @@ from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
 from fleet.provisioning.kits import plan_from_toml
 from fleet.results.finish import finish
+from fleet.results.opened_run import OpenedRun
 from fleet.results.summary import Summary
 from protocol.errors import ConfigError
 
@@ -39,4 +40,4 @@ def open_run(run: Path, kit: Path, roster: Path, config: Path, data: str | None,
     rows = datasets.load(data or plan.data)
     network = build_network(plan, rows.input_shape, rows.classes)
     out.mkdir(parents=True, exist_ok=True)
-    return finish(run, out, opener, plan, len(opener.roster.nodes), network, rows, None)
+    return finish(OpenedRun(run, opener, plan, len(opener.roster.nodes), network, rows), out, None)

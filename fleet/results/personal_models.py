@@ -13,7 +13,6 @@ import numpy as np
 from torch import nn
 
 from edge_client.learning import data as datasets
-from edge_client.learning.data import DataSet
 from edge_client.learning.network import Network, build_network, insert
 from edge_client.learning.partition import partition
 from edge_client.learning.training import evaluate
@@ -22,37 +21,33 @@ from edge_client.result import CHECKPOINT_FILE, to_checkpoint
 from edge_client.sparsify import GlobalState
 from fleet.provisioning.kits import kit_name
 from fleet.results.figures import LayerDensity
+from fleet.results.opened_run import OpenedRun
 from fleet.results.release import release
 from fleet.results.summary import ModelFigures, figures_of
 from protocol import checkpoint
-from protocol.plan import Plan
 
 CLIENTS: Final = "clients"
 
 
-def own_network(run_folder: Path, plan: Plan, data: DataSet, run: bytes, state: GlobalState, client: int) -> Network:
+def own_network(run: OpenedRun, state: GlobalState, client: int) -> Network:
     """The network of one client of a local run after a round, as its method wears it."""
-    network = build_network(plan, data.input_shape, data.classes)
+    network = build_network(run.plan, run.data.input_shape, run.data.classes)
     own = network.method.personal(network.model)
-    load_personal(run_folder / "kits" / kit_name(client) / "state", run, state.round + 1, own)
+    load_personal(run.folder / "kits" / kit_name(client) / "state", run.journal.run, state.round + 1, own)
     insert(network, state.vector)
     return network
 
 
-def alive_by_tensor(
-    run_folder: Path, plan: Plan, data: DataSet, run: bytes, state: GlobalState, clients: int
-) -> dict[str, tuple[int, int]]:
+def alive_by_tensor(run: OpenedRun, state: GlobalState) -> dict[str, tuple[int, int]]:
     """The non-zero values and all values of each trainable tensor, added up over the clients' own models."""
     alive: dict[str, tuple[int, int]] = {}
-    for client in range(clients):
-        network = own_network(run_folder, plan, data, run, state, client)
+    for client in range(run.clients):
+        network = own_network(run, state, client)
         _count(network.method.shed(network.model), alive)
     return alive
 
 
-def own_models(  # a run and where it is
-    run_folder: Path, out: Path, plan: Plan, clients: int, data: DataSet, run: bytes, state: GlobalState
-) -> tuple[ModelFigures, list[LayerDensity]]:
+def own_models(run: OpenedRun, state: GlobalState, out: Path) -> tuple[ModelFigures, list[LayerDensity]]:
     """Write ``clients/node-<i>/``, a checkpoint and its export, for every client.
 
     Returns:
@@ -62,17 +57,18 @@ def own_models(  # a run and where it is
     Raises:
         ParityError: An ONNX file does not compute what its model does.
     """
+    plan, data, clients = run.plan, run.data, run.clients
     parts = partition(plan.partition, data.train_y, data.groups, clients, plan.seed)
     made: list[tuple[ModelFigures, int]] = []
     alive: dict[str, tuple[int, int]] = {}
     for client in range(clients):
-        network = own_network(run_folder, plan, data, run, state, client)
+        network = own_network(run, state, client)
         share = datasets.part(data, parts[client], client, clients)
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         folder = out / CLIENTS / kit_name(client)
         folder.mkdir(parents=True, exist_ok=True)
-        result = to_checkpoint(network, run, state.round, plan, data, 1 - kept / parameters)
+        result = to_checkpoint(network, run.journal.run, state.round, plan, data, 1 - kept / parameters)
         checkpoint.save(folder / CHECKPOINT_FILE, result)
         rows = replace(data, train_x=share.x, train_y=share.y, test_x=share.test_x, test_y=share.test_y, groups=None)
         exported = release(folder / CHECKPOINT_FILE, folder, rows, model=plan.model)

@@ -13,16 +13,16 @@ from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from aggregator.app import server_app
-from aggregator.journal import Journal
 from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
 from aggregator.settings import AggregatorSettings
 from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.learning import data as datasets
-from edge_client.learning.network import Network, build_network
+from edge_client.learning.network import build_network
 from edge_client.learning.partition import partition
 from fleet.provisioning.kits import AGGREGATOR, kit_name, provision
 from fleet.results.finish import finish
+from fleet.results.opened_run import OpenedRun
 from fleet.results.summary import Summary, Verified
 from fleet.running.deployed_run import follow
 from fleet.running.deployment import Deployment, prepare
@@ -128,24 +128,22 @@ def go(out: Path, console: Console) -> Summary:
     network = build_network(plan, data.input_shape, data.classes)
     for note in network.method.notes():
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
-    done = max(0, Journal(out, plan).last().round - 1)
+    run = OpenedRun(out, load_kit(out / "kits" / kit_name(0)), plan, options.clients, network, data)
+    done = max(0, run.journal.last().round - 1)
     with Progress(plan.rounds, console, resumed_at=done) as progress:
         if options.engine == Engine.FLOWER:
             with Deployment(out, options.clients) as deployment:
                 follow(deployment, progress)
             verified = None
         else:
-            verified = _run_here(out, plan, options, network, data, progress)
-    kit = load_kit(out / "kits" / kit_name(0))
-    return finish(out, out, kit, plan, options.clients, network, data, verified)
+            verified = _run_here(run, options, progress)
+    return finish(run, out, verified)
 
 
-def _run_here(
-    out: Path, plan: Plan, options: Options, network: Network, data: datasets.DataSet, progress: Progress
-) -> Verified | None:
+def _run_here(run: OpenedRun, options: Options, progress: Progress) -> Verified | None:
     """Run the rounds in this process, over a pool of client processes; what the verifier found, if there is one."""
-    kits = out / "kits"
-    verifier = Verifier(out, kits, plan, network.layout) if options.verify else None
+    out, plan, kits = run.folder, run.plan, run.folder / "kits"
+    verifier = Verifier(out, kits, plan, run.network.layout) if options.verify else None
     settings = AggregatorSettings(kits / AGGREGATOR / ROSTER_FILE, out)
     environment = {"PRUNESEAL_KITS": str(kits.resolve())}
     with LocalGrid(
@@ -157,7 +155,7 @@ def _run_here(
         seed=plan.seed,
     ) as grid:
         context = Context(1, 1, {}, RecordDict(), dict(plan.to_config()))
-        observer = _LocalObserver(progress, verifier, MaskWatch(out, plan, network, data, options.clients))
+        observer = _LocalObserver(progress, verifier, MaskWatch(run))
         server_app(lambda: settings, lambda *_: nullcontext(observer))(grid, context)
     return verifier.summary() if verifier else None
 
@@ -183,7 +181,7 @@ class _LocalObserver:
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         if self._verifier is not None:
             self._verifier.check(round_, attempt, cohort, aggregate)
-        return self._watch.figures(cohort.members[0].run, round_, aggregate)
+        return self._watch.figures(round_, aggregate)
 
     def round_done(self, record: Record) -> None:
         self._progress.round_done(dict(record))

@@ -11,58 +11,35 @@ cohort secret, opens each aggregate as a client does, and adds to the round's li
 """
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from aggregator.journal import Journal
 from aggregator.records import MaskFigures
-from edge_client.keys import load_kit
-from edge_client.learning.data import DataSet
-from edge_client.learning.network import Network
-from edge_client.round import next_state, open_sum, state_after
+from edge_client.round import next_state, open_sum
 from edge_client.sparsify.interface import plain_name
-from fleet.provisioning.kits import kit_name
+from fleet.results.opened_run import OpenedRun
 from fleet.results.personal_models import alive_by_tensor
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask
-from protocol.plan import Plan
 
 
 class MaskWatch:
-    """Opens the sums of one local run.
+    """Opens the sums of a local run as they are completed."""
 
-    Args:
-        out: The run's folder.
-        plan: Its plan.
-        network: The plan's network.
-        data: The plan's data.
-        clients: How many clients it has.
-    """
+    def __init__(self, run: OpenedRun) -> None:
+        self._run = run
+        self._alive = run.network.method.alive(run.network.layout, run.state())
 
-    def __init__(self, out: Path, plan: Plan, network: Network, data: DataSet, clients: int) -> None:
-        self._out, self._plan, self._network, self._data, self._clients = out, plan, network, data, clients
-        self._kit = load_kit(out / "kits" / kit_name(0))
-        journal = Journal(out, plan)
-        stored = journal.last()
-        state = network.initial
-        if stored.round:
-            state = state_after(stored.aggregate, journal.run, stored.round, self._kit, plan, network)
-        self._alive = network.method.alive(network.layout, state)
-
-    def figures(self, run: bytes, round_: int, aggregate: bytes) -> MaskFigures:
+    def figures(self, round_: int, aggregate: bytes) -> MaskFigures:
         """The figures of a round, from its aggregate."""
-        network = self._network
+        run, network = self._run, self._run.network
         layout, method = network.layout, network.method
-        total = open_sum(aggregate, run, round_, self._kit, self._plan, layout)
-        state = next_state(total, round_, self._plan, layout, method)
+        total = open_sum(aggregate, run.journal.run, round_, run.opener, run.plan, layout)
+        state = next_state(total, round_, run.plan, layout, method)
         before, self._alive = self._alive, method.alive(layout, state)
         ranked = layout.prunable[total.terms.support.positions]
-        if method.personal(network.model):
-            counts = alive_by_tensor(self._out, self._plan, self._data, run, state, self._clients)
-        else:
-            counts = _counts(self._alive, layout)
+        counts = alive_by_tensor(run, state) if method.personal(network.model) else _counts(self._alive, layout)
         return MaskFigures(
             regrown=int((self._alive & ~before & layout.prunable).sum()),
             agreement=agreement(total.votes[ranked], total.clients) if total.votes.size else None,

@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_client.keys import load_kit
 from edge_client.learning.data import load
 from edge_client.learning.network import build_network
-from fleet.provisioning.kits import provision
+from fleet.provisioning.kits import kit_name, provision
+from fleet.results.opened_run import OpenedRun
 from fleet.running.mask_figures import MaskWatch, agreement, work_left
 from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
@@ -34,5 +36,5 @@ def test_a_watch_begins_with_the_initial_model(tmp_path: Path) -> None:
     data = load(plan.data)
     network = build_network(plan, data.input_shape, data.classes)
     provision(tmp_path / "kits", 3, plan)
-    watch = MaskWatch(tmp_path, plan, network, data, 3)
+    watch = MaskWatch(OpenedRun(tmp_path, load_kit(tmp_path / "kits" / kit_name(0)), plan, 3, network, data))
     assert watch._alive.tolist() == network.initial.mask.tolist()
