@@ -35,7 +35,7 @@ class ModelFigures(Part):
     onnx_max_abs_diff: float | None
     onnx_bytes: Count
     dense_onnx_bytes: Count
-    int8_onnx_bytes: float | None
+    int8_onnx_bytes: Count | float | None
     int8_accuracy: float | None
     int8_refused: str | None
     recommended: str
