@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.serving import Server, linear, request, rows, save, serving, wait_for
+from tests.serve.serving import Server, linear, request, rows, save, serving
+from tests.waiting import wait_for
 
 MIB = 1 << 20
 POST = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: x\r\n"
