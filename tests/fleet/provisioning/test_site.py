@@ -1,6 +1,7 @@
 """``fleet.provisioning``, site and check: one kit per machine, changed only where that is asked for, and proved."""
 
 import base64
+import re
 import shutil
 import stat
 import subprocess
@@ -10,13 +11,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from edge_client.bundle import accepted
 from edge_client.keys import load_kit, load_operator_key
 from fleet.provisioning.app_bundle import bundle_digest
 from fleet.provisioning.check import check_kits
 from fleet.provisioning.kits import signed_roster
-from fleet.provisioning.site import UID, Changes, provision_site, read_site
+from fleet.provisioning.site import UID, Changes, provision_site, read_record, read_site
 from protocol.errors import ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import load_roster
@@ -150,6 +153,16 @@ def spoil_node(kits: Path) -> None:
     shutil.copy(kits / "a" / "node" / "flower.key.pub", kits / "aggregator" / "federation" / "nodes" / "b.pub")
 
 
+def spoil_node_key(kits: Path) -> None:
+    (kits / "aggregator" / "federation" / "nodes" / "b.pub").unlink()
+
+
+def spoil_number(kits: Path) -> None:
+    """The kit of another node of the same federation."""
+    shutil.rmtree(kits / "a" / "kit")
+    shutil.copytree(kits / "b" / "kit", kits / "a" / "kit")
+
+
 def spoil_archive(kits: Path) -> None:
     (kits / "a.tar.gz").write_bytes(b"")
 
@@ -191,6 +204,8 @@ def spoil_operator_mode(kits: Path) -> None:
         (spoil_bundle, "does not accept the bundle"),
         (spoil_certificate, "not a certificate of the operator's authority"),
         (spoil_node, "does not know the Flower key of b"),
+        (spoil_node_key, r"b\.pub cannot be read"),
+        (spoil_number, "a belongs to another federation, plan or node"),
         (spoil_archive, "cannot be read"),
         (spoil_roster, "the rosters of .* differ"),
         (spoil_client_roster, "b has a newer roster than"),
@@ -204,6 +219,14 @@ def test_what_is_wrong_is_named(kits: Path, spoil: object, text: str) -> None:
     assert callable(spoil)
     spoil(kits)
     with pytest.raises(KeyFileError, match=text):
+        check_kits(kits)
+
+
+def test_a_secret_of_any_kind_is_looked_for_as_it_is_written(kits: Path) -> None:
+    key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (kits / "a" / "node" / "flower.key").write_bytes(key)
+    (kits / "aggregator" / "federation" / "note").write_bytes(b"".join(key.splitlines()[1:-1]))
+    with pytest.raises(KeyFileError, match="note holds a secret of a: do not hand this kit out"):
         check_kits(kits)
 
 
@@ -346,6 +369,23 @@ def test_a_folder_without_a_federation_is_named(tmp_path: Path) -> None:
     done = pruneseal("provision", "--check", tmp_path)
     assert done.returncode == 1
     assert "holds no federation" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ('{"format": "pruneseal-federation", "version": 0}', "not a federation of version 1"),
+        ('{"format": "pruneseal-federation"}', "damaged"),
+        ("[]", "damaged"),
+        ("{", "damaged"),
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path: Path, record: str, reason: str) -> None:
+    path = tmp_path / "operator" / "federation.json"
+    path.parent.mkdir()
+    path.write_text(record)
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))} is {reason}"):
+        read_record(tmp_path)
 
 
 def test_the_images_and_compose_files_agree_on_the_user() -> None:
