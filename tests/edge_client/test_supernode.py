@@ -36,6 +36,7 @@ supernode.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["raise OSError('handshake')", "raise __import__('ssl').SSLError(1, 'EOF')", "return"])
 def test_it_ends_with_an_exit_code_although_other_threads_live(end: str) -> None:
     done = subprocess.run(
@@ -265,6 +266,7 @@ def test_where_flower_has_stored_no_message_nobody_is_answered(node: Node) -> No
     assert node.sent == []
 
 
+@pytest.mark.slow
 def test_the_supernode_runs_with_it() -> None:
     before = flower._push_messages
     code = (

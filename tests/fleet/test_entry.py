@@ -25,6 +25,7 @@ def imported(*arguments: str) -> set[str]:
     return set(names)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_reached_without_the_others(command: str) -> None:
     ended = subprocess.run([PRUNESEAL, command, "--help"], capture_output=True, text=True, check=True)
@@ -32,12 +33,14 @@ def test_a_command_is_reached_without_the_others(command: str) -> None:
     assert len(application([command]).registered_commands) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--version", "serve", "status", "inspect", "provision"])
 def test_a_command_that_builds_no_network_does_not_wait_for_torch(command: str) -> None:
     arguments = [command] if command.startswith("-") else [command, "--help"]
     assert imported(*arguments).isdisjoint({"torch", "sklearn", "matplotlib", "onnxscript"})
 
 
+@pytest.mark.slow
 def test_an_export_needs_nothing_of_the_aggregator() -> None:
     names = imported("export", "--help")
     assert "torch" in names

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from tests.serve.serving import expected, linear, request, rows, save, serving
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 Array = NDArray[Any]
 
 CLIENTS, REQUESTS = 16, 2000

@@ -81,6 +81,7 @@ def test_masks_are_nested_keep_the_scheduled_number_and_end_at_the_target(name: 
     assert all(mask[BUFFERS].all() for mask in made)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(sparsity=st.integers(0, 99), seed=st.integers(0, 2**32 - 1))
 def test_the_last_round_reaches_the_target_exactly(sparsity: int, seed: int) -> None:
@@ -137,6 +138,7 @@ def test_random_takes_one_fixed_order_from_the_plans_seed_and_does_not_look_at_t
     assert sorted(ranks.tolist()) == list(range(LAYOUT.size))
 
 
+@pytest.mark.slow
 def test_random_leaves_every_part_of_the_model_its_share() -> None:
     plan = plan_of("random")
     kept = np.mean([masks(RandomPruning(replace(plan, seed=seed)))[-1] for seed in range(200)], axis=0)

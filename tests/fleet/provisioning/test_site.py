@@ -23,7 +23,7 @@ from fleet.provisioning.site import UID, Changes, provision_site, read_record, r
 from protocol.errors import ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import load_roster
-from tests.e2e.conftest import pruneseal
+from tests.fleet.command import call
 
 ROOT = Path(__file__).parents[3]
 SITE = """
@@ -92,8 +92,8 @@ def test_an_archive_holds_its_kit_with_modes_for_the_user_of_the_images(made: Pa
 
 
 def test_good_kits_are_proved_good(made: Path) -> None:
-    done = pruneseal("provision", "--check", made)
-    assert done.returncode == 0, done.stderr
+    done = call("provision", "--check", made)
+    assert done.exit_code == 0, done.stderr
     assert "3 clients: keys, plan, bundle and Flower keys fit one another" in done.stdout
     assert "aggregator: none of" in done.stdout
 
@@ -234,8 +234,8 @@ def test_a_secret_of_any_kind_is_looked_for_as_it_is_written(kits: Path) -> None
 def test_a_roster_that_was_changed_is_found_wherever_it_lies(kits: Path, place: str) -> None:
     path = kits / place / "roster.json"
     path.write_text(path.read_text().replace('"name": "c"', '"name": "d"'))
-    done = pruneseal("provision", "--check", kits)
-    assert done.returncode == 1
+    done = call("provision", "--check", kits)
+    assert done.exit_code == 1
     assert f"{path} is not signed with the operator's key of this kit: ask the operator" in done.stderr
 
 
@@ -313,8 +313,8 @@ def test_a_revoked_name_is_not_used_again(kits: Path, tmp_path: Path) -> None:
 
 def test_a_folder_with_kits_is_left_alone_without_amend(kits: Path, tmp_path: Path) -> None:
     before = content(kits)
-    done = pruneseal("provision", written(tmp_path / "site.toml", "a", "b", "c"), "--out", kits)
-    assert done.returncode == 1
+    done = call("provision", written(tmp_path / "site.toml", "a", "b", "c"), "--out", kits)
+    assert done.exit_code == 1
     assert "keys are never overwritten" in done.stderr
     assert "--amend" in done.stderr
     assert content(kits) == before
@@ -360,14 +360,14 @@ def test_the_site_file_of_the_one_machine_federation_is_one() -> None:
 
 
 def test_neither_out_nor_check_is_an_error_that_says_so() -> None:
-    done = pruneseal("provision")
-    assert done.returncode == 1
+    done = call("provision")
+    assert done.exit_code == 1
     assert "--out" in done.stderr
 
 
 def test_a_folder_without_a_federation_is_named(tmp_path: Path) -> None:
-    done = pruneseal("provision", "--check", tmp_path)
-    assert done.returncode == 1
+    done = call("provision", "--check", tmp_path)
+    assert done.exit_code == 1
     assert "holds no federation" in done.stderr
 
 

@@ -52,6 +52,7 @@ def test_a_second_preparation_overwrites_nothing(out: Path) -> None:
     assert (out / "tls" / "ca.key").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_superlink_that_does_not_start_is_named_with_its_log(out: Path) -> None:
     (out / "tls" / "server.key").write_text("no key")
     with (

@@ -180,6 +180,7 @@ def test_a_client_that_raises_is_one_error_reply_and_the_others_answer(grid: Loc
     assert [replies[node].has_content() for node in (100, 102)] == [True, True]
 
 
+@pytest.mark.slow
 def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     with LocalGrid(1, {}, {}, client_app="tests.fleet.no_such_app:app", workers=1) as made:
         error = ask(made, [do("echo")])[100].error
@@ -187,6 +188,7 @@ def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     assert error.reason == "<class 'ModuleNotFoundError'>:<'No module named 'tests.fleet.no_such_app''>"
 
 
+@pytest.mark.slow
 def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         before = worker_of(made)
@@ -197,6 +199,7 @@ def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> N
         assert worker_of(made) != before
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_answer_in_time_is_not_waited_for() -> None:
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=2) as made:
@@ -228,6 +231,7 @@ def lost(seed: int, drop: float, rounds: int = 8, nodes: int = 12) -> list[list[
     return gone
 
 
+@pytest.mark.slow
 def test_clients_vanish_between_the_two_messages_with_the_given_probability_and_the_seed_repeats_it() -> None:
     first = lost(seed=1, drop=0.25)
     assert lost(seed=1, drop=0.25) == first
@@ -240,6 +244,7 @@ def test_nobody_vanishes_unless_it_is_asked_for() -> None:
     assert lost(seed=1, drop=0.0, rounds=1) == [[]]
 
 
+@pytest.mark.slow
 def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
     with LocalGrid(12, {}, {}, client_app=APP, workers=1, drop=0.5, seed=3) as made:
         gone = []
@@ -254,6 +259,7 @@ def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leaving_the_grid_ends_its_processes() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         pid = worker_of(made)
@@ -320,6 +326,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_path: Path) -> None:
     script = tmp_path / "stopped.py"
     script.write_text(STOPPED)
@@ -378,6 +385,7 @@ def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting()
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
@@ -408,6 +416,7 @@ def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch:
     elsewhere.join()
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_the_keyboard_is_left_to_the_parent(grid: LocalGrid) -> None:
     pid = worker_of(grid)
     os.kill(pid, signal.SIGINT)
