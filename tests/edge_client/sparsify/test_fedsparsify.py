@@ -47,6 +47,7 @@ def plan_of(method: str, **changes: object) -> Plan:
 # --- against the twin ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_encrypted_rounds_give_the_masks_and_weights_of_the_plaintext_method(tmp_path: Path) -> None:
     """S = 0.75 of 64 parameters: s_2 * 64 = 42 and s_3 * 64 = 48 are whole, so no rounding of counts is in play."""
     plan = tiny_plan(method="fedsparsify-global", sparsity=0.75, rounds=3, bits=20, seed=11)

@@ -24,6 +24,7 @@ from fleet.results.release import release, summary_lines
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, DataError, ExportError
 
+pytestmark = pytest.mark.slow
 digits = cache(partial(load, "digits"))
 METADATA = {
     **{"run": "00", "plan_digest": "11", "round": "3", "method": "fedsparsify-global", "data": "digits"},
@@ -78,7 +79,6 @@ def metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in onnx.load(path).metadata_props}
 
 
-@pytest.mark.slow
 def test_the_folder_holds_two_models_and_three_descriptions(folder: Path) -> None:
     names = ["export.json", "figure.svg", "model.int8.onnx", "model.onnx", "model_card.md"]
     assert sorted(path.name for path in folder.iterdir()) == names
@@ -129,7 +129,6 @@ def times(**medians: float) -> dict[str, Latency]:
     return {name: Latency(1, median, median, median, median) for name, median in medians.items()}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exact", "int8", "best", "noticed"),
     [
@@ -152,7 +151,6 @@ def test_what_is_slower_is_noticed_and_not_recommended(
     assert noticed in shown
 
 
-@pytest.mark.slow
 def test_int8_that_loses_more_than_the_tolerance_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     scores = iter([0.90, 0.88])
     monkeypatch.setattr("fleet.results.release.accuracy", lambda *_: next(scores))
@@ -166,7 +164,6 @@ def test_int8_that_loses_more_than_the_tolerance_is_refused(tmp_path: Path, monk
     assert any(line.startswith("no model.int8.onnx: its accuracy") for line in summary_lines(tmp_path, made))
 
 
-@pytest.mark.slow
 def test_a_network_that_cannot_be_quantised_is_still_exported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> bytes:
         raise ExportError("the network cannot be quantised: why")
@@ -177,7 +174,6 @@ def test_a_network_that_cannot_be_quantised_is_still_exported(tmp_path: Path, mo
     assert made["int8_refused"] == "the network cannot be quantised: why"
 
 
-@pytest.mark.slow
 def test_without_data_there_is_no_int8_file_and_no_accuracy(tmp_path: Path) -> None:
     made = release(saved(tmp_path), tmp_path / "out")
     assert made["int8_refused"] == "no calibration data were given"
@@ -214,7 +210,6 @@ def test_a_figure_of_a_network_that_cannot_be_counted_is_drawn_too(folder: Path)
     assert "cannot be counted" in card.write_card(made)
 
 
-@pytest.mark.slow
 def test_an_older_checkpoint_without_labels_and_scale_is_exported_with_numbers(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     old = {key: value for key, value in METADATA.items() if not key.startswith(("labels", "input_r", "input_sc"))}
@@ -270,7 +265,6 @@ def own_network(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     return models.build("digits-mlp", input_shape, classes)
 
 
-@pytest.mark.slow
 def test_a_network_of_ones_own_is_built_only_when_it_is_named(tmp_path: Path) -> None:
     spec = f"{__name__}:own_network" if "." in __name__ else "tests.fleet.test_release:own_network"
     path = saved(tmp_path, {"model": spec})

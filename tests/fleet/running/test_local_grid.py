@@ -370,6 +370,7 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
