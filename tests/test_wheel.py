@@ -51,6 +51,7 @@ def test_every_package_says_that_it_is_typed(wheel: zipfile.Path, package: str) 
         "fleet/provisioning/kit/edge.md",
         "fleet/provisioning/kit/edge.yaml",
         "serve/inference.proto",
+        "serve/openapi.yaml",
         "serve/page.html",
     ],
 )

@@ -6,6 +6,8 @@ from torch import nn
 
 from tests.export.compacting import compacted, ignore, kill, operators, plain, seeded
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

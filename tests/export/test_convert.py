@@ -58,6 +58,7 @@ def branches(x: torch.Tensor) -> torch.Tensor:
     return x if x.sum() > 0 else 2 * x
 
 
+@pytest.mark.slow
 def test_the_file_computes_the_model_in_evaluation_mode_for_every_batch_size(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -92,6 +93,7 @@ def test_every_module_gets_its_own_mode_back_after_an_error() -> None:
     assert [module for module in model.modules() if not module.training] == [frozen]
 
 
+@pytest.mark.slow
 def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     model = convnet()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -101,6 +103,7 @@ def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_whatever_the_order_of_its_metadata(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -138,6 +141,7 @@ def test_the_file_is_hardly_larger_than_its_weights(exported: tuple[nn.Sequentia
     assert len(data) < weights + 1500
 
 
+@pytest.mark.slow
 def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     model = convnet()
     first = model[0]
@@ -150,6 +154,7 @@ def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     assert kernel[:, :, 1:].all()
 
 
+@pytest.mark.slow
 def test_an_export_prints_nothing_and_warns_of_nothing() -> None:
     script = """
 import torch, warnings
@@ -163,6 +168,7 @@ convert(torch.nn.Linear(4, 2), (4,), {})
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_warning_of_the_model_itself_is_not_silenced() -> None:
     def old(x: torch.Tensor) -> torch.Tensor:
         warnings.warn("this layer is old", FutureWarning, stacklevel=2)
@@ -183,6 +189,7 @@ def test_a_shape_that_the_model_cannot_take_is_refused() -> None:
         convert(nn.Linear(4, 2), (5,), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

@@ -14,6 +14,8 @@ from export.convert import convert
 from export.encode import encode
 from tests.export.coding import operators, same_bits, session
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def large() -> dict[str, bytes]:

@@ -13,6 +13,8 @@ from export.parity import infer, open_session
 from export.scaling import Scaling
 from protocol.errors import ParityError
 
+pytestmark = pytest.mark.slow
+
 
 def sparse(name: str, shape: tuple[int, ...], sparsity: float) -> nn.Module:
     """A network by name with only its largest weights left."""

@@ -47,6 +47,7 @@ def last_bias(model: nn.Sequential) -> float:
     return last.bias[0].item()
 
 
+@pytest.mark.slow
 def test_an_exported_model_agrees_with_torch(model: nn.Sequential, exported: bytes, inputs: np.ndarray) -> None:
     parity = check_parity(model, exported, inputs)
     assert parity.max_abs_diff < 1e-5
@@ -61,6 +62,7 @@ def test_a_single_input_is_enough_for_every_batch_size(
     assert check_parity(model, exported, inputs[:1]).samples == 1
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(difference=st.floats(1e-3, 10.0) | st.floats(-10.0, -1e-3))
 def test_an_altered_weight_is_refused_with_the_difference_that_it_makes(
@@ -81,6 +83,7 @@ def test_a_difference_below_the_tolerance_is_measured_and_accepted(
     assert parity.max_abs_diff == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_the_tolerance_grows_with_the_outputs(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
@@ -116,6 +119,7 @@ def test_outputs_that_are_not_finite_are_refused(
     assert caught.value.worst == np.inf
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_is_refused_although_the_file_agrees(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
