@@ -62,7 +62,6 @@ def test_a_single_input_is_enough_for_every_batch_size(
     assert check_parity(model, exported, inputs[:1]).samples == 1
 
 
-@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(difference=st.floats(1e-3, 10.0) | st.floats(-10.0, -1e-3))
 def test_an_altered_weight_is_refused_with_the_difference_that_it_makes(
@@ -83,7 +82,6 @@ def test_a_difference_below_the_tolerance_is_measured_and_accepted(
     assert parity.max_abs_diff == pytest.approx(0.01, rel=1e-2)
 
 
-@pytest.mark.slow
 def test_the_tolerance_grows_with_the_outputs(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
@@ -119,7 +117,6 @@ def test_outputs_that_are_not_finite_are_refused(
     assert caught.value.worst == np.inf
 
 
-@pytest.mark.slow
 def test_a_model_that_is_not_finite_is_refused_although_the_file_agrees(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
