@@ -1,17 +1,27 @@
-# `make run` is the main job, on embedded data; `make test` and `make test-deployment` are everything that CI checks.
+# `make run` is the main job, on embedded data; `make check` is for every day; `make test` and `make test-deployment` are
+# everything that CI checks.
 # Each sets up a virtual environment inside the checkout first; nothing else is needed but Python 3.11, make and gcc.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/digits
 
-.PHONY: run test test-deployment lint setup clean
+.PHONY: run check test test-deployment lint style types unit setup clean
 
 run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
 
-# Everything in protocol/, and every file that touches a key, is covered to the last branch.
-KEYED := protocol/*,edge_client/keys.py,edge_client/cipher.py,edge_client/round.py,edge_client/client.py,fleet/provisioning/kits.py,fleet/running/verify.py
+# Before every commit: in two minutes on two cores what `make test` needs eight for. It leaves out the tests whose marks
+# (pyproject.toml) say that they take long: `slow`, `e2e` and `deployment`.
+check: setup
+	$(MAKE) --jobs=2 --output-sync=target style types unit
+
+unit: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not e2e and not deployment" $(ARGS)
+
+# The protocol, and where keys are made, read and used, are covered to the last branch. The import contracts keep this
+# short: what learns is below edge_client/, in folders that hold no key.
+KEYED := protocol/*,edge_client/*.py,fleet/provisioning/*,fleet/running/verify.py
 
 test: setup lint
 	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not deployment" --cov --cov-report= $(ARGS)
@@ -22,11 +32,15 @@ test: setup lint
 test-deployment: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deployment $(ARGS)
 
-lint: setup
+lint: style types
+
+style: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
+
+types: setup
+	$(BIN)/mypy
 
 setup: $(VENV)/.ready
 

@@ -132,6 +132,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     return seen
 
 
+@pytest.mark.slow
 def test_the_aggregator_runs_on_its_own(observed: Observed) -> None:
     assert [line["round"] for line in observed.metrics] == [1, 2]
     assert [line["cohort"] for line in observed.metrics] == [NODES, NODES]
@@ -142,6 +143,7 @@ def test_it_has_imported_nothing_that_trains_or_decrypts(observed: Observed) -> 
     assert {name.split(".")[0] for name in observed.modules} & FORBIDDEN == set()
 
 
+@pytest.mark.slow
 def test_the_service_and_the_superlink_import_nothing_of_it_either() -> None:
     code = "import sys, aggregator.service, aggregator.superlink, flwr.superlink.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

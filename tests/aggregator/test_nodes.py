@@ -16,6 +16,7 @@ from fleet.provisioning.kits import OPERATOR, provision, signed_roster
 from protocol.errors import ConfigError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import Roster, load_roster
+from tests.waiting import wait_for
 
 
 @dataclass
@@ -125,10 +126,25 @@ def test_a_roster_that_the_operator_did_not_sign_admits_and_revokes_nobody(place
         nodes.read_keys(place.roster, place.folder)
 
 
+class Stop(threading.Event):
+    """Counts how often the loop has looked whether it is to stop."""
+
+    looks = 0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        self.looks += 1
+        return super().wait(timeout)
+
+
 @pytest.fixture
-def kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubControl]:
+def stop() -> Stop:
+    return Stop()
+
+
+@pytest.fixture
+def kept(place: Place, stop: Stop, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubControl]:
     """The loop, running against a SuperLink that is away at first."""
-    control, stop = StubControl(away=True), threading.Event()
+    control = StubControl(away=True)
     monkeypatch.setattr(nodes, "_TICK_SECONDS", 0.01)
     monkeypatch.setattr(flower, "read_superlink_connection", lambda name: name)
     monkeypatch.setattr(flower, "init_http_client_from_connection", lambda connection: control)
@@ -140,20 +156,12 @@ def kept(place: Place, monkeypatch: pytest.MonkeyPatch) -> Iterator[StubControl]
     assert not thread.is_alive()
 
 
-def wait_for(ready: Any) -> None:
-    for _ in range(1000):
-        if ready():
-            return
-        threading.Event().wait(0.01)
-    raise AssertionError("it does not happen")
-
-
-def test_the_loop_waits_for_the_superlink_and_follows_the_roster(place: Place, kept: StubControl) -> None:
+def test_the_loop_waits_for_the_superlink_and_follows_the_roster(place: Place, stop: Stop, kept: StubControl) -> None:
     wait_for(lambda: kept.calls > 2)
     kept.away = False
     wait_for(lambda: len(kept.admitted()) == 3)
-    asked = kept.calls
-    threading.Event().wait(0.1)
+    asked, looks = kept.calls, stop.looks
+    wait_for(lambda: stop.looks > looks + 5, "the loop's next turns")
     assert kept.calls == asked, "an unchanged roster is no reason to ask"
     place.drop("node-0")
     wait_for(lambda: kept.admitted() == ["node-1", "node-2"])

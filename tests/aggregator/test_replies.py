@@ -1,5 +1,6 @@
 """``aggregator.replies``: replies as they arrive, a deadline that holds, memory that is bounded."""
 
+import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -11,6 +12,7 @@ from flwr.serverapp import Grid
 
 from aggregator.replies import stream_replies
 from fleet.flower import Run, be_task
+from tests.waiting import PATIENCE, wait_for
 
 PULLERS, PULL_BATCH, PUSH_BATCH = 2, 8, 25
 
@@ -101,9 +103,7 @@ def pullers() -> list[threading.Thread]:
 
 
 def wait_for_pullers_to_end() -> None:
-    end = time.monotonic() + 5
-    while pullers() and time.monotonic() < end:
-        time.sleep(0.01)
+    wait_for(lambda: not pullers(), "the end of the pullers")
 
 
 def test_every_reply_comes_once_with_the_node_that_was_asked() -> None:
@@ -196,11 +196,25 @@ def test_one_slow_upload_does_not_hold_the_others_up() -> None:
     assert 1 in nodes(stream)
 
 
-def test_replies_are_held_back_while_the_reader_is_busy() -> None:
+class NarrowQueue(queue.Queue[Message]):
+    """Counts how often there was no room."""
+
+    refusals = 0
+
+    def put(self, item: Message, block: bool = True, timeout: float | None = None) -> None:
+        try:
+            super().put(item, block, timeout)
+        except queue.Full:
+            type(self).refusals += 1
+            raise
+
+
+def test_replies_are_held_back_while_the_reader_is_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     grid = PostBox(everybody=True)
-    stream = stream_replies(grid, to_nodes(60), 20)
+    monkeypatch.setattr(queue, "Queue", NarrowQueue)
+    stream = stream_replies(grid, to_nodes(60), PATIENCE)
     next(stream)
-    time.sleep(0.8)  # longer than a puller waits for room before it looks whether it should stop
+    wait_for(lambda: NarrowQueue.refusals > PULLERS, "a puller that has waited for room more than once")
     assert grid.pulled <= 2 + PULLERS * PULL_BATCH
     assert len(nodes(stream)) == 59
 

@@ -107,6 +107,7 @@ def test_the_survivors_are_asked_again_in_a_cohort_that_may_follow_or_the_round_
     assert watch.sums[0][2].nodes == set(second[2])
 
 
+@pytest.mark.slow
 def test_who_is_left_out_among_the_survivors_is_chosen_at_random_but_repeats(scene: MakeScene) -> None:
     chosen = []
     for folder in ("a", "b"):

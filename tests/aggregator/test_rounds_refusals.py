@@ -152,6 +152,7 @@ def test_a_bad_attendance_is_refused_by_its_kind_and_the_round_goes_on(scene: Ma
     assert watch.texts[1] == f"round 1: 1 of 4 clients did not train (1 x '{error}')"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [*CONTRIBUTED, *BORNE])
 def test_a_bad_contribution_is_refused_by_its_kind_and_the_round_goes_on(scene: MakeScene, sent: str) -> None:
     behaviour, error = (CONTRIBUTED | BORNE)[sent]

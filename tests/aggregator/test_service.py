@@ -218,6 +218,7 @@ def test_a_service_without_settings_says_which_are_missing(caplog: pytest.LogCap
     assert "set PRUNESEAL_ROSTER" in caplog.text
 
 
+@pytest.mark.slow
 def test_the_process_answers_and_ends_kindly_when_it_is_told_to(tmp_path: Path) -> None:
     write_roster(tmp_path, make_kits(3, PLAN)[0].roster)
     environment = {

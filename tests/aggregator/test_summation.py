@@ -152,6 +152,7 @@ def contribution_of(node: int, cohort: Cohort, first: np.ndarray, seeds: tuple[b
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("members", "by_seeds"), [(479, True), (480, False)])
 def test_the_second_half_is_added_up_where_the_seeds_would_take_more_bytes(members: int, by_seeds: bool) -> None:
     plan = small_plan(max_cohort=members, bits=8)
@@ -177,6 +178,7 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.slow
 def test_memory_grows_from_five_contributions_to_fifty_by_their_seeds_alone() -> None:
     members, blocks = 50, 24
     plan = small_plan(max_cohort=members)

@@ -1,7 +1,7 @@
 """``benchmarks.accuracy``: cells that are kept, groups over seeds, checks, pages."""
 
 import json
-import time
+from concurrent.futures import Future
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from benchmarks.tasks import TASKS, Task
 from edge_client.learning.data import DataSet
 from protocol.errors import ConfigError, DataError
 from tests.edge_client.federation import TINY_DATA, TINY_MODEL
+from tests.waiting import wait_for
 
 TINY = Task("tiny", TINY_DATA, TINY_MODEL, 4, {"group": "a group per client"}, {"epochs": 1, "batch_size": 8})
 CELL = Cell("tiny", "fedsparsify-local", 0.5, "group", 3, rounds=3)
@@ -62,13 +63,23 @@ def cell_run(cell: Cell, data: str | None, work: Path) -> None:
     (work / str(cell.seed)).touch()
     if cell.seed == 0:
         raise DataError("no rows")
-    time.sleep(1)
+    wait_for((work.parent / "all are cancelled").exists)
 
 
 def test_after_a_cell_that_fails_few_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "run_cell", cell_run)
     made = replace(options(tmp_path), cells=tuple(replace(CELL, seed=seed) for seed in range(12)))
     made.work.mkdir()
+    cancelled: list[Future[None]] = []
+    cancel = Future.cancel
+
+    def noted(future: Future[None]) -> bool:
+        cancelled.append(future)
+        if len(cancelled) == len(made.cells):
+            (tmp_path / "all are cancelled").touch()
+        return cancel(future)
+
+    monkeypatch.setattr(Future, "cancel", noted)
     with pytest.raises(DataError, match="no rows"):
         run_all(made)
     assert len(list(made.work.iterdir())) <= 4, "but for those that were on their way to the process"

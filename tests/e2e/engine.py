@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
+from tests.waiting import wait_for
+
 ROOT = Path(__file__).parents[2]
 COMPOSE = ("docker-compose", "-f", "docker/compose.yaml")
 
@@ -147,10 +149,7 @@ class Site:
         return [json.loads(line) for data in found.values() for line in data.decode().splitlines()]
 
     def wait(self, what: str, ready: Callable[[], bool], seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while not ready():
-            assert time.monotonic() < end, f"{what} takes more than {seconds} s\n{self.logs('--tail=15')}"
-            time.sleep(0.5)
+        wait_for(ready, lambda: f"{self.logs('--tail=15')}\n{what}", seconds, pause=0.5)
 
 
 def _pieces(process: Path) -> Iterator[tuple[str, bytes]]:

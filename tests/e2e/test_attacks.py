@@ -14,7 +14,6 @@ import socket
 import ssl
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -33,6 +32,7 @@ from fleet.provisioning.kits import kit_name, provision
 from fleet.running.deployment import CONNECTION, Deployment, port_of, prepare, reserve_port
 from protocol.plan import Plan
 from tests.e2e.conftest import ACCEPTED, ROOT, lines
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES = 3
@@ -60,10 +60,7 @@ class Siege:
         return (self.deployment.out / "logs" / f"{name}.log").read_text()
 
     def until(self, what: str, reached: Callable[[], object]) -> None:
-        end = time.monotonic() + PATIENCE
-        while not reached():
-            assert time.monotonic() < end, f"{what} does not happen; {read_status(self.deployment.out)}"
-            time.sleep(0.2)
+        wait_for(reached, lambda: f"{read_status(self.deployment.out)}\n{what}", PATIENCE)
 
     def failed_run(self, starts: int) -> Status:
         """Wait until a run has failed; its status."""

@@ -30,6 +30,7 @@ from protocol import checkpoint
 from protocol.plan import Plan
 from tests.e2e.conftest import ACCEPTED, ROOT, group_members, lines
 from tests.e2e.proxy import Proxy
+from tests.waiting import wait_for
 
 pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
 NODES, ROUNDS = 4, 9
@@ -75,12 +76,14 @@ class Storm:
 
     def until(self, what: str, reached: Callable[[], object], tend: bool = True) -> None:
         """Wait, keeping the deployment's processes alive."""
-        end = time.monotonic() + PATIENCE
-        while not reached():
-            assert time.monotonic() < end, f"{what} does not happen; {read_status(self.run)}"
-            if tend:
+
+        def look() -> object:
+            found = reached()
+            if tend and not found:
                 self.deployment.tend()
-            time.sleep(0.1)
+            return found
+
+        wait_for(look, lambda: f"{read_status(self.run)}\n{what}", PATIENCE)
 
     def hold(self, node: int) -> None:
         """Let a node's next training wait."""

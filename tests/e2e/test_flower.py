@@ -6,7 +6,6 @@ import shutil
 import socket
 import subprocess
 import sys
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from edge_client.keys import load_kit
 from fleet.running.deployment import port_of, reserve_port
 from protocol.plan import Plan
 from tests.e2e.conftest import ROOT, lines, pruneseal
+from tests.waiting import wait_for
 
 pytestmark = [
     pytest.mark.e2e,
@@ -73,10 +73,7 @@ def flower(tmp_path: Path, port: int) -> Iterator[dict[str, str]]:
         stderr=subprocess.DEVNULL,
     )
     try:
-        end = time.monotonic() + 300
-        while not answers(port):
-            assert time.monotonic() < end, "the SuperLink does not start"
-            time.sleep(0.2)
+        wait_for(lambda: answers(port), "the start of the SuperLink", 300)
         yield environment
     finally:
         link.terminate()
@@ -96,10 +93,8 @@ def test_flwr_run_trains_under_flowers_own_simulation(flower: dict[str, str], tm
         timeout=600,
     )
     assert started.returncode == 0, started.stdout + started.stderr
-    end = time.monotonic() + 300
-    while len(lines(tmp_path / "run" / "metrics.jsonl")) < ROUNDS:
-        assert time.monotonic() < end, started.stdout + started.stderr
-        time.sleep(0.5)
+    journal = tmp_path / "run" / "metrics.jsonl"
+    wait_for(lambda: len(lines(journal)) >= ROUNDS, lambda: f"{started.stdout}{started.stderr}\nthe last round", 300)
     metrics = lines(tmp_path / "run" / "metrics.jsonl")
     assert [line["cohort"] for line in metrics] == [10] * ROUNDS
     assert metrics[-1]["sparsity"] == pytest.approx(0.95, abs=1e-4)

@@ -3,7 +3,6 @@
 import os
 import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,22 @@ import pytest
 
 from protocol import checkpoint
 from tests.e2e.conftest import COMMAND, FinishedRun, finished, group_members, lines, pruneseal, running
+from tests.waiting import wait_for
 
 pytestmark = pytest.mark.e2e
 SETTINGS = ("--rounds", "12", "--drop", "0.1", "--verify")
 
 
 def wait_for_round(process: "subprocess.Popen[str]", out: Path, round_: int) -> None:
-    end = time.monotonic() + 600
-    while len(lines(out / "metrics.jsonl")) < round_:
+    def done() -> bool:
         assert process.poll() is None, "the run ended too soon"
-        assert time.monotonic() < end, "the run takes too long"
-        time.sleep(0.05)
+        return len(lines(out / "metrics.jsonl")) >= round_
+
+    wait_for(done, f"round {round_}", 600)
 
 
 def wait_until_gone(group: int) -> None:
-    end = time.monotonic() + 30
-    while members := group_members(group):
-        assert time.monotonic() < end, f"processes {members} outlive the run"
-        time.sleep(0.1)
+    wait_for(lambda: not group_members(group), lambda: f"the end of the processes {group_members(group)}")
 
 
 def without_times(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:

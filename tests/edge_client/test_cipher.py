@@ -89,6 +89,7 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
     return aggregate, sum_modulo(parts, p.plain_modulus)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("clients", "by_seeds"), [(479, True), (480, False)])
 def test_the_downlink_carries_seeds_or_the_second_half_whichever_is_shorter_and_both_decrypt(
     clients: int, by_seeds: bool

@@ -2,7 +2,6 @@
 
 import os
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from edge_client import bundle, executor, flower
 from edge_client.executor import Forks, arguments
 from edge_client.flower import ExecutionSpec, LaunchResult, TaskType
+from tests.waiting import wait_for
 
 SPEC = ExecutionSpec(
     task_type=TaskType.CLIENT_APP,
@@ -86,10 +86,12 @@ def test_processes_that_have_ended_are_taken_leave_of(monkeypatch: pytest.Monkey
     forks = Forks()
     for _ in range(3):
         forks.launch(SPEC)
-    end = time.monotonic() + 30
-    while any(Path(f"/proc/{process}").exists() for process in forked):
+
+    def gone() -> bool:
         forks.reconcile()
-        assert time.monotonic() < end
+        return not any(Path(f"/proc/{process}").exists() for process in forked)
+
+    wait_for(gone, "the end of the forks")
     forks.reconcile()
     forks.close()
     assert len(forked) == 3

@@ -39,6 +39,7 @@ GIVEN = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(
     attendance=st.binary(max_size=300),
     values=st.lists(st.floats(width=32), max_size=20),

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -35,6 +36,7 @@ supernode.main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ["raise OSError('handshake')", "raise __import__('ssl').SSLError(1, 'EOF')", "return"])
 def test_it_ends_with_an_exit_code_although_other_threads_live(end: str) -> None:
     done = subprocess.run(
@@ -247,6 +249,24 @@ def test_no_message_is_received_before_the_task_of_the_last_one_has_ended(node: 
     assert node.sent == [first.metadata.message_id, second.metadata.message_id]
 
 
+def test_where_flower_has_stored_no_message_nobody_is_answered(node: Node) -> None:
+    asked: list[object] = []
+
+    def pull(**_: object) -> int:
+        return 1
+
+    def push(state: Any, **_: object) -> None:
+        asked.append(state)
+        state.get_messages_legacy(run_ids=[1], is_reply=True)
+
+    post = Post(pull, push)
+    post.pull(node.state, node.store)
+    post.push(node.state, node.store)
+    assert len(asked) == 1
+    assert node.sent == []
+
+
+@pytest.mark.slow
 def test_the_supernode_runs_with_it() -> None:
     before = flower._push_messages
     code = (

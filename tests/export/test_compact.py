@@ -14,6 +14,7 @@ from tests.export.compacting import IMAGE, METADATA, compacted, differ, ignore, 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_a_model_without_dead_structure_is_handed_back_byte_for_byte() -> None:
     data = convert(plain(), IMAGE, METADATA)
     result = compact(data)
@@ -35,6 +36,7 @@ def test_dead_and_unread_neurons_go_and_their_constants_move_into_the_next_bias(
     assert result.parameters_after == 6 * 6 + 6 + 6 * 8 + 8 + 8 * 3 + 3
 
 
+@pytest.mark.slow
 def test_inputs_and_outputs_keep_their_places_and_metadata_stays() -> None:
     model = seeded(nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)))
     ignore(model[0], 1, 2)

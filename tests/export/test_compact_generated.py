@@ -13,6 +13,8 @@ from onnx import TensorProto, helper, numpy_helper
 from export.parity import infer, open_session
 from tests.export.compacting import checked
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

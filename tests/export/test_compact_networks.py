@@ -14,6 +14,8 @@ from export.convert import convert
 from export.macs import multiply_accumulates
 from tests.export.compacting import METADATA, differ, of, seeded
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {name: (3, 32, 32) if name in {"cifar-cnn", "resnet18", "vgg9"} else (1, 28, 28) for name in names()}
 

@@ -34,6 +34,7 @@ def test_a_dead_residual_branch_goes_and_its_constant_stays() -> None:
     assert operators(result.model).count("Add") == 1
 
 
+@pytest.mark.slow
 def test_a_residual_branch_of_zeros_goes_with_its_addition() -> None:
     model = seeded(Residual())
     kill(model.get_submodule("conv2"))
@@ -50,6 +51,7 @@ def test_a_residual_channel_stays_while_one_side_lives() -> None:
     assert result.removed == {"stem": (8, 7), "conv2": (8, 7)}, "channel 1 is dead on both sides, 3 feeds conv1"
 
 
+@pytest.mark.slow
 def test_a_dead_channel_before_flatten_takes_its_positions_along() -> None:
     model = plain(nn.MaxPool2d(2), flat=128)
     kill(model[0], 2, 5)

@@ -23,6 +23,7 @@ def test_grouped_convolutions_keep_their_shape_and_are_named() -> None:
     assert result.untouched == ("2: a convolution in 2 groups of more than one input channel",)
 
 
+@pytest.mark.slow
 def test_shared_weights_whose_copies_would_be_larger_stay_one_and_are_named() -> None:
     shared = nn.Linear(8, 8)
     model = seeded(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 3)))

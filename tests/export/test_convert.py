@@ -92,6 +92,7 @@ def test_every_module_gets_its_own_mode_back_after_an_error() -> None:
     assert [module for module in model.modules() if not module.training] == [frozen]
 
 
+@pytest.mark.slow
 def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     model = convnet()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -138,6 +139,7 @@ def test_the_file_is_hardly_larger_than_its_weights(exported: tuple[nn.Sequentia
     assert len(data) < weights + 1500
 
 
+@pytest.mark.slow
 def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     model = convnet()
     first = model[0]
@@ -150,6 +152,7 @@ def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     assert kernel[:, :, 1:].all()
 
 
+@pytest.mark.slow
 def test_an_export_prints_nothing_and_warns_of_nothing() -> None:
     script = """
 import torch, warnings

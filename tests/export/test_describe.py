@@ -42,6 +42,7 @@ def made_by_hand(initializers: list[TensorProto], sparse: list[onnx.SparseTensor
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
+@pytest.mark.slow
 def test_a_converted_model_is_described_by_its_file(path: Path) -> None:
     data = path.read_bytes()
     told = describe(path)

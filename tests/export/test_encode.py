@@ -47,6 +47,7 @@ def small() -> bytes:
 # --- the whole file
 
 
+@pytest.mark.slow
 def test_a_coded_network_decodes_to_the_dense_one(small: bytes) -> None:
     encoding = encode(small)
     assert Counter(size.form for size in encoding.tensors.values()) >= Counter([Form.BITMAP, Form.GAPS8, Form.DENSE])

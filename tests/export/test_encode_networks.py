@@ -41,6 +41,7 @@ def pruned(data: bytes, sparsities: Sequence[float], alike: bool) -> Iterator[by
         yield bytes(model.SerializeToString())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "alike"), [("cifar-cnn", True), ("vgg9", True), ("vgg9", False), ("resnet18", True)])
 def test_a_pruned_network_of_a_million_parameters_shrinks_by_an_order_of_magnitude(
     large: dict[str, bytes], name: str, alike: bool

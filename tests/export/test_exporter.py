@@ -30,6 +30,7 @@ def samples(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).random((40, *shape), dtype=np.float32)
 
 
+@pytest.mark.slow
 def test_a_sparse_network_becomes_a_small_file_that_computes_the_same() -> None:
     model, x = sparse("fashion-mlp", (1, 28, 28), 0.95), samples((1, 28, 28))
     made = export(model, (1, 28, 28), {"run": "r"}, x)
@@ -41,6 +42,7 @@ def test_a_sparse_network_becomes_a_small_file_that_computes_the_same() -> None:
     assert {entry.key: entry.value for entry in onnx.load_from_string(made.model).metadata_props}["run"] == "r"
 
 
+@pytest.mark.slow
 def test_the_work_that_is_left_is_counted_before_the_weights_are_coded() -> None:
     made = export(sparse("fashion-mlp", (1, 28, 28), 0.9), (1, 28, 28), {}, samples((1, 28, 28)))
     assert made.work is not None
@@ -63,6 +65,7 @@ class Recurrent(nn.Module):
         return logits
 
 
+@pytest.mark.slow
 def test_what_cannot_be_proved_is_exported_as_it_is_and_named() -> None:
     torch.manual_seed(0)
     made = export(Recurrent(), (1, 8, 8), {}, samples((1, 8, 8)))
@@ -93,6 +96,7 @@ def with_dead_filters() -> nn.Module:
     return model
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exact", "rounded", "width"),
     [(1.0, 0.5, 32), (0.5, 1.0, 25), (1.0, 0.99, 25)],

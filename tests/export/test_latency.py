@@ -44,6 +44,7 @@ ABSURD = {
 }
 
 
+@pytest.mark.slow
 def test_every_file_is_timed_in_order_of_its_percentiles() -> None:
     found = compare({"small": linear(), "large": linear(4000)}, X, seconds=0.05)
     assert list(found) == ["small", "large"]
@@ -60,6 +61,7 @@ def test_speed_is_that_of_the_cpu_on_one_thread_and_of_the_clock_on_more() -> No
     assert latency(2, median=1.0, cpu=9.0).speed(latency(2, median=3.0, cpu=9.0)) == 3
 
 
+@pytest.mark.slow
 def test_files_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[str] = []
 
@@ -72,6 +74,7 @@ def test_files_take_turns(monkeypatch: pytest.MonkeyPatch) -> None:
     assert seen[4:] == ["a", "a", "a", "b", "b", "b"] * 10, "one run that is not measured, two that are"
 
 
+@pytest.mark.slow
 def test_measuring_ends_soon_after_the_time_that_it_is_given() -> None:
     files = {"a": linear(), "b": linear()}
     start = time.process_time()  # not the wall clock: other programs may run as well
@@ -79,6 +82,7 @@ def test_measuring_ends_soon_after_the_time_that_it_is_given() -> None:
     assert time.process_time() - start < 2
 
 
+@pytest.mark.slow
 def test_nothing_to_time_is_refused() -> None:
     with pytest.raises(ExportError, match="0 files on 1 threads"):
         compare({}, X)

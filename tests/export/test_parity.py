@@ -47,6 +47,7 @@ def last_bias(model: nn.Sequential) -> float:
     return last.bias[0].item()
 
 
+@pytest.mark.slow
 def test_an_exported_model_agrees_with_torch(model: nn.Sequential, exported: bytes, inputs: np.ndarray) -> None:
     parity = check_parity(model, exported, inputs)
     assert parity.max_abs_diff < 1e-5

@@ -48,6 +48,7 @@ def weights(data: bytes) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(data).graph.initializer}
 
 
+@pytest.mark.slow
 def test_every_zero_stays_exactly_zero(plain: bytes, int8: bytes) -> None:
     before, after = weights(plain), weights(int8)
     for name in ("4.weight", "7.weight"):

@@ -79,6 +79,7 @@ def close(actual: np.ndarray, data: bytes, name: str) -> None:
     np.testing.assert_allclose(actual, expected, atol=(1e-5 if name == "model.onnx" else 0.02) * scale)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
 def test_the_reference_evaluator_computes_the_same(files: dict[str, bytes], name: str) -> None:
     (actual,) = ReferenceEvaluator(onnx.load_from_string(files[name])).run(None, {"input": RAW})

@@ -21,6 +21,7 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(144, 3)).eval()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scaling", [Scaling(), Scaling(255.0), Scaling(1.0, 10.0), Scaling(64.0, 127.5)])
 def test_raw_values_give_the_logits_of_normalised_ones(scaling: Scaling) -> None:
     model = network()

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -11,8 +13,9 @@ from fleet.commands import COMMANDS, application
 PRUNESEAL = Path(sys.executable).with_name("pruneseal")
 
 
-def imported(*arguments: str) -> set[str]:
-    """The packages that calling a command for its help imports."""
+@cache
+def called(*arguments: str) -> tuple[str, frozenset[str]]:
+    """What the command prints in a process of its own, and the packages that it imports."""
     code = (
         f"import sys; sys.argv = ['pruneseal', *{arguments}]\n"
         "from fleet.entry import main\n"
@@ -20,26 +23,36 @@ def imported(*arguments: str) -> set[str]:
         "except SystemExit as end: print('exit', end.code, *{name.split('.')[0] for name in sys.modules})\n"
     )
     ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    _, status, *names = ended.stdout.splitlines()[-1].split()
+    *printed, last = ended.stdout.splitlines()
+    _, status, *names = last.split()
     assert status == "0"
-    return set(names)
+    return "\n".join(printed), frozenset(names)
 
 
+def test_the_command_is_installed_and_names_its_version() -> None:
+    ended = subprocess.run([PRUNESEAL, "--version"], capture_output=True, text=True, check=True)
+    assert ended.stdout == f"pruneseal {version('pruneseal')}\n"
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_is_reached_without_the_others(command: str) -> None:
-    ended = subprocess.run([PRUNESEAL, command, "--help"], capture_output=True, text=True, check=True)
-    assert f"pruneseal {command} [OPTIONS]" in ended.stdout
+    printed, _ = called(command, "--help")
+    assert f"pruneseal {command} [OPTIONS]" in printed
     assert len(application([command]).registered_commands) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["--version", "serve", "status", "inspect", "provision"])
 def test_a_command_that_builds_no_network_does_not_wait_for_torch(command: str) -> None:
     arguments = [command] if command.startswith("-") else [command, "--help"]
-    assert imported(*arguments).isdisjoint({"torch", "sklearn", "matplotlib", "onnxscript"})
+    _, names = called(*arguments)
+    assert names.isdisjoint({"torch", "sklearn", "matplotlib", "onnxscript"})
 
 
+@pytest.mark.slow
 def test_an_export_needs_nothing_of_the_aggregator() -> None:
-    names = imported("export", "--help")
+    _, names = called("export", "--help")
     assert "torch" in names
     assert names.isdisjoint({"aggregator", "flwr", "tenseal", "sklearn"})
 

@@ -124,6 +124,7 @@ def test_a_file_larger_than_onnx_allows_is_refused_unread(tmp_path: Path) -> Non
         assert "larger than the 2 GiB" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["inspect", "bench", "export"])
 def test_a_pipe_without_a_writer_hangs_nobody(tmp_path: Path, command: str) -> None:
     path = tmp_path / ("model.safetensors" if command == "export" else "model.onnx")

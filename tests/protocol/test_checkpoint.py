@@ -56,6 +56,7 @@ def refused_or_equal(path: Path, data: bytes, original: Checkpoint) -> None:
     assert loaded == original
 
 
+@pytest.mark.slow
 @on_disk
 @given(checkpoint=CHECKPOINTS)
 def test_what_is_loaded_equals_what_was_saved(tmp_path: Path, checkpoint: Checkpoint) -> None:
@@ -104,6 +105,7 @@ def test_any_truncated_file_is_refused(tmp_path: Path, small: Checkpoint, data: 
         load(tmp_path / "c")
 
 
+@pytest.mark.slow
 @settings(on_disk, max_examples=400)
 @given(data=st.data())
 def test_any_changed_byte_is_refused_or_changes_nothing(tmp_path: Path, small: Checkpoint, data: st.DataObject) -> None:

@@ -123,6 +123,7 @@ def test_one_bad_signature_spoils_the_cohort() -> None:
 FRAMES = [WHOLE.encode(), b"".join(WHOLE.encoded[1:4]), b"".join(WHOLE.encoded[::2])]
 
 
+@pytest.mark.slow
 @given(
     mutations(FRAMES, fields=range(8, 5 * ATTENDANCE_BYTES)) | st.lists(st.sampled_from(WHOLE.encoded)).map(b"".join)
 )
@@ -324,6 +325,7 @@ def attacks(draw: st.DrawFn, largest: int) -> tuple[Announcements, set[int]]:
     return list(zip(announced, told, strict=True)), set(draw(st.lists(st.sampled_from(nodes), max_size=COLLUDERS)))
 
 
+@pytest.mark.slow
 @given(attacks(24))
 @settings(max_examples=300, deadline=None)
 def test_the_cohorts_of_one_honest_client_are_nested_and_two_honest_clients_apart(
@@ -364,6 +366,7 @@ def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow
     assert not isolates_a_client(completed, colluders)
 
 
+@pytest.mark.slow
 @given(attacks(10) | attacks(24))
 @settings(max_examples=400, deadline=None)
 @example(([(frozenset(range(10)), list(range(10))), (frozenset(range(7)), list(range(7)))], {0}))

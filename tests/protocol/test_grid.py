@@ -42,6 +42,7 @@ def test_zero_stays_zero(bits: int, samples: list[int], data: st.DataObject) -> 
     assert codes([0.0, -0.0], 0.5 / grid.levels, share, grid, dither) == [0, 0]
 
 
+@pytest.mark.slow
 @given(BITS, SAMPLES, st.data())
 @settings(max_examples=300)
 def test_the_sum_of_a_cohort_fits_its_lane(bits: int, samples: list[int], data: st.DataObject) -> None:
@@ -66,6 +67,7 @@ def test_the_largest_sum_stays_inside_and_is_nearly_reached(sign: int, bits: int
         assert sign * sums == 1000 * -(-grid.levels // 1000)
 
 
+@pytest.mark.slow
 @given(BITS, SAMPLES, st.data())
 @settings(max_examples=300)
 def test_the_sum_stands_for_the_mean_within_a_step_a_client(bits: int, samples: list[int], data: st.DataObject) -> None:

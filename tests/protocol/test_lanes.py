@@ -50,6 +50,7 @@ def naive(integers: list[int], lanes: Lanes) -> list[int]:
     return [sum(x * lanes.radix**j for j, x in enumerate(row)) % lanes.modulus for row in cut]
 
 
+@pytest.mark.slow
 @given(sums())
 def test_unpacking_the_sum_of_slots_gives_the_sum_of_integers(case: tuple[Lanes, list[Integers]]) -> None:
     lanes, summands = case

@@ -27,6 +27,7 @@ TENSORS = {
 }
 
 
+@pytest.mark.slow
 @given(layout=LAYOUTS, data=st.data())
 def test_unflatten_undoes_flatten_to_the_bit(layout: Layout, data: st.DataObject) -> None:
     tensors = {

@@ -62,6 +62,7 @@ def test_the_blinding_cancels_in_the_sum_over_the_cohort(case: tuple[int, dict[i
     assert all((slots < modulus).all() and slots.dtype == np.uint64 for slots in blinded.values())
 
 
+@pytest.mark.slow
 @given(federations(), st.data())
 def test_in_the_sum_over_a_subset_the_stream_of_every_open_pair_is_left(
     case: tuple[int, dict[int, Slots], dict[int, Slots]], data: st.DataObject

@@ -56,6 +56,7 @@ def test_a_full_cohorts_error_stays_below_half_a_step_of_the_plaintext(bits: int
     assert largest_error(p, p.drop_up, p.drop_down) < limit(p.plain_modulus)
 
 
+@pytest.mark.slow
 @given(st.integers(2, 24), st.integers(1, 50) | st.integers(1, 10**8))
 @settings(max_examples=50)
 def test_nothing_more_could_be_left_out(bits: int, clients: int) -> None:
@@ -70,6 +71,7 @@ def test_nothing_more_could_be_left_out(bits: int, clients: int) -> None:
     assert largest_error(p, p.drop_up, p.drop_down + 1) >= admitted(p.plain_modulus)
 
 
+@pytest.mark.slow
 @given(st.integers(2, 24), st.integers(1, 1000))
 def test_the_parts_fit_one_another(bits: int, clients: int) -> None:
     p = Parameters(Grid(bits, clients))
@@ -256,6 +258,7 @@ class WorstCohort:
         return sent
 
 
+@pytest.mark.slow
 def test_the_worst_full_cohort_reaches_the_bound_and_still_decrypts() -> None:
     p, used = Parameters(Grid(16, 10)), 32
     machine = Seal(p)

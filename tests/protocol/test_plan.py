@@ -40,6 +40,7 @@ PLANS = st.builds(
 )
 
 
+@pytest.mark.slow
 @given(PLANS)
 def test_plan_from_config_undoes_to_config(plan: Plan) -> None:
     back = plan_from_config(plan.to_config())

@@ -56,6 +56,7 @@ def test_decode_support_undoes_encode_support(s: Support) -> None:
     assert decode_support(encode_support(s), s.size) == s
 
 
+@pytest.mark.slow
 @given(SUPPORTS)
 @settings(max_examples=200)
 @example(support([1], 2))  # both forms take as many bits: the bitmap is taken
@@ -67,6 +68,7 @@ def test_the_encoding_is_the_one_that_the_docstring_describes(s: Support) -> Non
     assert encode_support(s) == naive(s)
 
 
+@pytest.mark.slow
 @given(st.integers(1, 40), st.data())
 def test_gather_undoes_scatter(size: int, data: st.DataObject) -> None:
     s = Support.of(data.draw(hnp.arrays(np.bool_, size).filter(np.any)))
@@ -97,6 +99,7 @@ def test_every_support_of_a_short_vector_has_an_encoding_of_its_own(size: int) -
     assert len(encodings) == (1 << size) - 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [1, 2, 5, 8, 9])
 def test_every_short_byte_string_is_refused_or_encodes_to_itself(size: int) -> None:
     decoded = 0
@@ -125,6 +128,7 @@ FRAMES = [
 ]
 
 
+@pytest.mark.slow
 @given(mutations(FRAMES, fields=range(4)))
 @settings(max_examples=2000, deadline=None)
 def test_a_mutated_support_is_refused_or_encodes_to_itself(data: bytes) -> None:

@@ -24,6 +24,7 @@ def terms_of(draw: st.DrawFn, made: Layout) -> Terms:
     return Terms(Support.of(mask), draw(hnp.arrays(np.float32, len(made.tensors), elements=CLIPS)))
 
 
+@pytest.mark.slow
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=4), st.data())
 def test_decode_terms_undoes_encode_terms(sizes: list[int], data: st.DataObject) -> None:
     made = layout(*sizes)
@@ -43,6 +44,7 @@ SOME = [
 FRAMES = [encode_terms(terms) for terms in SOME]
 
 
+@pytest.mark.slow
 @given(mutations(FRAMES, fields=range(24)))
 @settings(max_examples=1500, deadline=None)
 def test_mutated_terms_are_refused_or_encode_to_themselves(data: bytes) -> None:

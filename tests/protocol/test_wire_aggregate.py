@@ -48,6 +48,7 @@ def aggregates(draw: st.DrawFn) -> Aggregate:
     )
 
 
+@pytest.mark.slow
 @given(aggregates())
 @settings(max_examples=60, deadline=None)
 def test_decode_aggregate_undoes_encode_aggregate(made: Aggregate) -> None:
@@ -58,12 +59,14 @@ def test_decode_aggregate_undoes_encode_aggregate(made: Aggregate) -> None:
     assert kind_of(encoded) == AGGREGATE
 
 
+@pytest.mark.slow
 @given(mutations(AGGREGATES, fields=range(8, 52)))
 @settings(max_examples=3000, deadline=None)
 def test_a_mutated_aggregate_is_refused_or_encodes_to_itself(data: bytes) -> None:
     refused_or_encodes_to_itself(data)
 
 
+@pytest.mark.slow
 @given(mutations([SUMMED, AGGREGATES[0]], fields=range(8, 52)))
 @settings(max_examples=300, deadline=None)
 def test_so_is_a_mutated_aggregate_with_the_summed_second_half(data: bytes) -> None:

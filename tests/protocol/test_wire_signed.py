@@ -73,6 +73,7 @@ def test_decode_attendance_undoes_encode_attendance(made: Attendance) -> None:
     assert kind_of(frame) == ATTENDANCE
 
 
+@pytest.mark.slow
 @given(mutations(ATTENDANCES, fields=range(8, 48)))
 @settings(max_examples=2000, deadline=None)
 def test_a_mutated_attendance_is_refused_unless_it_is_genuine(data: bytes) -> None:
@@ -149,6 +150,7 @@ def test_decode_contribution_undoes_encode_contribution(
     assert encode_contribution(back, PARAMETERS) == body
 
 
+@pytest.mark.slow
 @given(mutations(CONTRIBUTIONS, fields=range(8, 48)))
 @settings(max_examples=2000, deadline=None)
 def test_a_mutated_contribution_is_refused_unless_it_is_genuine(data: bytes) -> None:

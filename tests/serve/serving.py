@@ -5,8 +5,7 @@ import json
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -126,14 +125,6 @@ class Server:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         status, answer = self.call("POST", f"/v2/models/{model}/infer", raw, headers)
         return status, json.loads(answer)
-
-
-def wait_for(true: Callable[[], bool]) -> None:
-    """Wait up to half a minute for what must come true."""
-    deadline = time.monotonic() + 30
-    while not true():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from protocol.errors import InferenceError, Overloaded, TooLarge
 from serve.batcher import Batcher, Batching
+from tests.waiting import PATIENCE
 
 Array = NDArray[Any]
 
@@ -33,6 +34,13 @@ class Seen:
 def executor() -> Iterator[ThreadPoolExecutor]:
     with ThreadPoolExecutor(2) as pool:
         yield pool
+
+
+async def until(true: Callable[[], bool]) -> None:
+    """Let the others of the loop go on until something holds."""
+    async with asyncio.timeout(PATIENCE):
+        while not true():
+            await asyncio.sleep(0.001)
 
 
 def double(inputs: Mapping[str, Array]) -> list[Array]:
@@ -96,18 +104,19 @@ def test_rows_of_different_shapes_never_run_together(executor: ThreadPoolExecuto
 
 
 def test_a_full_queue_refuses_and_then_takes_again(executor: ThreadPoolExecutor) -> None:
-    free = threading.Event()
+    begun, free = threading.Event(), threading.Event()
 
     def slow(inputs: Mapping[str, Array]) -> list[Array]:
-        assert free.wait(10)
+        begun.set()
+        assert free.wait(PATIENCE)
         return double(inputs)
 
     async def scenario() -> None:
         batcher = Batcher(slow, Batching(2, 0.0, 4), executor, Seen())
         running = asyncio.create_task(batcher.infer(rows(2)))
-        await asyncio.sleep(0.05)
+        await until(begun.is_set)
         waiting = asyncio.create_task(batcher.infer(rows(4)))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.waiting == 4)
         with pytest.raises(Overloaded):
             await batcher.infer(rows(1))
         free.set()
@@ -152,22 +161,23 @@ def test_a_model_that_mixes_up_rows_is_found_out(executor: ThreadPoolExecutor) -
 
 
 def test_a_client_that_has_gone_costs_the_others_nothing(executor: ThreadPoolExecutor) -> None:
-    free = threading.Event()
+    begun, free = threading.Event(), threading.Event()
     seen = Seen()
 
     def slow(inputs: Mapping[str, Array]) -> list[Array]:
-        assert free.wait(10)
+        begun.set()
+        assert free.wait(PATIENCE)
         return double(inputs)
 
     async def scenario() -> None:
         batcher = Batcher(slow, Batching(4, 0.0, 100), executor, seen)
         running = asyncio.create_task(batcher.infer(rows(4)))
-        await asyncio.sleep(0.05)
+        await until(begun.is_set)
         gone = asyncio.create_task(batcher.infer(rows(3)))
         stays = asyncio.create_task(batcher.infer(rows(1, 50)))
-        await asyncio.sleep(0.05)
+        await until(lambda: batcher.waiting == 4)
         gone.cancel()
-        await asyncio.sleep(0)
+        await until(gone.cancelled)
         free.set()
         assert np.array_equal((await stays)[0], double(rows(1, 50))[0])
         await running

@@ -36,6 +36,7 @@ def given(triton: ModuleType, array: np.ndarray[Any, Any] = X, **options: bool) 
     return [tensor]
 
 
+@pytest.mark.slow
 def test_health(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()

@@ -38,6 +38,7 @@ def test_the_description_has_every_datatype() -> None:
     assert DOCUMENT["components"]["schemas"]["Datatype"]["enum"] == [name for name, _ in DATATYPES.values()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("path", "method", "mode"), CASES)
 def test_every_answer_is_one_that_the_description_has(schema: Any, path: str, method: str, mode: Any) -> None:
     operation = schema[path][method.upper()]

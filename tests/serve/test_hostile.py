@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.serve.serving import Server, linear, request, rows, save, serving, wait_for
+from tests.serve.serving import Server, linear, request, rows, save, serving
+from tests.waiting import wait_for
 
 MIB = 1 << 20
 POST = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: x\r\n"
@@ -119,6 +120,7 @@ def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(gu
     wait_for(lambda: alive(guarded))  # those that have just been closed may count for a moment
 
 
+@pytest.mark.slow
 def test_ten_thousand_open_connections_are_survived(tmp_path: Path) -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files < 11_000:

@@ -12,7 +12,10 @@ import tritonclient.grpc
 import tritonclient.http
 from numpy.typing import NDArray
 
-from tests.serve.serving import expected, linear, request, rows, save, serving, wait_for
+from tests.serve.serving import expected, linear, request, rows, save, serving
+from tests.waiting import wait_for
+
+pytestmark = pytest.mark.slow
 
 Array = NDArray[Any]
 

@@ -95,6 +95,7 @@ def content(model: onnx.ModelProto | bytes) -> bytes:
     return model if isinstance(model, bytes) else model.SerializeToString()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", HOSTILE)
 def test_a_hostile_file_is_refused_with_the_reason(tmp_path: Path, name: str) -> None:
     model, told = HOSTILE[name]
@@ -104,6 +105,7 @@ def test_a_hostile_file_is_refused_with_the_reason(tmp_path: Path, name: str) ->
         load(file, 1, LIMITS)
 
 
+@pytest.mark.slow
 def test_a_file_that_never_finishes_is_given_up(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"takes longer than 3 s|trial ended with signal"):
         load(save(endless(), tmp_path / "model.onnx"), 1, Limits(seconds=3))
@@ -133,6 +135,7 @@ def test_a_foreign_model_with_another_free_axis_is_served(tmp_path: Path) -> Non
     assert model.inputs["input"].fitting([2, 7]) == (2, 7)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["bad magic", "path traversal", "cyclic", "absurd shapes"])
 def test_the_command_refuses_a_hostile_file_in_one_line(tmp_path: Path, name: str) -> None:
     file = tmp_path / "model.onnx"

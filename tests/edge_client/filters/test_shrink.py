@@ -68,6 +68,7 @@ def share(shape: tuple[int, ...], rows: int = 16) -> Share:
     return Share(x, y, x[:0], y[:0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("make", "shape"), (SHIPPED | OWN).values(), ids=(SHIPPED | OWN).keys())
 def test_the_smaller_network_trains_as_the_masked_one_does(make: Build, shape: tuple[int, ...]) -> None:
     model, method, _, vector, mask = purged(make)

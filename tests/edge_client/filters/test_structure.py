@@ -117,6 +117,7 @@ def test_every_tensor_keeps_a_channel() -> None:
     assert cuts["conv1"].rows.tolist() == [True, False, False, False]
 
 
+@pytest.mark.slow
 @given(st.data())
 @settings(max_examples=25, deadline=None)
 def test_closing_changes_nothing_that_training_computes(data: st.DataObject) -> None:

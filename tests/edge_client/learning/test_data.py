@@ -81,6 +81,7 @@ def test_the_test_shares_are_disjoint_and_cover_the_test_set(tests: int, clients
     assert max(len(share.test_y) for share in shares) - min(len(share.test_y) for share in shares) <= 1
 
 
+@pytest.mark.slow
 def test_a_share_holds_writable_copies_of_its_rows() -> None:
     data = load("digits")
     share = part(data, np.array([5, 7]), 1, 3)

@@ -44,6 +44,7 @@ def test_cifar_cnn_carries_the_papers_384_batch_norm_statistics() -> None:
     assert sum(buffer.numel() for name, buffer in buffers if "running" in name) == 384
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "input_shape"),
     [(name, shape) for name in names() for shape in (GREY, COLOUR, (2, 13, 20))]

@@ -113,6 +113,7 @@ def test_an_inserted_vector_is_copied_whatever_the_method_does_with_it() -> None
 # --- the step -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [0.0, 0.5, 0.9])
 def test_a_step_is_that_of_torch_to_the_last_bit(momentum: float) -> None:
     plan = replace(PLAN, momentum=momentum, learning_rate=0.02)
@@ -248,6 +249,7 @@ def test_training_lowers_the_loss() -> None:
     assert after.correct > before.correct
 
 
+@pytest.mark.slow
 def test_training_repeats_bit_by_bit_and_follows_its_seed_and_leaves_torchs_generator_alone() -> None:
     state = torch.random.get_rng_state()
     vectors = [trained(tiny.normed, mask_seed=1) for _ in range(2)]

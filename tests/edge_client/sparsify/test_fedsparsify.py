@@ -47,6 +47,7 @@ def plan_of(method: str, **changes: object) -> Plan:
 # --- against the twin ---------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_three_encrypted_rounds_give_the_masks_and_weights_of_the_plaintext_method(tmp_path: Path) -> None:
     """S = 0.75 of 64 parameters: s_2 * 64 = 42 and s_3 * 64 = 48 are whole, so no rounding of counts is in play."""
     plan = tiny_plan(method="fedsparsify-global", sparsity=0.75, rounds=3, bits=20, seed=11)
@@ -81,6 +82,7 @@ def test_masks_are_nested_keep_the_scheduled_number_and_end_at_the_target(name: 
     assert all(mask[BUFFERS].all() for mask in made)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(sparsity=st.integers(0, 99), seed=st.integers(0, 2**32 - 1))
 def test_the_last_round_reaches_the_target_exactly(sparsity: int, seed: int) -> None:
@@ -137,6 +139,7 @@ def test_random_takes_one_fixed_order_from_the_plans_seed_and_does_not_look_at_t
     assert sorted(ranks.tolist()) == list(range(LAYOUT.size))
 
 
+@pytest.mark.slow
 def test_random_leaves_every_part_of_the_model_its_share() -> None:
     plan = plan_of("random")
     kept = np.mean([masks(RandomPruning(replace(plan, seed=seed)))[-1] for seed in range(200)], axis=0)

@@ -39,6 +39,7 @@ def gates(model: nn.Module) -> list[Gate]:
     return [module for module in model.modules() if isinstance(module, Gate)]
 
 
+@pytest.mark.slow
 def test_three_encrypted_rounds_give_the_thresholds_masks_and_weights_of_the_plaintext_method(tmp_path: Path) -> None:
     plan = plan_of(bits=20, seed=11)
     ours = encrypted(plan, tmp_path, 3)

@@ -1,6 +1,7 @@
 """``fleet.provisioning``, site and check: one kit per machine, changed only where that is asked for, and proved."""
 
 import base64
+import re
 import shutil
 import stat
 import subprocess
@@ -10,17 +11,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from edge_client.bundle import accepted
 from edge_client.keys import load_kit, load_operator_key
 from fleet.provisioning.app_bundle import bundle_digest
 from fleet.provisioning.check import check_kits
 from fleet.provisioning.kits import signed_roster
-from fleet.provisioning.site import UID, Changes, provision_site, read_site
+from fleet.provisioning.site import UID, Changes, provision_site, read_record, read_site
 from protocol.errors import ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import load_roster
-from tests.e2e.conftest import pruneseal
+from tests.fleet.command import call
 
 ROOT = Path(__file__).parents[3]
 SITE = """
@@ -89,8 +92,8 @@ def test_an_archive_holds_its_kit_with_modes_for_the_user_of_the_images(made: Pa
 
 
 def test_good_kits_are_proved_good(made: Path) -> None:
-    done = pruneseal("provision", "--check", made)
-    assert done.returncode == 0, done.stderr
+    done = call("provision", "--check", made)
+    assert done.exit_code == 0, done.stderr
     assert "3 clients: keys, plan, bundle and Flower keys fit one another" in done.stdout
     assert "aggregator: none of" in done.stdout
 
@@ -150,6 +153,16 @@ def spoil_node(kits: Path) -> None:
     shutil.copy(kits / "a" / "node" / "flower.key.pub", kits / "aggregator" / "federation" / "nodes" / "b.pub")
 
 
+def spoil_node_key(kits: Path) -> None:
+    (kits / "aggregator" / "federation" / "nodes" / "b.pub").unlink()
+
+
+def spoil_number(kits: Path) -> None:
+    """The kit of another node of the same federation."""
+    shutil.rmtree(kits / "a" / "kit")
+    shutil.copytree(kits / "b" / "kit", kits / "a" / "kit")
+
+
 def spoil_archive(kits: Path) -> None:
     (kits / "a.tar.gz").write_bytes(b"")
 
@@ -191,6 +204,8 @@ def spoil_operator_mode(kits: Path) -> None:
         (spoil_bundle, "does not accept the bundle"),
         (spoil_certificate, "not a certificate of the operator's authority"),
         (spoil_node, "does not know the Flower key of b"),
+        (spoil_node_key, r"b\.pub cannot be read"),
+        (spoil_number, "a belongs to another federation, plan or node"),
         (spoil_archive, "cannot be read"),
         (spoil_roster, "the rosters of .* differ"),
         (spoil_client_roster, "b has a newer roster than"),
@@ -207,12 +222,20 @@ def test_what_is_wrong_is_named(kits: Path, spoil: object, text: str) -> None:
         check_kits(kits)
 
 
+def test_a_secret_of_any_kind_is_looked_for_as_it_is_written(kits: Path) -> None:
+    key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (kits / "a" / "node" / "flower.key").write_bytes(key)
+    (kits / "aggregator" / "federation" / "note").write_bytes(b"".join(key.splitlines()[1:-1]))
+    with pytest.raises(KeyFileError, match="note holds a secret of a: do not hand this kit out"):
+        check_kits(kits)
+
+
 @pytest.mark.parametrize("place", ["operator", "aggregator/federation", "c/kit"])
 def test_a_roster_that_was_changed_is_found_wherever_it_lies(kits: Path, place: str) -> None:
     path = kits / place / "roster.json"
     path.write_text(path.read_text().replace('"name": "c"', '"name": "d"'))
-    done = pruneseal("provision", "--check", kits)
-    assert done.returncode == 1
+    done = call("provision", "--check", kits)
+    assert done.exit_code == 1
     assert f"{path} is not signed with the operator's key of this kit: ask the operator" in done.stderr
 
 
@@ -290,8 +313,8 @@ def test_a_revoked_name_is_not_used_again(kits: Path, tmp_path: Path) -> None:
 
 def test_a_folder_with_kits_is_left_alone_without_amend(kits: Path, tmp_path: Path) -> None:
     before = content(kits)
-    done = pruneseal("provision", written(tmp_path / "site.toml", "a", "b", "c"), "--out", kits)
-    assert done.returncode == 1
+    done = call("provision", written(tmp_path / "site.toml", "a", "b", "c"), "--out", kits)
+    assert done.exit_code == 1
     assert "keys are never overwritten" in done.stderr
     assert "--amend" in done.stderr
     assert content(kits) == before
@@ -337,15 +360,32 @@ def test_the_site_file_of_the_one_machine_federation_is_one() -> None:
 
 
 def test_neither_out_nor_check_is_an_error_that_says_so() -> None:
-    done = pruneseal("provision")
-    assert done.returncode == 1
+    done = call("provision")
+    assert done.exit_code == 1
     assert "--out" in done.stderr
 
 
 def test_a_folder_without_a_federation_is_named(tmp_path: Path) -> None:
-    done = pruneseal("provision", "--check", tmp_path)
-    assert done.returncode == 1
+    done = call("provision", "--check", tmp_path)
+    assert done.exit_code == 1
     assert "holds no federation" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ('{"format": "pruneseal-federation", "version": 0}', "not a federation of version 1"),
+        ('{"format": "pruneseal-federation"}', "damaged"),
+        ("[]", "damaged"),
+        ("{", "damaged"),
+    ],
+)
+def test_a_record_that_is_none_is_named(tmp_path: Path, record: str, reason: str) -> None:
+    path = tmp_path / "operator" / "federation.json"
+    path.parent.mkdir()
+    path.write_text(record)
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))} is {reason}"):
+        read_record(tmp_path)
 
 
 def test_the_images_and_compose_files_agree_on_the_user() -> None:

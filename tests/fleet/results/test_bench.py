@@ -20,6 +20,7 @@ def file(path: Path, width: int, inputs: int = 6, **metadata: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_two_files_are_compared_at_every_setting(tmp_path: Path) -> None:
     small, large = file(tmp_path / "small.onnx", 8), file(tmp_path / "large.onnx", 20_000)
     result = call("bench", small, "--against", large, "--threads", "1", "--batch", "1,2")
@@ -36,6 +37,7 @@ def test_two_files_are_compared_at_every_setting(tmp_path: Path) -> None:
         assert float(made[7]) > 1
 
 
+@pytest.mark.slow
 def test_one_file_alone_has_no_ratio(tmp_path: Path) -> None:
     result = call("bench", file(tmp_path / "a.onnx", 8, input_range="[0, 255]"), "--threads", "1", "--batch", "3")
     assert result.exit_code == 0, result.output
@@ -43,12 +45,14 @@ def test_one_file_alone_has_no_ratio(tmp_path: Path) -> None:
     assert result.stdout.splitlines()[-1].split()[:3] == ["1", "3", "model"]
 
 
+@pytest.mark.slow
 def test_files_of_different_inputs_are_refused(tmp_path: Path) -> None:
     result = call("bench", file(tmp_path / "a.onnx", 8), "--against", file(tmp_path / "b.onnx", 8, inputs=7))
     assert result.exit_code == 1
     assert "the files take samples of different shapes" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("value", ["[", "[1]", '["a", "b"]', "[5, 5]", "[0, 1e400]"])
 def test_a_range_that_is_none_is_refused(tmp_path: Path, value: str) -> None:
     path = file(tmp_path / "a.onnx", 8)

@@ -43,6 +43,7 @@ def test_a_checkpoint_shows_tensors_and_provenance(tmp_path: Path) -> None:
     assert described["tensors"] == {"w": {"shape": [2, 2], "dtype": "float32", "nonzero": 2, "size": 4}}
 
 
+@pytest.mark.slow
 def test_an_onnx_file_shows_inputs_and_outputs(tmp_path: Path) -> None:
     save_onnx(tmp_path / "model.onnx", convert(torch.nn.Linear(3, 2), (3,), {"run": "r"}))
     described = describe_file(tmp_path / "model.onnx")

@@ -4,6 +4,7 @@ import json
 import xml.etree.ElementTree as ET
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache, partial
 from hashlib import sha256
 from pathlib import Path
 
@@ -23,7 +24,8 @@ from fleet.results.release import release, summary_lines
 from protocol import checkpoint
 from protocol.errors import CheckpointError, ConfigError, DataError, ExportError
 
-DIGITS = load("digits")
+pytestmark = pytest.mark.slow
+digits = cache(partial(load, "digits"))
 METADATA = {
     **{"run": "00", "plan_digest": "11", "round": "3", "method": "fedsparsify-global", "data": "digits"},
     **{"model": "digits-mlp", "input_shape": "[1, 8, 8]", "classes": "10", "sparsity": "0.9"},
@@ -31,12 +33,13 @@ METADATA = {
 }
 
 
+@cache
 def trained() -> dict[str, np.ndarray]:
     """A small network that knows digits, nine tenths of its weights zero."""
     torch.manual_seed(0)
     model = models.build("digits-mlp", (1, 8, 8), 10)
     optimiser = torch.optim.Adam(model.parameters(), 1e-2)
-    x, y = torch.tensor(DIGITS.train_x), torch.tensor(DIGITS.train_y)
+    x, y = torch.tensor(digits().train_x), torch.tensor(digits().train_y)
     masks: list[torch.Tensor] = []
     for step in range(60):
         optimiser.zero_grad()
@@ -51,12 +54,11 @@ def trained() -> dict[str, np.ndarray]:
     return {name: tensor.numpy() for name, tensor in model.state_dict().items()}
 
 
-TENSORS = trained()
-
-
-def saved(folder: Path, metadata: Mapping[str, str] | None = None, tensors: Mapping[str, np.ndarray] = TENSORS) -> Path:
+def saved(
+    folder: Path, metadata: Mapping[str, str] | None = None, tensors: Mapping[str, np.ndarray] | None = None
+) -> Path:
     path = folder / "model.safetensors"
-    checkpoint.save(path, checkpoint.Checkpoint(tensors, {**METADATA, **(metadata or {})}))
+    checkpoint.save(path, checkpoint.Checkpoint(tensors or trained(), {**METADATA, **(metadata or {})}))
     return path
 
 
@@ -64,7 +66,7 @@ def saved(folder: Path, metadata: Mapping[str, str] | None = None, tensors: Mapp
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An export with calibration."""
     root = tmp_path_factory.mktemp("release")
-    release(saved(root), root / "out", DIGITS)
+    release(saved(root), root / "out", digits())
     return root / "out"
 
 
@@ -105,9 +107,9 @@ def test_each_model_says_what_it_takes_and_whence_it_comes(folder: Path, name: s
 
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
 def test_a_consumer_sends_raw_pixels(folder: Path, name: str) -> None:
-    raw = np.rint(DIGITS.test_x * 16)
+    raw = np.rint(digits().test_x * 16)
     logits = infer(open_session((folder / name).read_bytes()), raw)
-    score = float((logits.argmax(axis=1) == DIGITS.test_y).mean())
+    score = float((logits.argmax(axis=1) == digits().test_y).mean())
     assert score == pytest.approx(described(folder).files[name].accuracy, abs=0.003)
     assert score > 0.85
 
@@ -140,7 +142,7 @@ def test_what_is_slower_is_noticed_and_not_recommended(
 ) -> None:
     found = {"dense": 1.0, "model.onnx": exact, "model.int8.onnx": int8}
     monkeypatch.setattr("fleet.results.release.compare", lambda *_, **__: times(**found))
-    made = release(saved(tmp_path), tmp_path / "out", DIGITS)
+    made = release(saved(tmp_path), tmp_path / "out", digits())
     assert made.recommended == best
     assert noticed in made.reasons
     shown = (tmp_path / "out" / "model_card.md").read_text()
@@ -153,7 +155,7 @@ def test_int8_that_loses_more_than_the_tolerance_is_refused(tmp_path: Path, monk
     monkeypatch.setattr("fleet.results.release.accuracy", lambda *_: next(scores))
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "model.int8.onnx").write_bytes(b"of an earlier export")
-    made = release(saved(tmp_path), tmp_path / "out", DIGITS, tolerance=0.01)
+    made = release(saved(tmp_path), tmp_path / "out", digits(), tolerance=0.01)
     assert made.recommended == "model.onnx"
     assert made.int8_refused == "its accuracy would be 0.8800, and 0.8900 is the least"
     assert not (tmp_path / "out" / "model.int8.onnx").exists()
@@ -166,7 +168,7 @@ def test_a_network_that_cannot_be_quantised_is_still_exported(tmp_path: Path, mo
         raise ExportError("the network cannot be quantised: why")
 
     monkeypatch.setattr("fleet.results.release.export_int8", refuse)
-    made = release(saved(tmp_path), tmp_path / "out", DIGITS)
+    made = release(saved(tmp_path), tmp_path / "out", digits())
     assert list(made.files) == ["model.onnx"]
     assert made.int8_refused == "the network cannot be quantised: why"
 
@@ -210,7 +212,7 @@ def test_a_figure_of_a_network_that_cannot_be_counted_is_drawn_too(folder: Path)
 def test_an_older_checkpoint_without_labels_and_scale_is_exported_with_numbers(tmp_path: Path) -> None:
     path = tmp_path / "old.safetensors"
     old = {key: value for key, value in METADATA.items() if not key.startswith(("labels", "input_r", "input_sc"))}
-    checkpoint.save(path, checkpoint.Checkpoint(TENSORS, old))
+    checkpoint.save(path, checkpoint.Checkpoint(trained(), old))
     made = release(path, tmp_path / "out")
     assert made.labels == tuple("0123456789")
     assert made.input.range is None
@@ -245,7 +247,7 @@ def test_a_checkpoint_that_claims_something_else_is_refused(
 
 @pytest.mark.parametrize("change", ["missing", "double", "reshaped", "added"])
 def test_a_checkpoint_with_other_tensors_is_refused(tmp_path: Path, change: str) -> None:
-    tensors = dict(TENSORS)
+    tensors = dict(trained())
     if change == "missing":
         del tensors["out.bias"]
     elif change == "double":
@@ -271,15 +273,15 @@ def test_a_network_of_ones_own_is_built_only_when_it_is_named(tmp_path: Path) ->
 
 
 def test_data_of_another_shape_and_a_tolerance_that_is_no_fraction_are_refused(tmp_path: Path) -> None:
-    other = replace(DIGITS, train_x=DIGITS.train_x[:, :, :7], test_x=DIGITS.test_x[:, :, :7])
+    other = replace(digits(), train_x=digits().train_x[:, :, :7], test_x=digits().test_x[:, :, :7])
     with pytest.raises(ConfigError, match="give data like those that it learnt from"):
         release(saved(tmp_path), tmp_path / "out", other)
     with pytest.raises(ConfigError, match="the tolerance must be a fraction"):
-        release(saved(tmp_path), tmp_path / "out", DIGITS, tolerance=1.5)
+        release(saved(tmp_path), tmp_path / "out", digits(), tolerance=1.5)
 
 
 def test_calibration_with_more_classes_than_the_network_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="in 11 classes"):
-        release(saved(tmp_path), tmp_path / "out", replace(DIGITS, classes=11))
+        release(saved(tmp_path), tmp_path / "out", replace(digits(), classes=11))
     with pytest.raises(DataError, match="2 labels for 10 classes"):
-        replace(DIGITS, labels=("a", "b"))
+        replace(digits(), labels=("a", "b"))

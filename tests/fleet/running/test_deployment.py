@@ -4,7 +4,6 @@ import signal
 import socket
 import stat
 import sys
-import time
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from fleet.running.local import Engine, Options, start, stored_run
 from protocol.errors import ConfigError, DeploymentError
 from protocol.plan import Plan
 from tests.e2e.conftest import group_members
+from tests.waiting import wait_for
 
 PLAN = Plan(rounds=2, max_cohort=3)
 NODES = 3
@@ -52,6 +52,7 @@ def test_a_second_preparation_overwrites_nothing(out: Path) -> None:
     assert (out / "tls" / "ca.key").read_bytes() == before
 
 
+@pytest.mark.slow
 def test_a_superlink_that_does_not_start_is_named_with_its_log(out: Path) -> None:
     (out / "tls" / "server.key").write_text("no key")
     with (
@@ -73,10 +74,12 @@ def test_a_process_that_ends_by_itself_is_started_again_and_all_end_with_the_dep
     deployment.tend()
     assert deployment.processes["sleeper"].pid == first
     deployment.processes["sleeper"].kill()
-    end = time.monotonic() + 30
-    while deployment.processes["sleeper"].pid == first:
-        assert time.monotonic() < end
+
+    def again() -> bool:
         deployment.tend()
+        return deployment.processes["sleeper"].pid != first
+
+    wait_for(again, "its second start")
     second = deployment.processes["sleeper"].pid
     deployment.stop()
     assert group_members(second) == []
@@ -91,9 +94,7 @@ def test_a_process_that_does_not_listen_is_ended_all_the_same(out: Path, monkeyp
         "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
     )
     deployment._start("deaf", [sys.executable, "-c", deaf], {})
-    end = time.monotonic() + 30
-    while "deaf" not in (out / "logs" / "deaf.log").read_text():
-        assert time.monotonic() < end
+    wait_for(lambda: "deaf" in (out / "logs" / "deaf.log").read_text())
     pid = deployment.processes["deaf"].pid
     deployment.end("deaf", signal.SIGTERM)
     assert group_members(pid) == []

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -18,11 +19,11 @@ from fleet.flower import Parcel, empty_run, unwrap, wrap
 from fleet.running.local_grid import LocalGrid
 from protocol.call import Action, Call
 from protocol.messages import to_request
+from tests.waiting import PATIENCE, wait_for
 
 ROOT = Path(__file__).parents[3]
 APP = "tests.fleet.tiny_app:app"
 RUN_CONFIG: dict[str, str | int | float | bool] = {"rounds": 3, "rate": 0.5, "method": "fedavg", "big": True}
-PATIENCE = 60.0
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +32,8 @@ def grid() -> Iterator[LocalGrid]:
         yield made
 
 
-def do(what: str, node: int = 100) -> Message:
-    return Message(RecordDict({"do": ConfigRecord({"what": what})}), node, "query")
+def do(what: str, node: int = 100, **more: str) -> Message:
+    return Message(RecordDict({"do": ConfigRecord({"what": what, **more})}), node, "query")
 
 
 def train(kind: str, node: int, round_: int = 1, attempt: int = 1) -> Message:
@@ -65,12 +66,13 @@ def alive(pid: int) -> bool:
         return False
 
 
-def wait_until_gone(pids: Sequence[int], seconds: float = 20) -> list[int]:
-    """Those that still live when the time is up."""
-    end = time.monotonic() + seconds
-    while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < end:
-        time.sleep(0.05)
-    return left
+def wait_until_gone(pids: Sequence[int]) -> None:
+    """Wait until none of the processes lives; what is left then is killed."""
+    try:
+        wait_for(lambda: not any(map(alive, pids)), "the end of the processes", 20)
+    finally:
+        for pid in filter(alive, pids):
+            os.kill(pid, signal.SIGKILL)
 
 
 # --- parcels -----------------------------------------------------------------------------------------
@@ -152,10 +154,7 @@ def test_no_more_processes_work_than_were_asked_for(grid: LocalGrid) -> None:
 
 def test_a_reply_is_pulled_once_and_a_stranger_never(grid: LocalGrid) -> None:
     (identity,) = grid.push_messages([do("echo")])
-    end, replies = time.monotonic() + PATIENCE, list[Message]()
-    while not replies and time.monotonic() < end:
-        replies += grid.pull_messages([identity, "nobody's"])
-        time.sleep(0.01)
+    replies = wait_for(lambda: list(grid.pull_messages([identity, "nobody's"])), "the reply")
     assert [reply.metadata.reply_to_message_id for reply in replies] == [identity]
     assert list(grid.pull_messages([identity])) == []
 
@@ -181,6 +180,7 @@ def test_a_client_that_raises_is_one_error_reply_and_the_others_answer(grid: Loc
     assert [replies[node].has_content() for node in (100, 102)] == [True, True]
 
 
+@pytest.mark.slow
 def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     with LocalGrid(1, {}, {}, client_app="tests.fleet.no_such_app:app", workers=1) as made:
         error = ask(made, [do("echo")])[100].error
@@ -188,6 +188,7 @@ def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     assert error.reason == "<class 'ModuleNotFoundError'>:<'No module named 'tests.fleet.no_such_app''>"
 
 
+@pytest.mark.slow
 def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         before = worker_of(made)
@@ -198,12 +199,11 @@ def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> N
         assert worker_of(made) != before
 
 
+@pytest.mark.slow
 def test_a_client_that_does_not_answer_in_time_is_not_waited_for() -> None:
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=2) as made:
-            end = time.monotonic() + PATIENCE
-            while len({told["pid"] for told in where(made, 100, 101)}) < 2:  # one may still be starting
-                assert time.monotonic() < end
+            wait_for(lambda: len({told["pid"] for told in where(made, 100, 101)}) == 2, "the start of both")
             replies = list(made.send_and_receive([do("sleep", 100), do("echo", 101)], timeout=3))
             assert [reply.metadata.src_node_id for reply in replies] == [101]
             raise KeyboardInterrupt
@@ -231,6 +231,7 @@ def lost(seed: int, drop: float, rounds: int = 8, nodes: int = 12) -> list[list[
     return gone
 
 
+@pytest.mark.slow
 def test_clients_vanish_between_the_two_messages_with_the_given_probability_and_the_seed_repeats_it() -> None:
     first = lost(seed=1, drop=0.25)
     assert lost(seed=1, drop=0.25) == first
@@ -243,6 +244,7 @@ def test_nobody_vanishes_unless_it_is_asked_for() -> None:
     assert lost(seed=1, drop=0.0, rounds=1) == [[]]
 
 
+@pytest.mark.slow
 def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
     with LocalGrid(12, {}, {}, client_app=APP, workers=1, drop=0.5, seed=3) as made:
         gone = []
@@ -257,48 +259,54 @@ def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leaving_the_grid_ends_its_processes() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         pid = worker_of(made)
         assert alive(pid)
-    assert wait_until_gone([pid]) == []
+    wait_until_gone([pid])
 
 
-def test_leaving_the_grid_by_an_error_does_not_wait_for_a_busy_client() -> None:
+def test_leaving_the_grid_by_an_error_does_not_wait_for_a_busy_client(tmp_path: Path) -> None:
     workers = []
 
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
             workers.append(worker_of(made))
-            made.push_messages([do("sleep"), do("sleep", 101)])
-            time.sleep(0.5)
+            begun = tmp_path / "begun"
+            made.push_messages([do("sleep", begun=str(begun)), do("sleep", 101)])
+            wait_for(begun.exists, "the client's work")
             raise KeyboardInterrupt
 
     start, threads = time.monotonic(), threading.enumerate()
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert wait_until_gone(workers) == []
+    wait_until_gone(workers)
     assert time.monotonic() - start < 30
     assert set(threading.enumerate()) <= set(threads)
 
 
 PARENT = """
-import time
+import signal
+import sys
+from pathlib import Path
 from flwr.app import ConfigRecord, Message, RecordDict
 from protocol.call import Action, Call
 from protocol.messages import to_request
 from fleet.running.local_grid import LocalGrid
+from tests.waiting import wait_for
 
 def do(what, node):
-    return Message(RecordDict({"do": ConfigRecord({"what": what})}), node, "query")
+    begun = str(Path(sys.argv[1], str(node)))
+    return Message(RecordDict({"do": ConfigRecord({"what": what, "begun": begun})}), node, "query")
 
 if __name__ == "__main__":
     with LocalGrid(2, {}, {}, client_app="tests.fleet.tiny_app:app", workers=2) as grid:
         replies = grid.send_and_receive([do("where", 100), do("where", 101)])
         grid.push_messages([do("sleep", 100), do("sleep", 101)])
-        time.sleep(0.5)
+        wait_for(lambda: all(Path(sys.argv[1], node).exists() for node in ("100", "101")))
         print(*(process.pid for process in grid._pool._processes.values()), flush=True)
-        time.sleep(60)
+        signal.pause()
 """
 
 
@@ -318,6 +326,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_path: Path) -> None:
     script = tmp_path / "stopped.py"
     script.write_text(STOPPED)
@@ -339,7 +348,10 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.
     script.write_text(PARENT)
     environment = {key: value for key, value in os.environ.items() if not key.startswith("COV")}
     with subprocess.Popen(
-        [sys.executable, str(script)], cwd=ROOT, env=environment | {"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE
+        [sys.executable, str(script), str(tmp_path)],
+        cwd=ROOT,
+        env=environment | {"PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
     ) as parent:
         assert parent.stdout is not None
         workers = [int(pid) for pid in parent.stdout.readline().split()]
@@ -347,10 +359,7 @@ def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.
         assert all(map(alive, workers))
         parent.send_signal(end)
         parent.wait(20)
-    left = wait_until_gone(workers)
-    for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert left == []
+    wait_until_gone(workers)
 
 
 @pytest.fixture
@@ -361,32 +370,38 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         (identity,) = made.push_messages([do("echo")])
         (pid,) = made._pool._processes
-        replies: list[Message] = []
-        end = time.monotonic() + PATIENCE
-        while not replies and time.monotonic() < end:
+
+        def interrupted() -> list[Message]:
             os.kill(pid, signal.SIGINT)
-            time.sleep(0.01)
-            replies += made.pull_messages([identity])
+            return list(made.pull_messages([identity]))
+
+        replies = wait_for(interrupted, "the reply")
         assert [reply.has_content() for reply in replies] == [True]
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
     elsewhere = threading.Thread(target=ended.wait, daemon=True)
     elsewhere.start()  # a thread that does not block the signal, as those of numerical libraries
+    told, tells = socket.socketpair()
+    told.settimeout(PATIENCE)
+    tells.setblocking(False)
+    signal.set_wakeup_fd(tells.fileno())
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         spawn = made._pool._spawn_process  # type: ignore[attr-defined]
 
         def interrupted() -> None:
             os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(0.1)
+            assert told.recv(1) == bytes([signal.SIGINT])  # it has come
             spawn()
 
         monkeypatch.setattr(made._pool, "_spawn_process", interrupted)
@@ -395,13 +410,17 @@ def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch:
         assert len(made._pool._processes) == 1
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
         assert ask(made, [do("echo")])[100].has_content()
+    signal.set_wakeup_fd(-1)
+    for end in (told, tells):
+        end.close()
     ended.set()
     elsewhere.join()
 
 
+@pytest.mark.slow
 def test_an_interrupt_at_the_keyboard_is_left_to_the_parent(grid: LocalGrid) -> None:
     pid = worker_of(grid)
     os.kill(pid, signal.SIGINT)
-    time.sleep(0.2)
+    wait_for(lambda: worker_of(grid) == pid, "an answer of the process that was interrupted")
     assert alive(pid)
     assert ask(grid, [do("echo")])[100].has_content()
