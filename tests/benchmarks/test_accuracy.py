@@ -66,6 +66,7 @@ def cell_run(cell: Cell, data: str | None, work: Path) -> None:
     wait_for((work.parent / "all are cancelled").exists)
 
 
+@pytest.mark.slow
 def test_after_a_cell_that_fails_few_others_are_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(accuracy, "run_cell", cell_run)
     made = replace(options(tmp_path), cells=tuple(replace(CELL, seed=seed) for seed in range(12)))

@@ -15,6 +15,8 @@ from protocol.errors import ConfigError
 from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
 
+pytestmark = pytest.mark.slow
+
 PLANS: dict[str, dict[str, Any]] = {
     "personal weights": {"method": "spafl", "partition": "group"},
     "sparse from the start": {"method": "sparsyfed", "partition": "iid", "powerprop": 1.25},

@@ -26,6 +26,7 @@ def test_a_model_without_dead_structure_is_handed_back_byte_for_byte() -> None:
     assert macs.dense == macs.remaining == 8 * 27 * 64 + 4 * 512
 
 
+@pytest.mark.slow
 def test_dead_and_unread_neurons_go_and_their_constants_move_into_the_next_bias() -> None:
     model = seeded(nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 9), nn.Sigmoid(), nn.Linear(9, 3)))
     kill(model[0], 0, 1, 2)
@@ -50,6 +51,7 @@ def test_inputs_and_outputs_keep_their_places_and_metadata_stays() -> None:
     assert {entry.key: entry.value for entry in proto.metadata_props} == METADATA
 
 
+@pytest.mark.slow
 def test_a_whole_dead_layer_leaves_constant_logits() -> None:
     model = seeded(nn.Sequential(nn.Linear(6, 10), nn.ReLU(), nn.Linear(10, 9), nn.ReLU(), nn.Linear(9, 3)))
     kill(model[2])
@@ -62,12 +64,14 @@ def test_a_whole_dead_convolution_leaves_constant_logits() -> None:
     assert compacted(model).removed == {"0": (8, 1), "2": (8, 1)}
 
 
+@pytest.mark.slow
 def test_dead_last_weights_leave_constant_logits() -> None:
     model = plain()
     kill(model[3])
     assert compacted(model).removed == {"0": (8, 1)}
 
 
+@pytest.mark.slow
 def test_matmul_with_an_addition_is_a_layer_too() -> None:
     class Rows(nn.Module):
         def __init__(self) -> None:
@@ -86,6 +90,7 @@ def test_matmul_with_an_addition_is_a_layer_too() -> None:
     assert operators(result.model) == ["MatMul", "Add", "Tanh", "Gemm"]
 
 
+@pytest.mark.slow
 def test_rounding_keeps_dead_channels_as_zeros_and_never_more_than_there_were() -> None:
     model = seeded(nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 20), nn.ReLU(), nn.Linear(20, 3)))
     kill(model[0], *range(21))
@@ -106,6 +111,7 @@ def test_bytes_that_are_no_model_are_refused(data: bytes) -> None:
         multiply_accumulates(data)
 
 
+@pytest.mark.slow
 def test_a_constant_that_does_not_fill_its_shape_is_refused() -> None:
     proto = onnx.load_model_from_string(convert(nn.Linear(6, 3).eval(), (6,), METADATA))
     proto.graph.initializer[0].raw_data = b"\0" * 4

@@ -8,10 +8,11 @@ from torch import nn
 
 from tests.export.compacting import compacted, kill, operators, plain, seeded
 
+pytestmark = pytest.mark.slow
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.mark.slow
 def test_a_shift_of_batch_norm_on_a_dead_channel_is_kept() -> None:
     model = seeded(
         nn.Sequential(
@@ -27,7 +28,6 @@ def test_a_shift_of_batch_norm_on_a_dead_channel_is_kept() -> None:
     assert compacted(model).removed == {"0": (8, 5)}, "no padding: the shift moves into the bias"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1.0, 0.0])
 def test_a_standalone_batch_norm_after_pooling_is_folded_through(scale: float) -> None:
     model = plain(nn.MaxPool2d(2), nn.BatchNorm2d(8), nn.Conv2d(8, 8, 3), nn.ReLU(), flat=32)

@@ -15,6 +15,7 @@ from tests.export.compacting import checked
 
 pytestmark = pytest.mark.slow
 
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 

@@ -16,6 +16,7 @@ from tests.export.compacting import METADATA, differ, of, seeded
 
 pytestmark = pytest.mark.slow
 
+
 pytestmark = pytest.mark.usefixtures("one_thread")
 SHAPES = {name: (3, 32, 32) if name in {"cifar-cnn", "resnet18", "vgg9"} else (1, 28, 28) for name in names()}
 

@@ -25,6 +25,7 @@ class Residual(nn.Module):
         return torch.as_tensor(self.out(x.mean((2, 3))))
 
 
+@pytest.mark.slow
 def test_a_dead_residual_branch_goes_and_its_constant_stays() -> None:
     model = seeded(Residual())
     kill(model.get_submodule("conv2"))
@@ -42,6 +43,7 @@ def test_a_residual_branch_of_zeros_goes_with_its_addition() -> None:
     assert "Add" not in operators(compacted(model).model)
 
 
+@pytest.mark.slow
 def test_a_residual_channel_stays_while_one_side_lives() -> None:
     model = seeded(Residual())
     kill(model.get_submodule("stem"), 0, 1)
@@ -67,6 +69,7 @@ def test_a_flattened_channel_stays_while_one_position_is_read() -> None:
     assert compacted(model).removed == {}
 
 
+@pytest.mark.slow
 def test_depthwise_convolutions_lose_channels_with_their_neighbours() -> None:
     depthwise = nn.Conv2d(8, 16, 3, padding=1, groups=8)
     model = plain(depthwise, nn.ReLU(), nn.Conv2d(16, 6, 1), flat=384)
@@ -78,6 +81,7 @@ def test_depthwise_convolutions_lose_channels_with_their_neighbours() -> None:
     assert result.untouched == ()
 
 
+@pytest.mark.slow
 def test_shared_weights_are_split_where_that_is_smaller() -> None:
     shared = nn.Linear(8, 8)
     model = seeded(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), shared, nn.ReLU(), shared, nn.ReLU(), nn.Linear(8, 3)))

@@ -13,6 +13,7 @@ from tests.export.compacting import compacted, kill, plain, seeded
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_grouped_convolutions_keep_their_shape_and_are_named() -> None:
     model = plain(nn.Conv2d(8, 8, 3, groups=2), nn.ReLU(), nn.Conv2d(8, 8, 1), flat=288)
     kill(model[0], 0, 1)
@@ -35,6 +36,7 @@ def test_shared_weights_whose_copies_would_be_larger_stay_one_and_are_named() ->
     assert result.parameters_after <= result.parameters_before
 
 
+@pytest.mark.slow
 def test_what_is_not_understood_keeps_its_channels_and_is_named() -> None:
     class Joined(nn.Module):
         def __init__(self) -> None:

@@ -58,6 +58,7 @@ def branches(x: torch.Tensor) -> torch.Tensor:
     return x if x.sum() > 0 else 2 * x
 
 
+@pytest.mark.slow
 def test_the_file_computes_the_model_in_evaluation_mode_for_every_batch_size(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -102,6 +103,7 @@ def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_whatever_the_order_of_its_metadata(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -166,6 +168,7 @@ convert(torch.nn.Linear(4, 2), (4,), {})
     assert (done.stdout, done.stderr) == ("", "")
 
 
+@pytest.mark.slow
 def test_a_warning_of_the_model_itself_is_not_silenced() -> None:
     def old(x: torch.Tensor) -> torch.Tensor:
         warnings.warn("this layer is old", FutureWarning, stacklevel=2)

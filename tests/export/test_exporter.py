@@ -13,6 +13,8 @@ from export.parity import infer, open_session
 from export.scaling import Scaling
 from protocol.errors import ParityError
 
+pytestmark = pytest.mark.slow
+
 
 def sparse(name: str, shape: tuple[int, ...], sparsity: float) -> nn.Module:
     """A network by name with only its largest weights left."""
@@ -30,7 +32,6 @@ def samples(shape: tuple[int, ...]) -> np.ndarray:
     return np.random.default_rng(0).random((40, *shape), dtype=np.float32)
 
 
-@pytest.mark.slow
 def test_a_sparse_network_becomes_a_small_file_that_computes_the_same() -> None:
     model, x = sparse("fashion-mlp", (1, 28, 28), 0.95), samples((1, 28, 28))
     made = export(model, (1, 28, 28), {"run": "r"}, x)
@@ -42,7 +43,6 @@ def test_a_sparse_network_becomes_a_small_file_that_computes_the_same() -> None:
     assert {entry.key: entry.value for entry in onnx.load_from_string(made.model).metadata_props}["run"] == "r"
 
 
-@pytest.mark.slow
 def test_the_work_that_is_left_is_counted_before_the_weights_are_coded() -> None:
     made = export(sparse("fashion-mlp", (1, 28, 28), 0.9), (1, 28, 28), {}, samples((1, 28, 28)))
     assert made.work is not None
@@ -65,7 +65,6 @@ class Recurrent(nn.Module):
         return logits
 
 
-@pytest.mark.slow
 def test_what_cannot_be_proved_is_exported_as_it_is_and_named() -> None:
     torch.manual_seed(0)
     made = export(Recurrent(), (1, 8, 8), {}, samples((1, 8, 8)))
@@ -96,7 +95,6 @@ def with_dead_filters() -> nn.Module:
     return model
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("exact", "rounded", "width"),
     [(1.0, 0.5, 32), (0.5, 1.0, 25), (1.0, 0.99, 25)],

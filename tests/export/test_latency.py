@@ -92,6 +92,7 @@ def test_nothing_to_time_is_refused() -> None:
         compare({"a": linear()}, np.ones((2, 5), np.float32))
 
 
+@pytest.mark.slow
 def test_a_plain_file_may_run_and_its_sample_is_known() -> None:
     assert check_runnable(linear(), 32) == (6,)
 

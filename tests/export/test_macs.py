@@ -13,6 +13,7 @@ from tests.export.compacting import METADATA, seeded
 pytestmark = pytest.mark.usefixtures("one_thread")
 
 
+@pytest.mark.slow
 def test_multiply_accumulates_count_each_weight_once_for_every_position() -> None:
     model = seeded(nn.Sequential(nn.Conv2d(4, 6, 3, stride=2, groups=2), nn.Flatten(), nn.Linear(54, 2)))
     model.get_parameter("0.weight").data[0, 0, 0, 0] = 0

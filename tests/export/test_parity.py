@@ -117,6 +117,7 @@ def test_outputs_that_are_not_finite_are_refused(
     assert caught.value.worst == np.inf
 
 
+@pytest.mark.slow
 def test_a_model_that_is_not_finite_is_refused_although_the_file_agrees(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
