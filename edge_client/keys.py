@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from protocol import DOMAIN
 from protocol.errors import KeyFileError, MalformedMessage
 from protocol.roster import (
     KEY_ID_BYTES,
@@ -100,7 +101,7 @@ class CohortSecret:
         return AESSIV(self._derive(b"terms" + run, 64))
 
     def _derive(self, info: bytes, length: int) -> bytes:
-        return HKDF(SHA256(), length, salt=None, info=b"pruneseal/1 " + info).derive(self._secret)
+        return HKDF(SHA256(), length, salt=None, info=DOMAIN + info).derive(self._secret)
 
 
 class Opener(Protocol):

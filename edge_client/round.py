@@ -17,15 +17,13 @@ from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
-from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMismatch
+from protocol.errors import CohortRefused, Duplicate, PeerMismatch
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
-from protocol.lanes import pack, unpack
 from protocol.layout import Layout, Mask, Vector
 from protocol.pairwise import blind, pair_key
-from protocol.parameters import CHECKS
+from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import Plan
 from protocol.support import Support, gather, scatter
-from protocol.tag import tag
 from protocol.terms import Terms, decode_terms, encode_terms, support_digest
 from protocol.wire import (
     NONCE_BYTES,
@@ -108,25 +106,8 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     p = plan.parameters
     with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
         slots = cipher.decrypt(aggregate)
-    counted = aggregate.values + CHECKS
-    packed, voted, tags = np.split(slots, [p.values.slots(counted), slots.size - p.tags])
-    lanes, ballots = (unpack(part, part.size * of.per_slot, of) for part, of in ((packed, p.values), (voted, p.votes)))
-    values, counts, votes = lanes[: aggregate.values], lanes[aggregate.values : counted], ballots[: aggregate.votes]
-    whole = (
-        (counts == aggregate.clients).all()
-        and (votes <= aggregate.clients).all()
-        and np.abs(values).max() <= p.grid.reach
-        and not lanes[counted:].any()
-        and not ballots[aggregate.votes :].any()
-    )
-    if whole:
-        key = tag_key(kit.secret, aggregate, aggregate.attempt, aggregate.clients, aggregate.cohort)
-        whole = np.array_equal(tags, tag(np.concatenate([values, counts, votes]), aggregate.clients, key, p))
-    if not whole:
-        raise MalformedMessage(
-            "the aggregate does not decrypt to the sum of one whole cohort: a contribution was left out or added "
-            "twice, or was made with other keys, or something else was added to it"
-        )
+    key = tag_key(kit.secret, aggregate, aggregate.attempt, aggregate.clients, aggregate.cohort)
+    values, votes = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
     return Sum(terms, aggregate.clients, values, votes)
 
 
@@ -248,11 +229,8 @@ def close_update(
     p = plan.parameters
     own = next(member for member in cohort.members if member.node == kit.node)
     digest = cohort.digest(call.attempt)
-    counted, chosen = np.concatenate([integers, np.ones(CHECKS, np.int64)]), votes.astype(np.int64)
-    tags = tag(
-        np.concatenate([counted, chosen]), 1, tag_key(kit.secret, own, call.attempt, len(cohort.members), digest), p
-    )
-    slots = np.concatenate([pack(counted, p.values), pack(chosen, p.votes), tags])
+    key = tag_key(kit.secret, own, call.attempt, len(cohort.members), digest)
+    slots = pack_payload(integers, votes.astype(np.int64), key, p)
     keys = {
         peer: pair_key(kit.pair_secret(peer), digest, (kit.node, peer)) for peer in sorted(cohort.nodes - {kit.node})
     }

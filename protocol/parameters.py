@@ -39,6 +39,7 @@ CHECKS: Final = 1
 _FRESH_ERROR: Final = 21
 _PLAIN_LIMIT: Final = 1 << 59
 _TAG_WORD_BITS: Final = 32
+_MOST_CLIENTS: Final = 1 << 27  # no bound holds for more, and a larger prime need not be looked for
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class Parameters:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self._bound(1) <= 0:
+        if self.grid.clients > _MOST_CLIENTS or self._bound(1) <= 0:
             raise HeadroomError(
                 f"sums of {self.grid.clients} clients at {self.grid.bits} bits cannot be decrypted for certain with "
                 f"N = {DEGREE} and a {COEFFICIENT_BITS}-bit modulus: use fewer bits or smaller cohorts"

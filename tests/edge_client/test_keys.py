@@ -43,7 +43,7 @@ def hkdf(info: bytes, length: int) -> bytes:
     key = hmac.digest(bytes(32), SECRET, "sha256")
     stream, block = b"", b""
     for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(key, block + b"pruneseal/1 " + info + bytes([counter]), "sha256")
+        block = hmac.digest(key, block + b"pruneseal/2 " + info + bytes([counter]), "sha256")
         stream += block
     return stream[:length]
 

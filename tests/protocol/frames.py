@@ -12,11 +12,14 @@ from hypothesis.extra import numpy as hnp
 from protocol.bits import Words
 from protocol.errors import PeerError
 from protocol.grid import Grid
-from protocol.parameters import Parameters
+from protocol.parameters import CHECKS, DEGREE, Parameters
 from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate
 from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
 
 PARAMETERS = Parameters(Grid(16, 5))
+FULL = (DEGREE - PARAMETERS.tags) * PARAMETERS.fields - CHECKS
+"""As many values as one ciphertext holds."""
+
 KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))
 ROSTER = KITS[1].roster
 COHORT = cohort(KITS)

@@ -2,91 +2,137 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from protocol.lanes import pack, unpack
-from protocol.plan import Plan
-from protocol.tag import HALVES, PRIME, TAGS, check_tag, make_tag, tag_lanes
+from protocol.grid import Grid, Integers
+from protocol.lanes import Slots
+from protocol.pairwise import keystream
+from protocol.parameters import Parameters
+from protocol.tag import TAG_KEY_BYTES, tag
 
-KEY = bytes(range(32))
-SIZES = st.sampled_from([0, 1, 3, 255, 256, 257, 1000])
-
-
-def some(seed: int, size: int, bound: int = 1 << 24) -> np.ndarray:
-    return np.random.default_rng(seed).integers(-bound, bound, size, endpoint=True)
-
-
-@given(st.integers(0, 2**32 - 1), SIZES, st.integers(1, 200))
-def test_tags_of_any_number_of_clients_add_up(seed: int, size: int, clients: int) -> None:
-    parts = [some(seed + k, size, (1 << 24) // clients) for k in range(clients)]
-    total = np.sum(parts, axis=0).astype(np.int64)
-    assert check_tag(total, np.sum([make_tag(part, KEY) for part in parts], axis=0), KEY)
+KEY = bytes(range(TAG_KEY_BYTES))
+SEEDS = st.integers(0, 2**32 - 1)
+SIZES = st.sampled_from([0, 1, 3, 255, 1000, 8191, 8192, 8193, 20_000])
+GRIDS = st.sampled_from([(16, 10), (12, 10), (8, 3), (2, 1), (16, 100), (24, 3), (24, 1000), (2, 10**8)])
+P = Parameters(Grid(16, 10))
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 255, 256, 1000]), st.data())
-def test_a_tag_is_the_product_with_the_expanded_key_and_each_key_has_its_own(
-    seed: int, size: int, data: st.DataObject
+def some(seed: int, size: int, bound: int) -> Integers:
+    """Integers of both signs, both ends among them."""
+    made = np.random.default_rng(seed).integers(-bound, bound, size, endpoint=True)
+    made[: size // 8], made[size // 8 : size // 4] = bound, -bound
+    return made
+
+
+def factors(key: bytes, count: int, bits: int) -> list[int]:
+    """The first bits of each word of the stream of the key's first half, by the definition."""
+    stream = Cipher(algorithms.ChaCha20(key[:32], bytes(16)), mode=None).encryptor().update(bytes(4 * count))
+    return [int.from_bytes(stream[4 * i : 4 * i + 4], "little") >> (32 - bits) for i in range(count)]
+
+
+def added(tags: list[Slots], p: Parameters) -> list[int]:
+    """The sum modulo t, in Python's integers."""
+    return [sum(map(int, column)) % p.plain_modulus for column in zip(*tags, strict=True)]
+
+
+# --- what it is --------------------------------------------------------------------------------
+
+
+@given(
+    SEEDS, st.sampled_from([0, 1, 3, 255, 1000, 8193]), GRIDS, st.integers(1, 1000), st.binary(min_size=64, max_size=64)
+)
+def test_a_tag_is_the_toeplitz_product_and_as_many_pads_as_clients(
+    seed: int, size: int, grid: tuple[int, int], clients: int, key: bytes
 ) -> None:
-    key = data.draw(st.binary(min_size=32, max_size=32))
-    x = some(seed, size)
-    # The definition, in Python's integers; r is read off by the tags of unit vectors.
-    unit = np.zeros(size, np.int64)
-    first = make_tag(x, key).reshape(TAGS, 2)
-    tags = [int(low) + (int(high) << 16) for low, high in first]
-    columns = []
-    for i in range(min(size, 300)):
-        unit[i] = 1
-        columns.append([int(a) + (int(b) << 16) for a, b in make_tag(unit, key).reshape(TAGS, 2)])
-        unit[i] = 0
-    if size <= 300:
-        for j in range(TAGS):
-            assert tags[j] == sum(int(value) * column[j] for value, column in zip(x, columns, strict=True)) % PRIME
-    # A Toeplitz matrix: each diagonal is constant.
-    for i in range(len(columns) - 1):
-        assert columns[i][1:] == columns[i + 1][:-1]
+    p = Parameters(Grid(*grid))
+    x, r = some(seed, size, p.grid.reach), factors(key, size + p.tags - 1, p.tag_bits)
+    pads = keystream(key[32:], p.tags, p.plain_modulus).tolist()
+    assert tag(x, clients, key, p).tolist() == [
+        (sum(value * r[i + j] for i, value in enumerate(x.tolist())) + clients * pads[j]) % p.plain_modulus
+        for j in range(p.tags)
+    ]
 
 
-@given(st.integers(0, 2**32 - 1), st.sampled_from([1, 256, 1000]), st.data())
-def test_a_changed_integer_or_tag_or_key_is_noticed(seed: int, size: int, data: st.DataObject) -> None:
-    x = some(seed, size, 1000)
-    tag = make_tag(x, KEY)
-    place, change = data.draw(st.integers(0, size - 1)), data.draw(st.integers(-(1 << 20), 1 << 20).filter(bool))
+@given(SEEDS, SIZES, GRIDS, st.integers(1, 12))
+def test_tags_of_any_number_of_clients_add_up(seed: int, size: int, grid: tuple[int, int], clients: int) -> None:
+    p = Parameters(Grid(*grid))
+    parts = [some(seed + k, size, p.grid.reach // clients) for k in range(clients)]
+    tags = [tag(part, 1, KEY, p) for part in parts]
+    assert tag(np.sum(parts, axis=0), clients, KEY, p).tolist() == added(tags, p)
+
+
+@given(st.integers(2, 24), st.integers(1, 50) | st.integers(1, 10**8))
+def test_a_forgery_of_every_plan_takes_as_many_tries_as_a_key_of_128_bits(bits: int, clients: int) -> None:
+    p = Parameters(Grid(bits, clients))
+    assert 2**p.tag_bits <= p.plain_modulus
+    assert p.tag_bits * p.tags >= 128 > p.tag_bits * (p.tags - 1)
+    assert p.tag_bits == 32 or 2 ** (p.tag_bits + 1) > p.plain_modulus
+
+
+@given(st.integers(2, 24), st.integers(1, 50) | st.integers(1, 10**8), st.data())
+def test_the_difference_of_two_sums_is_zero_or_invertible(bits: int, clients: int, data: st.DataObject) -> None:
+    """What the argument rests on: a factor that the key does not fix leaves no product of it fixed."""
+    p = Parameters(Grid(bits, clients))
+    largest = 2 * p.grid.reach
+    difference = data.draw(st.integers(1, largest) | st.sampled_from([largest, clients, 2, p.grid.levels]))
+    inverse = pow(difference, -1, p.plain_modulus)
+    assert difference * inverse % p.plain_modulus == 1
+
+
+# --- what it refuses ---------------------------------------------------------------------------
+
+
+@given(SEEDS, st.sampled_from([1, 255, 1000, 8193]), GRIDS, st.data())
+def test_any_other_integers_clients_or_key_have_another_tag(
+    seed: int, size: int, grid: tuple[int, int], data: st.DataObject
+) -> None:
+    p = Parameters(Grid(*grid))
+    x = some(seed, size, p.grid.reach)
+    true = tag(x, 3, KEY, p)
+    place, value = data.draw(st.integers(0, size - 1)), data.draw(st.integers(-p.grid.reach, p.grid.reach))
+    assume(x[place] != value)
     changed = x.copy()
-    changed[place] += change
-    assert not check_tag(changed, tag, KEY)
-    half = data.draw(st.integers(0, HALVES - 1))
-    other = tag.copy()
-    other[half] ^= 1
-    assert not check_tag(x, other, KEY)
-    if x.any():
-        assert not check_tag(x, tag, KEY[::-1])
+    changed[place] = value
+    assert not (tag(changed, 3, KEY, p) == true).any()  # each sum of its own would have noticed
+    assert not np.array_equal(tag(x, 2, KEY, p), true)
+    for half in (KEY[:32] + KEY[:32], KEY[32:] + KEY[32:]):
+        assert not np.array_equal(tag(x, 3, half, p), true)
 
 
-def test_values_are_expanded_uniformly_below_the_prime() -> None:
-    unit = np.zeros(1, np.int64)
-    unit[0] = 1
-    seen = [make_tag(unit, i.to_bytes(32, "big")).reshape(TAGS, 2) for i in range(500)]
-    values = np.array([[int(a) + (int(b) << 16) for a, b in row] for row in seen]) / PRIME
-    assert values.max() < 1
-    assert abs(values.mean() - 0.5) < 0.03
-    assert abs(values.std() - 12**-0.5) < 0.02
+@given(SEEDS, st.integers(1, 6), SEEDS)
+def test_what_is_moved_along_has_no_tag_that_follows_from_the_true_one(seed: int, by: int, key: int) -> None:
+    """A Toeplitz product of the same integers one place on is the product before it, but for the pads."""
+    x = np.concatenate([np.zeros(6, np.int64), some(seed, 100, 30_000), np.zeros(6, np.int64)])
+    drawn = np.random.default_rng(key).bytes(TAG_KEY_BYTES)
+    true, moved = tag(x, 3, drawn, P).tolist(), tag(np.roll(x, -by), 3, drawn, P).tolist()
+    assert not set(true) & set(moved)
 
 
-def test_an_integer_that_could_overflow_is_refused() -> None:
+def test_a_multiple_of_a_sum_has_the_multiple_of_its_tag_for_that_many_clients_alone() -> None:
+    """Why the key of a tag must depend on how many clients the sum holds."""
+    x = some(1, 100, 1000)
+    twice = [2 * int(each) % P.plain_modulus for each in tag(x, 3, KEY, P)]
+    assert tag(2 * x, 6, KEY, P).tolist() == twice
+    assert not set(tag(2 * x, 3, KEY, P).tolist()) & set(twice)
+
+
+def test_tags_of_one_key_tell_nothing_of_the_integers_to_who_lacks_it() -> None:
+    """Over many keys the tag of zeros, of ones and of the largest are alike: uniform below t."""
+    for x in (np.zeros(9, np.int64), np.ones(9, np.int64), np.full(9, P.grid.reach)):
+        seen = [tag(x, 3, np.random.default_rng(i).bytes(64), P) for i in range(500)]
+        shares = np.array(seen, np.float64).ravel() / P.plain_modulus
+        assert 0 <= shares.min()
+        assert shares.max() < 1
+        assert abs(shares.mean() - 0.5) < 0.03
+        assert abs(shares.std() - 12**-0.5) < 0.02
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize(("bits", "clients"), [(16, 10), (24, 3), (2, 10**8)])
+def test_an_integer_beyond_the_reach_of_a_sum_is_refused(bits: int, clients: int, sign: int) -> None:
+    p = Parameters(Grid(bits, clients))
     with pytest.raises(ValueError, match="larger than"):
-        make_tag(np.array([(1 << 24) + 1]), KEY)
-    extreme = np.full(1024, -(1 << 24))
-    assert check_tag(extreme, make_tag(extreme, KEY), KEY)
-
-
-@pytest.mark.parametrize("clients", [1, 3, 10, 100, 1000])
-@pytest.mark.parametrize("bits", [8, 12, 16])
-def test_the_largest_tags_of_a_full_cohort_fit_their_lanes(clients: int, bits: int) -> None:
-    modulus = Plan(max_cohort=max(3, clients), bits=bits).parameters.plain_modulus
-    lanes = tag_lanes(clients, modulus)
-    largest = np.full(HALVES, (1 << 16) - 1)
-    slots = np.zeros(lanes.slots(HALVES), np.uint64)
-    for _ in range(clients):
-        slots = (slots + pack(largest, lanes)) % np.uint64(modulus)
-    assert unpack(slots, HALVES, lanes).tolist() == [clients * ((1 << 16) - 1)] * HALVES
+        tag(np.array([0, sign * (p.grid.reach + 1)]), 1, KEY, p)
+    assert tag(np.array([0, sign * p.grid.reach]), 1, KEY, p).size == p.tags

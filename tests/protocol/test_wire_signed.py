@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused
-from protocol.parameters import CHECKS, DEGREE, SEED_BYTES
+from protocol.parameters import SEED_BYTES
 from protocol.wire import (
     ATTENDANCE,
     ATTENDANCE_BYTES,
@@ -27,6 +27,7 @@ from tests.protocol.frames import (
     ATTENDANCES,
     COHORT,
     CONTRIBUTIONS,
+    FULL,
     KITS,
     PARAMETERS,
     ROSTER,
@@ -119,7 +120,7 @@ def test_an_attendance_counts_only_with_the_signature_of_the_node_that_it_names(
 
 
 @given(
-    values=st.integers(1, 100) | st.integers(DEGREE * 3 - CHECKS - 1, DEGREE * 3 + 1),
+    values=st.integers(1, 100) | st.integers(FULL - 1, FULL + 1),
     voting=st.booleans(),
     sealed=st.binary(max_size=20),
     data=st.data(),
