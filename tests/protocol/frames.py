@@ -44,7 +44,7 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
         key=ROSTER.key_id(RUN, 1),
         cohort=COHORT.digest(1),
         support=announced_by(1).support,
-        first=dummy_words(3, PARAMETERS.width_down),
+        first=dummy_words(PARAMETERS.slots(7, 0), PARAMETERS.width_down),
         second=second,
         sealed=SEALED,
     )
@@ -65,7 +65,7 @@ AGGREGATES = [
         aggregate(SEEDS),
         aggregate((dummy_seeds(1),), clients=1, sealed=b""),
         aggregate(SEEDS, votes=7, first=dummy_words(PARAMETERS.slots(7, 7), PARAMETERS.width_down)),
-        aggregate(SEEDS, first=np.zeros(3, np.uint64)),
+        aggregate(SEEDS, first=np.zeros(PARAMETERS.slots(7, 0), np.uint64)),
     )
 ]
 

@@ -129,9 +129,9 @@ def test_the_form_of_the_second_half_is_a_zero_or_a_one_and_nothing_beside_it(fl
 
 def test_an_unused_bit_of_an_aggregate_must_be_zero() -> None:
     head = 8 + 16 + 7 * 4 + 32 + 16 + 32 + 32
-    width = PARAMETERS.width_down
-    last = head + (3 * width + 7) // 8 - 1
-    assert 3 * width % 8
+    used = PARAMETERS.slots(7, 0) * PARAMETERS.width_down
+    last = head + (used + 7) // 8 - 1
+    assert used % 8
     with pytest.raises(MalformedMessage, match="unused bits"):
         decode_aggregate(
             AGGREGATES[0][:last] + bytes([AGGREGATES[0][last] | 0x80]) + AGGREGATES[0][last + 1 :], PARAMETERS

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused
+from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused, VersionRefused
 from protocol.parameters import SEED_BYTES
 from protocol.wire import (
     ATTENDANCE,
@@ -88,7 +88,7 @@ def test_a_mutated_attendance_is_refused_unless_it_is_genuine(data: bytes) -> No
 
 def test_every_flipped_bit_of_an_attendance_is_refused() -> None:
     refusals = {type(refusal_of(decode_attendance, flipped, ROSTER)) for flipped in flips(ATTENDANCES[0])}
-    assert refusals == {MalformedMessage, SignatureRefused}
+    assert refusals == {MalformedMessage, VersionRefused, SignatureRefused}
 
 
 def test_every_truncation_and_any_longer_attendance_is_refused() -> None:
@@ -168,7 +168,7 @@ def test_every_flipped_bit_of_a_contribution_is_refused() -> None:
         type(refusal_of(decode_contribution, flipped, announced_by(1), PARAMETERS, ROSTER))
         for flipped in flips(CONTRIBUTIONS[0])
     }
-    assert refusals == {MalformedMessage, PeerMismatch, SignatureRefused}
+    assert refusals == {MalformedMessage, VersionRefused, PeerMismatch, SignatureRefused}
 
 
 def test_every_truncation_and_any_longer_contribution_is_refused() -> None:
