@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.client import Client
-from edge_client.round import Call
+from protocol.call import Call
 from protocol.ciphertext import restore, truncate
 from protocol.cohort import gather_cohort
 from protocol.errors import AgreementError, MalformedMessage, PeerError, PeerMismatch
