@@ -192,7 +192,7 @@ def lanes_vectors() -> list[Case]:
         integers = [reach, -reach, 0, 1, -1, reach, reach, -reach, -reach, 2]
         made.append({"kind": "values", "bits": bits, "clients": clients, "per_slot": per_slot, "integers": integers})
         made[-1] |= _packed(integers, lanes)
-    for clients, modulus in ((10, 65_556**3), (3, 1000), (1, 2)):
+    for clients, modulus in ((10, 65_557**3), (3, 1000), (1, 2)):
         lanes = vote_lanes(clients, modulus)
         votes = [1, 0, 1, 1, 0, clients, 0, clients, 1]
         made.append({"kind": "votes", "clients": clients, "per_slot": lanes.per_slot, "integers": votes})
@@ -227,7 +227,7 @@ def pairwise_vectors() -> list[Case]:
     secret, digest = one.pair_secret(300), COHORT.digest(1)
     key = pair_key(secret, digest, (1, 300))
     made = []
-    for modulus in (2, 3, 65_556**3, 3 << 57, (1 << 59) - 1):
+    for modulus in (2, 3, 65_557**3, 3 << 57, (1 << 59) - 1):
         slots = np.arange(5, dtype=np.uint64) % np.uint64(modulus)
         made.append(
             {
