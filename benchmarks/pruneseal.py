@@ -25,6 +25,7 @@ from benchmarks.stopwatch import (
     FIRST,
     PACK,
     SETUP,
+    TAG,
     Stopwatch,
 )
 from edge_client.cipher import RoundCipher
@@ -39,6 +40,7 @@ from edge_client.round import (
     dither_of,
     open_sum,
     quantised,
+    tag_key,
     terms_of,
 )
 from edge_client.sparsify import GlobalState
@@ -52,6 +54,7 @@ from protocol.pairwise import blind, pair_key
 from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from protocol.roster import Node, Roster
+from protocol.tag import tag
 from protocol.terms import Terms
 from protocol.wire import (
     ATTENDANCE_BYTES,
@@ -146,7 +149,11 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
     with watch.lap(SETUP):
         cipher = RoundCipher(p, kit.secret.bfv_seed(f.call.run, f.call.round))
     with watch.lap(PACK):
-        slots = pack(np.concatenate([integers, np.ones(CHECKS, np.int64)]), p.values)
+        counted = np.concatenate([integers, np.ones(CHECKS, np.int64)])
+        packed = pack(counted, p.values)
+    with watch.lap(TAG):
+        key = tag_key(kit.secret, member, f.call.attempt, len(f.cohort.members), digest)
+        slots = np.concatenate([packed, tag(counted, 1, key, p)])
     with watch.lap(BLIND):
         keys = {peer: pair_key(kit.pair_secret(peer), digest, (node, peer)) for peer in peers}
         hidden = blind(slots, node, keys, p.plain_modulus)

@@ -8,17 +8,18 @@ from statistics import median
 from time import process_time
 from typing import Final
 
-AGREE, FIRST, SETUP, PACK, BLIND, ENCRYPT = (
+AGREE, FIRST, SETUP, PACK, TAG, BLIND, ENCRYPT = (
     "agree",
     "first set up",
     "set up",
     "quantise+pack",
+    "tag",
     "blind",
     "encrypt+encode",
 )
 CONTRIBUTE, ADD, CLOSE, DECRYPT = "contribute", "decode+add", "close sum", "decrypt"
 LAZY = "decode+add, lazy"
-COLUMNS: Final = (AGREE, FIRST, SETUP, PACK, BLIND, ENCRYPT, CONTRIBUTE, ADD, LAZY, CLOSE, DECRYPT)
+COLUMNS: Final = (AGREE, FIRST, SETUP, PACK, TAG, BLIND, ENCRYPT, CONTRIBUTE, ADD, LAZY, CLOSE, DECRYPT)
 
 ADDED: Final = 4
 """Contributions that one repetition adds."""

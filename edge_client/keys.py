@@ -7,7 +7,7 @@ rosters. Secret files have mode 0600. A file that is absent or exposed is an err
 place, since a client with a key of its own would turn every sum into noise.
 
 Derived by HKDF-SHA256 (RFC 5869) from the cohort secret: its public name, the BFV key of each round, the key that seals
-the terms of a run, and the key of the model digests. Nothing is distributed during a run.
+the terms of a run, the key of the tags, and the key of the model digests. Nothing is distributed during a run.
 """
 
 import hashlib
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESSIV
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from protocol import DOMAIN
 from protocol.errors import KeyFileError, MalformedMessage
 from protocol.roster import (
     KEY_ID_BYTES,
@@ -33,6 +34,7 @@ from protocol.roster import (
     load_roster,
     signed_digest,
 )
+from protocol.tag import TAG_KEY_BYTES
 
 SECRET_BYTES: Final = 32
 COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
@@ -86,6 +88,10 @@ class CohortSecret:
         except (InvalidTag, ValueError):
             raise MalformedMessage("the sealed terms were not made with this cohort secret for this round") from None
 
+    def tag_key(self, head: bytes) -> bytes:
+        """The 64 bytes that a tag is expanded from, for sums of this head alone."""
+        return self._derive(b"tag" + head, TAG_KEY_BYTES)
+
     def model_digest(self, model: bytes, run: bytes, round_: int) -> bytes:
         """A keyed digest of a model, 32 bytes: clients compare it, the aggregator cannot test a guess against it."""
         key = self._derive(b"model digest" + run, 32)
@@ -95,7 +101,7 @@ class CohortSecret:
         return AESSIV(self._derive(b"terms" + run, 64))
 
     def _derive(self, info: bytes, length: int) -> bytes:
-        return HKDF(SHA256(), length, salt=None, info=b"pruneseal/1 " + info).derive(self._secret)
+        return HKDF(SHA256(), length, salt=None, info=DOMAIN + info).derive(self._secret)
 
 
 class Opener(Protocol):

@@ -5,28 +5,29 @@ exactly, as integers. No I/O happens here; randomness comes in as arguments, but
 """
 
 import secrets
+import struct
 from dataclasses import dataclass
 
 import numpy as np
 
 from edge_client.cipher import RoundCipher
-from edge_client.keys import Kit, Opener
+from edge_client.keys import CohortSecret, Kit, Opener
 from edge_client.learning.network import Network
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
-from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMismatch
+from protocol.errors import CohortRefused, Duplicate, PeerMismatch
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
-from protocol.lanes import pack, unpack
 from protocol.layout import Layout, Mask, Vector
 from protocol.pairwise import blind, pair_key
-from protocol.parameters import CHECKS
+from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import Plan
 from protocol.support import Support, gather, scatter
 from protocol.terms import Terms, decode_terms, encode_terms, support_digest
 from protocol.wire import (
     NONCE_BYTES,
+    Aggregate,
     Attendance,
     Contribution,
     decode_aggregate,
@@ -35,6 +36,8 @@ from protocol.wire import (
     encode_contribution,
     signed,
 )
+
+_TAG_HEAD = struct.Struct("<16s5I32s32s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,17 +106,23 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     p = plan.parameters
     with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
         slots = cipher.decrypt(aggregate)
-    cut = p.values.slots(aggregate.values + CHECKS)
-    lanes = unpack(slots[:cut], cut * p.values.per_slot, p.values)
-    votes = unpack(slots[cut:], aggregate.votes, p.votes)
-    values, checks, padding = np.split(lanes, [aggregate.values, aggregate.values + CHECKS])
-    whole = (checks == aggregate.clients).all() and not padding.any() and (votes <= aggregate.clients).all()
-    if not whole or np.abs(values).max() > p.grid.reach:
-        raise MalformedMessage(
-            "the aggregate does not decrypt to the sum of one whole cohort: a contribution was left out or added "
-            "twice, or was made with other keys"
-        )
+    key = tag_key(kit.secret, aggregate, aggregate.attempt, aggregate.clients, aggregate.cohort)
+    values, votes = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
     return Sum(terms, aggregate.clients, values, votes)
+
+
+def tag_key(secret: CohortSecret, like: Attendance | Aggregate, attempt: int, clients: int, cohort: bytes) -> bytes:
+    """The key of the tags of one attempt, 64 bytes. It covers all that a reader takes from the head of the sum.
+
+    Args:
+        secret: The cohort secret.
+        like: Names the run, the round, the sizes and the sealed terms: a member's attendance, or the sum.
+        attempt: The number of the `contribute` message.
+        clients: How many clients the cohort has.
+        cohort: Its digest, 32 bytes.
+    """
+    numbers = (like.round, attempt, clients, like.values, like.votes)
+    return secret.tag_key(_TAG_HEAD.pack(like.run, *numbers, cohort, like.support))
 
 
 def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:
@@ -219,9 +228,9 @@ def close_update(
     """Pack, blind for exactly this cohort, encrypt and sign: the contribution's bytes."""
     p = plan.parameters
     own = next(member for member in cohort.members if member.node == kit.node)
-    checked = np.concatenate([integers, np.ones(CHECKS, np.int64)])
-    slots = np.concatenate([pack(checked, p.values), pack(votes.astype(np.int64), p.votes)])
     digest = cohort.digest(call.attempt)
+    key = tag_key(kit.secret, own, call.attempt, len(cohort.members), digest)
+    slots = pack_payload(integers, votes.astype(np.int64), key, p)
     keys = {
         peer: pair_key(kit.pair_secret(peer), digest, (kit.node, peer)) for peer in sorted(cohort.nodes - {kit.node})
     }

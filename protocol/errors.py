@@ -14,6 +14,7 @@
     ├── DeploymentError        a process of a deployment does not do its part
     ├── PeerError              the *other* end's mistake; abstract
     │   ├── MalformedMessage   the bytes do not parse
+    │   │   └── VersionRefused the message is of another version of the protocol
     │   ├── SignatureRefused   parses, but is not signed by whom it names
     │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
     │   ├── Duplicate          this node has already answered
@@ -38,6 +39,8 @@ or data, stays there.
 """
 
 from typing import ClassVar
+
+from protocol import VERSION
 
 
 class PruneSealError(Exception):
@@ -120,6 +123,24 @@ class MalformedMessage(PeerError):
 
     public = "the message does not parse"
     code = 111
+
+
+class VersionRefused(MalformedMessage):
+    """The message is of another version of the protocol.
+
+    Attributes:
+        theirs: The peer's version.
+    """
+
+    public = f"this node speaks protocol version {VERSION}: install the same PruneSeal on every machine"
+    code = 117
+
+    def __init__(self, theirs: int) -> None:
+        super().__init__(
+            f"the message is of protocol version {theirs}, and this program speaks version {VERSION}: install the "
+            "same PruneSeal on every machine of the federation, and provision the nodes again"
+        )
+        self.theirs = theirs
 
 
 class SignatureRefused(PeerError):

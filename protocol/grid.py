@@ -13,6 +13,8 @@ Laws, for the values v_k of a cohort of at most K clients, the steps s and any d
 """
 
 from dataclasses import dataclass
+from functools import cache
+from math import isqrt
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,8 +34,9 @@ _FLOOR = 0.5
 class Grid:
     """The grid of the *sum*: b bits for values of a cohort of at most K clients.
 
-    The radix of a lane is R = 2^b + 2K: the 2Q + 1 points of the grid, and at either end one step for the rounding of
-    each client (the last of them at one end is never reached).
+    The radix of a lane, R, is the first prime from 2^b + 2K: the 2Q + 1 points of the grid, and at either end one step
+    for the rounding of each client (the last of them at one end is never reached). A prime for the tag's sake
+    (`protocol/tag.py`): the difference of two sums is then zero or invertible modulo R^f.
     """
 
     bits: int
@@ -53,12 +56,21 @@ class Grid:
     @property
     def radix(self) -> int:
         """R, how many values one lane of the sum can take."""
-        return 2 * self.levels + 2 * self.clients
+        return _prime_from(2 * self.levels + 2 * self.clients)
 
     @property
     def reach(self) -> int:
         """The largest absolute value of a sum, Q + K - 1."""
         return self.levels + self.clients - 1
+
+
+@cache
+def _prime_from(number: int) -> int:
+    """The smallest prime that is not below ``number``, from 3."""
+    number |= 1
+    while any(number % divisor == 0 for divisor in range(3, isqrt(number) + 1, 2)):
+        number += 2
+    return number
 
 
 def clips(vector: Vector, layout: Layout) -> Vector:

@@ -10,6 +10,7 @@ an array, and our reader refuses any other, so neither end can mistake plaintext
 the protocol that knows Flower; both ends use it.
 """
 
+import re
 from collections.abc import Mapping
 from math import isfinite
 from typing import Final
@@ -18,9 +19,10 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 
 from protocol import VERSION
 from protocol.call import Action, Call
-from protocol.errors import MalformedMessage, PruneSealError
+from protocol.errors import MalformedMessage, PruneSealError, VersionRefused
 
 STYPE: Final = f"pruneseal.v{VERSION}"
+_ANY_VERSION: Final = re.compile(r"pruneseal\.v([0-9]{1,3})")
 _CALL, _METRICS, _REFERENCE = "call", "metrics", " [ref "
 
 
@@ -38,9 +40,12 @@ def from_record(record: ArrayRecord) -> dict[str, bytes]:
     """Unwrap what :func:`to_record` made.
 
     Raises:
+        VersionRefused: An array is a frame of another protocol version.
         MalformedMessage: An array is not one of ours: plaintext instead of our frame, for example.
     """
     for name, array in record.items():
+        if array.stype != STYPE and (other := _ANY_VERSION.fullmatch(array.stype)):
+            raise VersionRefused(int(other[1]))
         if array.stype != STYPE or array.dtype != "bytes" or tuple(array.shape) != (len(array.data),):
             raise MalformedMessage(f"the array {name!r} is {array.stype!r} of {array.dtype!r}, not a {STYPE} frame")
     return {name: array.data for name, array in record.items()}

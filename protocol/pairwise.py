@@ -17,6 +17,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from protocol import DOMAIN
 from protocol.lanes import Slots
 
 _SPARE = 64
@@ -31,7 +32,7 @@ def pair_key(secret: bytes, cohort: bytes, nodes: tuple[int, int]) -> bytes:
         cohort: The digest of the announced cohort.
         nodes: The numbers of the two nodes, in any order.
     """
-    info = b"pruneseal/1 mask" + struct.pack("<II", *sorted(nodes))
+    info = DOMAIN + b"blinding" + struct.pack("<II", *sorted(nodes))
     return HKDF(SHA256(), 32, salt=cohort, info=info).derive(secret)
 
 

@@ -33,11 +33,13 @@ SECURITY_BITS: Final = 128
 SEED_BYTES: Final = 64
 """The seed of a ciphertext's second half (SEAL's blake2xb generator)."""
 
-CHECKS: Final = 2
-"""Lanes that hold the constant 1: in the sum they count the clients, so a wrong key or blinding shows at once."""
+CHECKS: Final = 1
+"""Lanes that hold the constant 1: in the sum they count the clients."""
 
 _FRESH_ERROR: Final = 21
 _PLAIN_LIMIT: Final = 1 << 59
+_TAG_WORD_BITS: Final = 32
+_MOST_CLIENTS: Final = 1 << 27  # no bound holds for more, and a larger prime need not be looked for
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ class Parameters:
     grid: Grid
 
     def __post_init__(self) -> None:
-        if self._bound(1) <= 0:
+        if self.grid.clients > _MOST_CLIENTS or self._bound(1) <= 0:
             raise HeadroomError(
                 f"sums of {self.grid.clients} clients at {self.grid.bits} bits cannot be decrypted for certain with "
                 f"N = {DEGREE} and a {COEFFICIENT_BITS}-bit modulus: use fewer bits or smaller cohorts"
@@ -124,9 +126,19 @@ class Parameters:
         """The lanes of votes."""
         return vote_lanes(self.grid.clients, self.plain_modulus)
 
+    @property
+    def tag_bits(self) -> int:
+        """Bits of one factor of a tag, so that each is another number modulo t."""
+        return min(_TAG_WORD_BITS, self.plain_modulus.bit_length() - 1)
+
+    @property
+    def tags(self) -> int:
+        """Slots of a tag: so many that nothing else passes for it but with probability 2^-128."""
+        return -(-SECURITY_BITS // self.tag_bits)
+
     def slots(self, values: int, votes: int) -> int:
-        """Coefficients that a payload of this many values and votes uses, the check lanes included."""
-        return self.values.slots(values + CHECKS) + self.votes.slots(votes)
+        """Coefficients that a payload of this many values and votes uses, count and tag included."""
+        return self.values.slots(values + CHECKS) + self.votes.slots(votes) + self.tags
 
     def blocks(self, values: int, votes: int) -> int:
         """Ciphertexts that hold them."""

@@ -18,6 +18,7 @@ from typing import Final
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from protocol import DOMAIN
 from protocol.errors import KeyFileError, RosterRefused, SignatureRefused
 
 KEY_ID_BYTES = 16
@@ -34,7 +35,7 @@ def signed_digest(message: bytes) -> bytes:
     Ed25519 itself reads its input twice; hashed once with what most processors have an instruction for, a large
     contribution is signed and verified several times faster.
     """
-    return b"pruneseal/1 signature" + hashlib.sha256(message).digest()
+    return DOMAIN + b"signature" + hashlib.sha256(message).digest()
 
 
 @dataclass(frozen=True)

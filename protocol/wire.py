@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from protocol import VERSION
 from protocol.bits import Words, pack_bits, packed_length, unpack_bits
-from protocol.errors import MalformedMessage, PeerMismatch
+from protocol.errors import MalformedMessage, PeerMismatch, VersionRefused
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SEED_BYTES, Parameters
 from protocol.roster import Roster
 
@@ -171,15 +171,18 @@ def kind_of(data: bytes) -> int:
     """The kind of a message.
 
     Raises:
-        MalformedMessage: It is not a message of this protocol version.
+        VersionRefused: It is a message of another protocol version.
+        MalformedMessage: It is no message.
     """
     if len(data) < _PREFIX.size or len(data) > LARGEST:
         raise MalformedMessage(f"{len(data)} bytes are not a message")
     magic, version, kind, reserved = _PREFIX.unpack_from(data)
-    if magic != MAGIC or reserved != 0 or kind not in (ATTENDANCE, CONTRIBUTION, AGGREGATE):
+    if magic != MAGIC:
         raise MalformedMessage("not a PruneSeal message")
     if version != VERSION:
-        raise MalformedMessage(f"message of version {version}; this program speaks version {VERSION}")
+        raise VersionRefused(version)
+    if reserved != 0 or kind not in (ATTENDANCE, CONTRIBUTION, AGGREGATE):
+        raise MalformedMessage("not a PruneSeal message")
     return int(kind)
 
 

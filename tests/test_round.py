@@ -79,7 +79,10 @@ def run_round(
 
 SEEDS = st.integers(0, 2**32 - 1)
 SAMPLES = st.sampled_from([1, 2, 3, 1_000, 60_000, 2**31]) | st.integers(1, 2**16)
-SIZES = st.integers(1, 60) | st.sampled_from([3 * DEGREE - CHECKS, 3 * DEGREE - CHECKS + 1, 3 * DEGREE + 5])
+FULL = 3 * (DEGREE - 4) - CHECKS
+"""As many values as one ciphertext holds, three to a slot, with their count and the four slots of a tag."""
+
+SIZES = st.integers(1, 60) | st.sampled_from([FULL, FULL + 1, 3 * DEGREE + 5])
 """Models of a few values, and some on either side of where a second ciphertext begins (three values to a slot)."""
 
 

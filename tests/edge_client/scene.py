@@ -19,7 +19,7 @@ from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
 from tests import factories
 from tests.edge_client.federation import FIRST, NODES, RUN, Federation, add_up, federation, random_vector
 
-SIZE = 50
+SIZE = 51
 LAYOUT = factories.layout(SIZE)
 STATE = first_state(random_vector(0, SIZE), LAYOUT)
 PLAN = Plan(max_cohort=6)

@@ -375,7 +375,7 @@ def request() -> Message:
         Array(np.ones(3, np.float32)),
         Array("bytes", (3,), "numpy.ndarray", b"abc"),
         Array("bytes", (3,), "", b"abc"),
-        Array("bytes", (3,), "pruneseal.v2", b"abc"),
+        Array("bytes", (3,), "pruneseal.v1", b"abc"),
     ],
 )
 def test_an_array_in_clear_never_leaves(array: Array) -> None:

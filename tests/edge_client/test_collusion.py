@@ -16,16 +16,17 @@ from edge_client.cipher import RoundCipher
 from edge_client.client import Client
 from edge_client.keys import Kit
 from edge_client.learning.network import build_network, first_state
-from edge_client.round import Update, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import Update, attend, close_update, dither_of, open_sum, quantised, tag_key
 from edge_client.state import Pending, load_pending
 from protocol.bits import Words
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CohortRefused
 from protocol.grid import Integers
-from protocol.lanes import Slots, pack, unpack
+from protocol.lanes import Slots, unpack
 from protocol.pairwise import keystream, pair_key
 from protocol.parameters import CHECKS, DEGREE
+from protocol.payload import pack_payload
 from protocol.plan import Plan
 from protocol.wire import decode_contribution
 from tests import factories
@@ -44,8 +45,9 @@ from tests.edge_client.federation import (
 PLAN = Plan(max_cohort=6)
 P = PLAN.parameters
 T = P.plain_modulus
-SIZE = P.fields * DEGREE - CHECKS
-"""As many values as one ciphertext holds: 4096 slots to look at."""
+USED = DEGREE - P.tags
+SIZE = P.fields * USED - CHECKS
+"""As many values as one ciphertext holds: with their tag 4096 slots to look at."""
 
 COHORT = NODES[:5]
 COLLUDER = COHORT[-1]
@@ -66,7 +68,9 @@ class Loot:
 
     def slots(self, node: int) -> Slots:
         """The true slots of a member, before its blinding."""
-        return pack(np.concatenate([self.clear[node], np.ones(CHECKS, np.int64)]), P.values)
+        member = self.cohort.members[0]
+        key = tag_key(self.kits[node].secret, member, 1, len(self.cohort.members), self.cohort.digest(1))
+        return pack_payload(self.clear[node], np.zeros(0, np.int64), key, P)
 
     def decrypt(self, nodes: Sequence[int]) -> Slots:
         """What the cohort secret makes of the sum of these contributions; a node may stand in it several times."""
@@ -123,7 +127,7 @@ def assert_noise(seen: Slots, truth: Slots) -> None:
     assert chi_square(seen) < CHI_SQUARE_BOUND
     assert chi_square(difference) < CHI_SQUARE_BOUND
     assert not (seen == truth).any()
-    lanes, true_lanes = (unpack(slots, SIZE + CHECKS, P.values) for slots in (seen, truth))
+    lanes, true_lanes = (unpack(slots[:USED], SIZE + CHECKS, P.values) for slots in (seen, truth))
     for lane in range(P.fields):
         column = (lanes[lane :: P.fields] - P.values.low).astype(np.uint64)
         assert chi_square(column, P.grid.radix) < CHI_SQUARE_BOUND
@@ -137,7 +141,7 @@ def assert_noise(seen: Slots, truth: Slots) -> None:
 
 def test_the_full_cohort_decrypts_exactly(loot: Loot) -> None:
     truth = np.sum([loot.clear[node] for node in COHORT], axis=0)
-    lanes = unpack(loot.decrypt(COHORT), SIZE + CHECKS, P.values)
+    lanes = unpack(loot.decrypt(COHORT)[:USED], SIZE + CHECKS, P.values)
     assert lanes[:SIZE].tolist() == truth.tolist()
     assert lanes[SIZE:].tolist() == [5] * CHECKS
 
@@ -155,7 +159,7 @@ def test_the_colluders_strip_what_is_theirs_to_strip(loot: Loot) -> None:
     """All victims together, without the colluder, give the sum of the victims: what the mean tells anyway."""
     seen = loot.strip(loot.decrypt(VICTIMS), VICTIMS)
     truth = np.sum([loot.clear[node] for node in VICTIMS], axis=0)
-    assert unpack(seen, SIZE + CHECKS, P.values)[:SIZE].tolist() == truth.tolist()
+    assert unpack(seen[:USED], SIZE + CHECKS, P.values)[:SIZE].tolist() == truth.tolist()
 
 
 # --- the attacks --------------------------------------------------------------------------------

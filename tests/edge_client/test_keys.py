@@ -43,7 +43,7 @@ def hkdf(info: bytes, length: int) -> bytes:
     key = hmac.digest(bytes(32), SECRET, "sha256")
     stream, block = b"", b""
     for counter in range(1, -(-length // 32) + 1):
-        block = hmac.digest(key, block + b"pruneseal/1 " + info + bytes([counter]), "sha256")
+        block = hmac.digest(key, block + b"pruneseal/2 " + info + bytes([counter]), "sha256")
         stream += block
     return stream[:length]
 
@@ -55,10 +55,11 @@ def test_everything_derived_is_the_hkdf_of_rfc_5869_under_its_own_label() -> Non
     secret = CohortSecret(SECRET)
     assert secret.id == hkdf(b"cohort id", 16)
     assert secret.bfv_seed(RUN, 7) == hkdf(b"bfv" + RUN + b"\x07\0\0\0", 32)
+    assert secret.tag_key(b"a head") == hkdf(b"tag" + b"a head", 64)
 
 
 def test_the_public_name_is_pinned_so_that_no_release_can_change_it_unnoticed() -> None:
-    assert CohortSecret(SECRET).id.hex() == "8f8bda3525970d3db264e8a69cbc58c0"
+    assert CohortSecret(SECRET).id.hex() == "cfcd25a01a20320c13cff8d5b4f13b37"
 
 
 def test_every_run_and_every_round_has_a_bfv_key_of_its_own() -> None:

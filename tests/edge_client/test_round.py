@@ -156,7 +156,7 @@ def test_the_next_state_is_the_mean_on_what_survives_and_zero_elsewhere() -> Non
     mean[:20] = (values * (2.0 / PLAN.parameters.grid.levels)).astype(np.float32)
     seen_mean, seen_votes, clients, merged = method.asked
     assert seen_mean.tolist() == merged.vector.tolist() == mean.tolist()
-    assert seen_votes.tolist() == votes.tolist() + [0] * 30
+    assert seen_votes.tolist() == votes.tolist() + [0] * (SIZE - 20)
     assert (clients, merged.round, state.round) == (4, 3, 3)
     assert merged.mask.tolist() == mask.tolist()
     assert state.mask.tolist() == (np.arange(SIZE) % 2 == 0).tolist()

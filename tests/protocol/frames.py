@@ -12,11 +12,14 @@ from hypothesis.extra import numpy as hnp
 from protocol.bits import Words
 from protocol.errors import PeerError
 from protocol.grid import Grid
-from protocol.parameters import Parameters
+from protocol.parameters import CHECKS, DEGREE, Parameters
 from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate
 from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
 
 PARAMETERS = Parameters(Grid(16, 5))
+FULL = (DEGREE - PARAMETERS.tags) * PARAMETERS.fields - CHECKS
+"""As many values as one ciphertext holds."""
+
 KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))
 ROSTER = KITS[1].roster
 COHORT = cohort(KITS)
@@ -41,7 +44,7 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
         key=ROSTER.key_id(RUN, 1),
         cohort=COHORT.digest(1),
         support=announced_by(1).support,
-        first=dummy_words(3, PARAMETERS.width_down),
+        first=dummy_words(PARAMETERS.slots(7, 0), PARAMETERS.width_down),
         second=second,
         sealed=SEALED,
     )
@@ -62,7 +65,7 @@ AGGREGATES = [
         aggregate(SEEDS),
         aggregate((dummy_seeds(1),), clients=1, sealed=b""),
         aggregate(SEEDS, votes=7, first=dummy_words(PARAMETERS.slots(7, 7), PARAMETERS.width_down)),
-        aggregate(SEEDS, first=np.zeros(3, np.uint64)),
+        aggregate(SEEDS, first=np.zeros(PARAMETERS.slots(7, 0), np.uint64)),
     )
 ]
 

@@ -70,6 +70,7 @@ def test_the_codes_never_change() -> None:
         "Duplicate": 114,
         "CohortRefused": 115,
         "BundleRefused": 116,
+        "VersionRefused": 117,
         "AgreementError": 120,
         "QuorumError": 121,
         "VerificationError": 100,
@@ -90,6 +91,7 @@ def test_the_peers_mistake_can_be_told_from_ours() -> None:
     assert peers == {
         "PeerError",
         "MalformedMessage",
+        "VersionRefused",
         "SignatureRefused",
         "PeerMismatch",
         "Duplicate",

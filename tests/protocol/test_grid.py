@@ -1,6 +1,7 @@
 """``protocol.grid``: the sum of a cohort stays inside its lane, and stands for the mean."""
 
 from fractions import Fraction
+from math import isqrt
 
 import numpy as np
 import pytest
@@ -138,7 +139,19 @@ def test_the_mean_of_zero_is_zero_and_of_a_negative_sum_the_negative(total: Inte
 def test_the_radix_holds_every_sum(bits: int, clients: int) -> None:
     grid = Grid(bits, clients)
     assert grid.levels == 2 ** (bits - 1)
-    assert grid.radix == 2**bits + 2 * clients == 2 * grid.reach + 2
+    assert 2**bits + 2 * clients == 2 * grid.reach + 2 <= grid.radix
+
+
+@given(BITS, st.integers(1, 100_000))
+@settings(max_examples=30)
+def test_the_radix_is_the_first_prime_that_does(bits: int, clients: int) -> None:
+    grid = Grid(bits, clients)
+
+    def prime(number: int) -> bool:
+        return all(number % divisor for divisor in range(2, isqrt(number) + 1))
+
+    assert prime(grid.radix)
+    assert not any(prime(number) for number in range(2 * grid.reach + 2, grid.radix))
 
 
 @pytest.mark.parametrize("bits", [-1, 0, 1, 25, 64])

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from protocol import VERSION
 from protocol.call import Action, Call
-from protocol.errors import KeyFileError, MalformedMessage
+from protocol.errors import KeyFileError, MalformedMessage, VersionRefused
 from protocol.messages import (
     STYPE,
     call_of,
@@ -54,7 +54,8 @@ def test_numpy_cannot_mistake_a_frame_for_an_array() -> None:
     "change",
     [
         {"stype": "numpy.ndarray"},
-        {"stype": "pruneseal.v0"},
+        {"stype": "pruneseal.v"},
+        {"stype": "pruneseal.v1 "},
         {"stype": ""},
         {"dtype": "float32"},
         {"shape": (3,)},
@@ -68,6 +69,16 @@ def test_an_array_that_is_not_our_frame_is_refused(change: dict[str, Any]) -> No
     assert from_record(ArrayRecord({"frame": Array(**fields)})) == {"frame": b"four"}
     with pytest.raises(MalformedMessage, match="'frame' is"):
         from_record(ArrayRecord({"frame": Array(**(fields | change))}))
+
+
+@pytest.mark.parametrize("version", [0, 1, 3])
+def test_a_frame_of_another_version_is_refused_with_both_versions_and_what_to_do(version: int) -> None:
+    frame = Array(dtype="bytes", shape=(4,), stype=f"pruneseal.v{version}", data=b"four")
+    with pytest.raises(
+        VersionRefused, match=f"version {version}, and this program speaks version 2: install the same PruneSeal"
+    ) as caught:
+        from_record(ArrayRecord({"frame": frame}))
+    assert caught.value.theirs == version
 
 
 def test_plaintext_weights_are_refused() -> None:

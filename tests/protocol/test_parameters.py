@@ -17,7 +17,7 @@ from protocol.errors import HeadroomError
 from protocol.grid import Grid
 from protocol.pairwise import keystream
 from protocol.parameters import CHECKS, COEFFICIENT_BITS, DEGREE, MODULUS, SEED_BYTES, Parameters
-from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
+from protocol.wire import Aggregate, contribution_length, decode_aggregate, encode_aggregate
 from tests.factories import RUN
 
 FRESH = 21
@@ -86,10 +86,10 @@ def test_the_parts_fit_one_another(bits: int, clients: int) -> None:
 
 @pytest.mark.parametrize("bits", [2, 8, 16, 20, 24])
 def test_one_client_too_many_is_refused_when_the_parameters_are_built(bits: int) -> None:
-    low, high = 1, 1 << 40
+    low, high = 1, 1 << 28
     while high - low > 1:
         middle = (low + high) // 2
-        if FRESH * middle + middle * HALF < admitted(2**bits + 2 * middle):
+        if FRESH * middle + middle * HALF < admitted(Grid(bits, middle).radix):
             low = middle
         else:
             high = middle
@@ -102,25 +102,40 @@ def test_one_client_too_many_is_refused_when_the_parameters_are_built(bits: int)
 
 def test_the_worked_example_of_the_design() -> None:
     p = Parameters(Grid(16, 10))
-    assert (p.grid.radix, p.fields, p.drop_up, p.width_up) == (65_556, 3, 8, 52)
+    assert (p.grid.radix, p.fields, p.drop_up, p.width_up) == (65_557, 3, 8, 52)
     assert Parameters(Grid(12, 10)).width_up / Parameters(Grid(12, 10)).fields / 8 == 1.625
+
+
+@pytest.mark.parametrize(("bits", "most"), [(16, 2.3), (12, 1.75)])
+def test_a_contribution_with_its_count_and_tag_takes_no_more_bytes_than_the_design_allows(
+    bits: int, most: float
+) -> None:
+    assert contribution_length(118_282, 0, 0, Parameters(Grid(bits, 10))) / 118_282 <= most
+
+
+@pytest.mark.parametrize("clients", [(1 << 27) + 1, 1 << 62, 1 << 200])
+def test_a_cohort_of_any_size_beyond_is_refused_at_once(clients: int) -> None:
+    """No prime of such a size is looked for."""
+    with pytest.raises(HeadroomError, match=f"sums of {clients} clients"):
+        Parameters(Grid(2, clients))
 
 
 @pytest.mark.parametrize(
     ("values", "votes", "slots", "blocks"),
     [
-        (1, 0, 1, 1),
-        (2, 0, 2, 1),
-        (1, 1, 2, 1),
-        (4, 4, 3, 1),
-        (3 * DEGREE - CHECKS, 0, DEGREE, 1),
-        (3 * DEGREE - CHECKS + 1, 0, DEGREE + 1, 2),
-        (3 * DEGREE, 3 * DEGREE, DEGREE + 1 + -(-3 * DEGREE // 13), 2),
+        (1, 0, 1 + 4, 1),
+        (3 - CHECKS, 0, 1 + 4, 1),
+        (3, 0, 2 + 4, 1),
+        (1, 1, 2 + 4, 1),
+        (4, 4, 3 + 4, 1),
+        (3 * (DEGREE - 4) - CHECKS, 0, DEGREE, 1),
+        (3 * (DEGREE - 4) - CHECKS + 1, 0, DEGREE + 1, 2),
+        (3 * DEGREE, 3 * DEGREE, DEGREE + 1 + -(-3 * DEGREE // 13) + 4, 2),
     ],
 )
-def test_check_lanes_values_and_votes_take_whole_slots(values: int, votes: int, slots: int, blocks: int) -> None:
+def test_values_with_the_count_votes_and_tag_take_whole_slots(values: int, votes: int, slots: int, blocks: int) -> None:
     p = Parameters(Grid(16, 10))
-    assert (p.fields, p.votes.per_slot) == (3, 13)
+    assert (p.fields, p.votes.per_slot, p.tags) == (3, 13, 4)
     assert p.slots(values, votes) == slots
     assert p.blocks(values, votes) == blocks
 
@@ -269,7 +284,7 @@ def test_the_worst_full_cohort_reaches_the_bound_and_still_decrypts() -> None:
     assert bound - 1 < worst.error + (1 << (p.drop_down - 1)) < bound < limit(p.plain_modulus)
 
     seeds = tuple(bytes([number]) * SEED_BYTES for number in range(p.grid.clients))
-    values = used * p.fields - CHECKS
+    values = (used - p.tags) * p.fields - CHECKS
     aggregate = Aggregate(RUN, 1, 1, 10, values, 0, bytes(32), bytes(16), bytes(32), bytes(32), head, (seeds,), b"")
     with RoundCipher(p, KEY_SEED) as cipher:
         slots = cipher.decrypt(decode_aggregate(encode_aggregate(aggregate, p), p))

@@ -11,6 +11,7 @@ import pytest
 
 from edge_client.cipher import RoundCipher
 from edge_client.keys import CohortSecret
+from edge_client.round import tag_key
 from protocol import errors
 from protocol.bits import pack_bits, unpack_bits
 from protocol.ciphertext import Seal, Summer, restore, truncate
@@ -19,9 +20,11 @@ from protocol.grid import Grid, Share, clips, dequantise, quantise, steps
 from protocol.lanes import pack, unpack, value_lanes, vote_lanes
 from protocol.pairwise import blind, keystream, pair_key
 from protocol.parameters import CHECKS, DEGREE, Parameters
+from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import plan_from_config
 from protocol.roster import Roster, load_roster
 from protocol.support import Support, decode_support, encode_support
+from protocol.tag import tag
 from protocol.terms import decode_terms, encode_terms, support_digest
 from protocol.wire import (
     SIGNATURE_BYTES,
@@ -145,6 +148,29 @@ def replay_keys(case: Case) -> None:
     assert secret.bfv_seed(run, case["round"]).hex() == case["bfv_seed"]
 
 
+def replay_tag(case: Case) -> None:
+    p, member = parameters(case), decode_attendance(bytes.fromhex(case["attendance"]), roster())
+    secret, cohort = CohortSecret(bytes.fromhex(case["secret"])), bytes.fromhex(case["cohort"])
+    key = tag_key(secret, member, case["attempt"], case["clients"], cohort)
+    assert (key.hex(), p.plain_modulus, p.tag_bits) == (case["key"], case["modulus"], case["factor_bits"])
+    assert [tag(np.array(each), 1, key, p).tolist() for each in case["summands"]] == case["tags"]
+    assert np.sum(case["summands"], axis=0).tolist() == case["sum"]
+    assert tag(np.array(case["sum"]), case["clients"], key, p).tolist() == case["tag"]
+    assert [sum(column) % p.plain_modulus for column in zip(*case["tags"], strict=True)] == case["tag"]
+
+
+def replay_payload(case: Case) -> None:
+    p, key = parameters(case), bytes.fromhex(case["key"])
+    for each in case["payloads"]:
+        slots = pack_payload(np.array(each["integers"]), np.array(each["votes"], np.int64), key, p)
+        assert slots.tolist() == each["slots"]
+    total = [sum(column) % p.plain_modulus for column in zip(*(x["slots"] for x in case["payloads"]), strict=True)]
+    assert total == case["slots"]
+    values, votes = unpack_payload(words(total), case["clients"], len(case["values"]), len(case["votes"]), key, p)
+    assert (values.tolist(), votes.tolist()) == (case["values"], case["votes"])
+    assert values.tolist() == np.sum([x["integers"] for x in case["payloads"]], axis=0).tolist()
+
+
 def replay_attendance(case: Case) -> None:
     data = bytes.fromhex(case["encoded"])
     made = decode_attendance(data, roster())
@@ -230,6 +256,8 @@ REPLAYS: dict[str, Callable[[Case], None]] = {
     "bits": replay_bits,
     "pairwise": replay_pairwise,
     "keys": replay_keys,
+    "tag": replay_tag,
+    "payload": replay_payload,
     "attendance": replay_attendance,
     "cohort": replay_cohort,
     "succession": replay_succession,
@@ -265,6 +293,14 @@ REFUSALS: dict[str, Callable[[Case], object]] = {
     ),
     "aggregate": lambda case: decode_aggregate(bytes.fromhex(case["encoded"]), parameters(case)),
     "residues": lambda case: restore(words(case["words"]), case["drop"]),
+    "payload": lambda case: unpack_payload(
+        words(case["slots"]),
+        case["clients"],
+        case["values"],
+        case["votes"],
+        bytes.fromhex(case["key"]),
+        parameters(case),
+    ),
     "plan": lambda case: plan_from_config(case["config"]),
 }
 
@@ -293,11 +329,12 @@ def test_every_refusal_that_a_decoder_can_make_has_a_vector() -> None:
         "support": {"MalformedMessage"},
         "bits": {"MalformedMessage"},
         "terms": {"MalformedMessage"},
-        "attendance": {"MalformedMessage", "SignatureRefused"},
+        "attendance": {"MalformedMessage", "VersionRefused", "SignatureRefused"},
         "cohort": {"MalformedMessage", "SignatureRefused", "CohortRefused", "AgreementError"},
         "contribution": {"MalformedMessage", "SignatureRefused", "PeerMismatch"},
         "aggregate": {"MalformedMessage"},
         "residues": {"MalformedMessage"},
+        "payload": {"MalformedMessage"},
         "plan": {"ConfigError", "HeadroomError"},
         "roster": {"RosterRefused"},
     }
@@ -316,12 +353,14 @@ def test_the_recorded_sum_decrypts_to_the_recorded_integers() -> None:
     assert aggregate.key == roster().key_id(run, case["round"])
     with RoundCipher(p, secret.bfv_seed(run, case["round"])) as cipher:
         slots = cipher.decrypt(aggregate)
+    key = tag_key(secret, aggregate, aggregate.attempt, aggregate.clients, aggregate.cohort)
+    values, votes = unpack_payload(slots, 3, len(case["values"]), len(case["votes"]), key, p)
+    assert (values.tolist(), votes.tolist()) == (case["values"], case["votes"])
     cut = p.values.slots(len(case["values"]) + CHECKS)
     lanes = unpack(slots[:cut], cut * p.values.per_slot, p.values)
-    assert lanes.tolist() == [*case["values"], 3, 3]
-    assert unpack(slots[cut:], len(case["votes"]), p.votes).tolist() == case["votes"]
+    assert lanes.tolist() == [*case["values"], 3, 0]
     step = steps(terms.clips, made, terms.support, p.grid)
-    assert dequantise(lanes[: len(case["values"])], step).tolist() == case["mean"]
+    assert dequantise(values, step).tolist() == case["mean"]
 
 
 def test_the_recorded_contributions_still_add_up_to_the_recorded_sum() -> None:
@@ -344,7 +383,7 @@ def test_the_recorded_contributions_still_add_up_to_the_recorded_sum() -> None:
 
 
 def test_a_single_recorded_contribution_does_not_show_its_values() -> None:
-    # Whoever may decrypt and holds one client's contribution sees its blinding: the check lanes are not one.
+    # Whoever may decrypt and holds one client's contribution sees its blinding: the count is not one.
     case = read("sum_0")
     p, secret, run = parameters(case), CohortSecret(bytes.fromhex(case["secret"])), bytes.fromhex(case["run"])
     cohort = decode_cohort(bytes.fromhex(case["cohort"]), roster())
@@ -356,7 +395,7 @@ def test_a_single_recorded_contribution_does_not_show_its_values() -> None:
         slots = cipher.decrypt(decode_aggregate(encode_aggregate(posed, p), p))
     cut = p.values.slots(len(case["values"]) + CHECKS)
     lanes = unpack(slots[:cut], cut * p.values.per_slot, p.values)
-    assert lanes[-CHECKS:].tolist() != [1] * CHECKS
+    assert lanes[len(case["values"]) : len(case["values"]) + CHECKS].tolist() != [1] * CHECKS
     assert np.abs(lanes).max() > 1000
 
 

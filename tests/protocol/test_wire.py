@@ -7,7 +7,7 @@ from dataclasses import fields
 import pytest
 
 from protocol import VERSION, wire
-from protocol.errors import MalformedMessage
+from protocol.errors import MalformedMessage, VersionRefused
 from protocol.parameters import SEED_BYTES
 from protocol.wire import (
     AGGREGATE,
@@ -39,18 +39,18 @@ from tests.protocol.frames import (
 def test_the_fields_stand_where_the_tables_of_the_readme_say() -> None:
     made = attendance(KITS[1], votes=7)
     frame = attend(KITS[1], votes=7)
-    assert frame[:24] == b"PRSL\x01\x01\0\0" + made.run
+    assert frame[:24] == b"PRSL\x02\x01\0\0" + made.run
     assert struct.unpack("<6I", frame[24:48]) == (made.round, made.attempt, made.node, made.samples, 7, 7)
     assert (frame[48:80], frame[80:96], frame[96:128]) == (made.plan, made.key, made.model)
     assert (frame[128:160], frame[160:176], len(frame)) == (made.support, made.nonce, 176 + 64)
     sent, frame = contribution(KITS[1], COHORT, PARAMETERS), CONTRIBUTIONS[0]
-    assert frame[:24] == b"PRSL\x01\x02\0\0" + sent.run
+    assert frame[:24] == b"PRSL\x02\x02\0\0" + sent.run
     assert struct.unpack("<6I", frame[24:48]) == (sent.round, 1, sent.node, 7, 0, len(SEALED))
     assert (frame[48:80], frame[80:96]) == (sent.plan, sent.key)
     assert (frame[96:128], frame[128:160], frame[160:224]) == (sent.cohort, sent.support, sent.seeds[0])
     assert frame[-64 - len(SEALED) : -64] == SEALED
     summed, frame = aggregate(SEEDS), AGGREGATES[0]
-    assert frame[:24] == b"PRSL\x01\x03\0\0" + summed.run
+    assert frame[:24] == b"PRSL\x02\x03\0\0" + summed.run
     assert struct.unpack("<7I", frame[24:52]) == (summed.round, 1, 3, 7, 0, len(SEALED), 1)
     assert (frame[52:84], frame[84:100]) == (summed.plan, summed.key)
     assert (frame[100:132], frame[132:164]) == (summed.cohort, summed.support)
@@ -69,17 +69,25 @@ DECODERS: list[tuple[bytes, Callable[[bytes], object]]] = [
 def test_another_magic_version_kind_or_reserved_field_is_refused(
     frame: bytes, decode: Callable[[bytes], object]
 ) -> None:
-    for prefix, reason in (
-        (b"PRSM\x01\x01\0\0", "not a PruneSeal message"),
-        (b"PRSL\x01\x00\0\0", "not a PruneSeal message"),
-        (b"PRSL\x01\x04\0\0", "not a PruneSeal message"),
-        (b"PRSL\x01\x01\1\0", "not a PruneSeal message"),
-        (b"PRSL\x01\x01\0\1", "not a PruneSeal message"),
-        (b"PRSL\x00\x01\0\0", "message of version 0; this program speaks version 1"),
-        (b"PRSL\x02\x01\0\0", "message of version 2; this program speaks version 1"),
+    for prefix in (
+        b"PRSM\x02\x01\0\0",
+        b"PRSL\x02\x00\0\0",
+        b"PRSL\x02\x04\0\0",
+        b"PRSL\x02\x01\1\0",
+        b"PRSL\x02\x01\0\1",
     ):
-        with pytest.raises(MalformedMessage, match=reason):
+        with pytest.raises(MalformedMessage, match="not a PruneSeal message"):
             decode(prefix + frame[8:])
+    for version in (0, 1, 3, 255):
+        with pytest.raises(VersionRefused, match=f"version {version}, and this program speaks version 2: install the"):
+            decode(b"PRSL" + bytes([version]) + frame[5:])
+
+
+@pytest.mark.parametrize("kind", [0, 1, 4, 255])
+def test_another_version_is_named_before_its_kind_is_judged(kind: int) -> None:
+    with pytest.raises(VersionRefused) as caught:
+        kind_of(b"PRSL\x03" + bytes([kind]) + b"\1\0")
+    assert caught.value.theirs == 3
 
 
 @pytest.mark.parametrize(("frame", "decode"), DECODERS[:3])

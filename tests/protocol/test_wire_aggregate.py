@@ -7,11 +7,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, PeerError
-from protocol.parameters import CHECKS, DEGREE, SEED_BYTES
+from protocol.parameters import DEGREE, SEED_BYTES
 from protocol.wire import AGGREGATE, Aggregate, decode_aggregate, encode_aggregate, kind_of
 from tests.factories import SEALED, dummy_words, mutations
 from tests.protocol.frames import (
     AGGREGATES,
+    FULL,
     PARAMETERS,
     SEEDS,
     U32,
@@ -28,7 +29,7 @@ SUMMED = encode_aggregate(aggregate(dummy_words(DEGREE, 60).reshape(1, DEGREE)),
 
 @st.composite
 def aggregates(draw: st.DrawFn) -> Aggregate:
-    values = draw(st.integers(1, 100) | st.integers(DEGREE * 3 - CHECKS - 1, DEGREE * 3 + 1))
+    values = draw(st.integers(1, 100) | st.integers(FULL - 1, FULL + 1))
     votes, clients = draw(st.sampled_from([0, values])), draw(st.integers(1, 5))
     blocks = PARAMETERS.blocks(values, votes)
     seeds = st.lists(raw(SEED_BYTES), min_size=clients, max_size=clients).map(tuple)
@@ -128,9 +129,9 @@ def test_the_form_of_the_second_half_is_a_zero_or_a_one_and_nothing_beside_it(fl
 
 def test_an_unused_bit_of_an_aggregate_must_be_zero() -> None:
     head = 8 + 16 + 7 * 4 + 32 + 16 + 32 + 32
-    width = PARAMETERS.width_down
-    last = head + (3 * width + 7) // 8 - 1
-    assert 3 * width % 8
+    used = PARAMETERS.slots(7, 0) * PARAMETERS.width_down
+    last = head + (used + 7) // 8 - 1
+    assert used % 8
     with pytest.raises(MalformedMessage, match="unused bits"):
         decode_aggregate(
             AGGREGATES[0][:last] + bytes([AGGREGATES[0][last] | 0x80]) + AGGREGATES[0][last + 1 :], PARAMETERS

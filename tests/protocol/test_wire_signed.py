@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused
-from protocol.parameters import CHECKS, DEGREE, SEED_BYTES
+from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused, VersionRefused
+from protocol.parameters import SEED_BYTES
 from protocol.wire import (
     ATTENDANCE,
     ATTENDANCE_BYTES,
@@ -27,6 +27,7 @@ from tests.protocol.frames import (
     ATTENDANCES,
     COHORT,
     CONTRIBUTIONS,
+    FULL,
     KITS,
     PARAMETERS,
     ROSTER,
@@ -87,7 +88,7 @@ def test_a_mutated_attendance_is_refused_unless_it_is_genuine(data: bytes) -> No
 
 def test_every_flipped_bit_of_an_attendance_is_refused() -> None:
     refusals = {type(refusal_of(decode_attendance, flipped, ROSTER)) for flipped in flips(ATTENDANCES[0])}
-    assert refusals == {MalformedMessage, SignatureRefused}
+    assert refusals == {MalformedMessage, VersionRefused, SignatureRefused}
 
 
 def test_every_truncation_and_any_longer_attendance_is_refused() -> None:
@@ -119,7 +120,7 @@ def test_an_attendance_counts_only_with_the_signature_of_the_node_that_it_names(
 
 
 @given(
-    values=st.integers(1, 100) | st.integers(DEGREE * 3 - CHECKS - 1, DEGREE * 3 + 1),
+    values=st.integers(1, 100) | st.integers(FULL - 1, FULL + 1),
     voting=st.booleans(),
     sealed=st.binary(max_size=20),
     data=st.data(),
@@ -167,7 +168,7 @@ def test_every_flipped_bit_of_a_contribution_is_refused() -> None:
         type(refusal_of(decode_contribution, flipped, announced_by(1), PARAMETERS, ROSTER))
         for flipped in flips(CONTRIBUTIONS[0])
     }
-    assert refusals == {MalformedMessage, PeerMismatch, SignatureRefused}
+    assert refusals == {MalformedMessage, VersionRefused, PeerMismatch, SignatureRefused}
 
 
 def test_every_truncation_and_any_longer_contribution_is_refused() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 
 from edge_client.cipher import RoundCipher
 from edge_client.keys import CohortSecret, Kit
+from edge_client.round import tag_key
 from protocol.bits import pack_bits
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, successor_sizes
@@ -28,8 +29,10 @@ from protocol.lanes import Slots, pack, value_lanes, vote_lanes
 from protocol.layout import Vector
 from protocol.pairwise import blind, keystream, pair_key
 from protocol.parameters import CHECKS, DEGREE, Parameters
+from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import Plan
 from protocol.support import Support, encode_support
+from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
 from protocol.wire import (
     AGGREGATE,
@@ -189,7 +192,7 @@ def lanes_vectors() -> list[Case]:
         integers = [reach, -reach, 0, 1, -1, reach, reach, -reach, -reach, 2]
         made.append({"kind": "values", "bits": bits, "clients": clients, "per_slot": per_slot, "integers": integers})
         made[-1] |= _packed(integers, lanes)
-    for clients, modulus in ((10, 65_556**3), (3, 1000), (1, 2)):
+    for clients, modulus in ((10, 65_557**3), (3, 1000), (1, 2)):
         lanes = vote_lanes(clients, modulus)
         votes = [1, 0, 1, 1, 0, clients, 0, clients, 1]
         made.append({"kind": "votes", "clients": clients, "per_slot": lanes.per_slot, "integers": votes})
@@ -224,7 +227,7 @@ def pairwise_vectors() -> list[Case]:
     secret, digest = one.pair_secret(300), COHORT.digest(1)
     key = pair_key(secret, digest, (1, 300))
     made = []
-    for modulus in (2, 3, 65_556**3, 3 << 57, (1 << 59) - 1):
+    for modulus in (2, 3, 65_557**3, 3 << 57, (1 << 59) - 1):
         slots = np.arange(5, dtype=np.uint64) % np.uint64(modulus)
         made.append(
             {
@@ -256,6 +259,62 @@ def keys_vectors() -> list[Case]:
         }
         for round_ in (1, 2, (1 << 32) - 1)
     ]
+
+
+def tag_vectors() -> list[Case]:
+    """The key of a tag, and the tags of some clients and of their sum, modulo different numbers."""
+    made = []
+    for bits, clients in ((16, 5), (8, 10), (24, 1000)):
+        p, member = Parameters(Grid(bits, clients)), COHORT.members[0]
+        key = tag_key(CohortSecret(factories.SECRET), member, 1, 3, COHORT.digest(1))
+        third = p.grid.levels // 3
+        summands = [[third, -third, 0, i, 1] for i in range(3)]
+        total = np.sum(summands, axis=0)
+        made.append(
+            {
+                "secret": factories.SECRET.hex(),
+                "attendance": COHORT.encoded[0].hex(),
+                "attempt": 1,
+                "clients": 3,
+                "cohort": COHORT.digest(1).hex(),
+                "key": key.hex(),
+                "bits": bits,
+                "clients_at_most": clients,
+                "modulus": p.plain_modulus,
+                "factor_bits": p.tag_bits,
+                "summands": summands,
+                "tags": [tag(np.array(each), 1, key, p).tolist() for each in summands],
+                "sum": total.tolist(),
+                "tag": tag(total, 3, key, p).tolist(),
+            }
+        )
+    return made
+
+
+def payload_vectors() -> list[Case]:
+    """What three clients give, as slots, and what the slots of their sum hold; with votes and without."""
+    return [_payloads(votes) for votes in (7, 0)]
+
+
+def _payloads(votes: int) -> Case:
+    p, key, total = PLAN.parameters, bytes(range(64)), np.zeros(PLAN.parameters.slots(7, votes), np.uint64)
+    made = []
+    for i in range(3):
+        integers, chosen = np.arange(7) * 1000 - 3000 * i, (np.arange(votes) + i) % 2
+        slots = pack_payload(integers, chosen, key, p)
+        made.append({"integers": integers.tolist(), "votes": chosen.tolist(), "slots": slots.tolist()})
+        total = (total + slots) % np.uint64(p.plain_modulus)
+    integers, chosen = unpack_payload(total, 3, 7, votes, key, p)
+    return {
+        "key": key.hex(),
+        "bits": PLAN.bits,
+        "clients_at_most": PLAN.max_cohort,
+        "clients": 3,
+        "payloads": made,
+        "slots": total.tolist(),
+        "values": integers.tolist(),
+        "votes": chosen.tolist(),
+    }
 
 
 def attendance_vectors() -> list[Case]:
@@ -380,6 +439,8 @@ GOLDEN: Final = {
     "bits": bits_vectors,
     "pairwise": pairwise_vectors,
     "keys": keys_vectors,
+    "tag": tag_vectors,
+    "payload": payload_vectors,
     "attendance": attendance_vectors,
     "cohort": cohort_vectors,
     "succession": succession_vectors,
@@ -406,6 +467,7 @@ def bad_vectors() -> dict[str, Case]:
         ("contribution", _bad_contributions()),
         ("aggregate", _bad_aggregates()),
         ("residues", _bad_residues()),
+        ("payload", _bad_payloads()),
         ("plan", _bad_plans()),
         ("roster", _bad_rosters()),
     ):
@@ -474,7 +536,7 @@ def _bad_attendances() -> Bad:
     body = good[:-SIGNATURE_BYTES]
     return {
         "magic": case(b"PRSM" + good[4:]),
-        "version": case(good[:4] + b"\x02" + good[5:]),
+        "version": case(good[:4] + b"\x01" + good[5:], "VersionRefused"),
         "kind": case(good[:5] + bytes([CONTRIBUTION]) + good[6:]),
         "unknown_kind": case(good[:5] + b"\x04" + good[6:]),
         "reserved": case(good[:7] + b"\x01" + good[8:]),
@@ -512,11 +574,12 @@ def _bad_contributions() -> Bad:
     p, kit = PLAN.parameters, KITS[1]
     good = factories.contribute(kit, COHORT, p)
 
-    def case(data: bytes, expect: str = "MalformedMessage") -> tuple[str, Case]:
-        inputs = {"attendance": COHORT.encoded[0].hex(), "bits": PLAN.bits, "clients_at_most": PLAN.max_cohort}
+    def case(data: bytes, expect: str = "MalformedMessage", cohort: Cohort = COHORT) -> tuple[str, Case]:
+        inputs = {"attendance": cohort.encoded[0].hex(), "bits": PLAN.bits, "clients_at_most": PLAN.max_cohort}
         return expect, {**inputs, "encoded": data.hex()}
 
-    unsealed = encode_contribution(factories.contribution(kit, COHORT, p, sealed=b""), p)
+    few = factories.cohort(KITS)  # so many slots that bits of their last byte are unused
+    unsealed = encode_contribution(factories.contribution(kit, few, p, sealed=b""), p)
     spare = unsealed[:-1] + bytes([unsealed[-1] | 0x80])
     body = good[:-SIGNATURE_BYTES]
     return {
@@ -528,7 +591,7 @@ def _bad_contributions() -> Bad:
         "votes": case(factories.contribute(kit, COHORT, p, votes=0), "PeerMismatch"),
         "residue_changed": case(good[:230] + bytes([good[230] ^ 1]) + good[231:], "SignatureRefused"),
         "other_signer": case(signed(body, KITS[2].sign(body)), "SignatureRefused"),
-        "unused_bit": case(signed(spare, kit.sign(spare))),
+        "unused_bit": case(signed(spare, kit.sign(spare)), cohort=few),
     }
 
 
@@ -565,6 +628,49 @@ def _bad_residues() -> Bad:
     return {
         "above_q": ("MalformedMessage", {"drop": 0, "words": [0, 1152921504606830593]}),
         "head_above_q": ("MalformedMessage", {"drop": 8, "words": [(1152921504606830593 - 1 >> 8) + 1]}),
+    }
+
+
+def _bad_payloads() -> Bad:
+    """Slots that are no sum of three clients' payloads, though each lane but the named one holds what it held."""
+    p, good = PLAN.parameters, _payloads(votes=7)
+    t, radix, ballots = p.plain_modulus, p.grid.radix, p.values.slots(7 + CHECKS)
+
+    def case(slots: Sequence[int], clients: int = 3, **changes: object) -> tuple[str, Case]:
+        return "MalformedMessage", {
+            **{name: good[name] for name in ("key", "bits", "clients_at_most")},
+            "clients": clients,
+            "values": 7,
+            "votes": 7,
+            "slots": list(slots),
+            **changes,
+        }
+
+    def added(*changes: tuple[int, int]) -> tuple[str, Case]:
+        slots = list(good["slots"])
+        for slot, number in changes:
+            slots[slot] = (slots[slot] + number) % t
+        return case(slots)
+
+    first, second, *rest = good["slots"]
+    twice = [2 * slot % t for slot in good["slots"]]
+    return {
+        "value": added((0, 1)),
+        "value_beyond": added((0, p.grid.reach + 1 - good["values"][0])),
+        "count": added((2, radix)),
+        "padding": added((2, radix**2)),
+        "vote": added((ballots, 1)),
+        "vote_beyond": added((ballots, 3)),
+        "vote_padding": added((ballots, (PLAN.max_cohort + 1) ** 7)),
+        "tag": added((-1, 1)),
+        "tag_and_value": added((0, 1), (-p.tags, 1)),
+        "swapped": case([second, first, *rest]),
+        "turned": case([*good["slots"][1:], good["slots"][0]]),
+        "one_client_less": case(good["slots"], clients=2),
+        "twice": case(twice),
+        "other_key": case(good["slots"], key=bytes(64).hex()),
+        "nothing": case([0] * len(good["slots"])),
+        "full": case([t - 1] * len(good["slots"])),
     }
 
 
@@ -632,7 +738,7 @@ def record_sum() -> Case:
         values = _values(member.node)
         codes, _ = quantise(values, step, Share(member.samples, cohort.samples), p.grid, np.full(7, 0.5))
         chosen = (np.arange(7) % (member.node % 3 + 1) == 0).astype(np.int64)
-        slots = np.concatenate([pack(np.append(codes, [1] * CHECKS), p.values), pack(chosen, p.votes)])
+        slots = pack_payload(codes, chosen, tag_key(secret, member, 1, 3, cohort.digest(1)), p)
         first, own = _encrypt(KITS[member.node], cohort, slots)
         made = factories.contribution(
             KITS[member.node],
