@@ -10,7 +10,7 @@ from aggregator.observer import Observer
 from aggregator.replies import stream_replies
 from aggregator.tally import Tally
 from protocol.call import Action, Call
-from protocol.errors import PeerError
+from protocol.errors import LedgerLost, PeerError
 from protocol.messages import from_error, from_reply, to_request
 
 
@@ -48,6 +48,8 @@ class Asker:
             if message.has_error():
                 sentence, reason = from_error(message.error)
                 tally.fail(sentence)
+                if message.error.code == LedgerLost.code:
+                    tally.sitting_out.add(source)
                 self._observer.failed(tally.round, source, reason)
                 continue
             answer = None

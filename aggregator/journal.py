@@ -3,15 +3,17 @@
 ``rounds/round-000007/`` holds ``aggregate.bin``, the whole state of the run, and ``record.json``, the round's metrics
 so far. The folder is written under a temporary name, synced and renamed, so it exists complete or not at all; a killed
 aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the next message has told how its model
-does. ``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
+does. ``attempt.json`` says how far the round under way had come, and is written before each message of it is sent.
+``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
 """
 
 import fcntl
+import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +32,7 @@ RECORD_FILE: Final = "record.json"
 METRICS_FILE: Final = "metrics.jsonl"
 RUN_FILE: Final = "run.json"
 LOCK_FILE: Final = "lock"
+ATTEMPT_FILE: Final = "attempt.json"
 _ROUNDS = "rounds"
 _KEPT = 2
 _LOCK_SECONDS = 2.0
@@ -67,24 +70,47 @@ class Stored:
     record: Record | None
 
 
+@dataclass(frozen=True)
+class Attempt:
+    """How far a round had come when its last message was about to be sent.
+
+    Attributes:
+        round: The round.
+        attempt: Its number within the round.
+        trained: The attempt that clients were last asked to train in.
+        announced: The attempt that a cohort was last announced in, or 0.
+        cohorts: The cohorts announced in this round, in order.
+        sources: Where each node that trained is reached, by its number on the roster.
+    """
+
+    round: int
+    attempt: int
+    trained: int
+    announced: int
+    cohorts: Sequence[frozenset[int]]
+    sources: Mapping[int, int]
+
+
 class Journal:
     """The folder of one run.
 
     Args:
         folder: Made if it is absent.
         plan: The plan of the run.
+        name: What a new run is called, 16 bytes; by default at random.
 
     Raises:
         ConfigError: The folder belongs to a run of another plan, or cannot be written.
     """
 
-    def __init__(self, folder: Path, plan: Plan) -> None:
+    def __init__(self, folder: Path, plan: Plan, name: bytes | None = None) -> None:
         self._folder = folder
         try:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
             path = folder / RUN_FILE
             if not path.exists():
-                RunName(run=secrets.token_hex(16), plan=plan.digest.hex()).write(path)
+                fresh = name or secrets.token_bytes(16)
+                RunName(run=fresh.hex(), plan=plan.digest.hex()).write(path)
             stored = RunName.read(path)
         except OSError as error:
             raise ConfigError(f"the state folder {folder} cannot be written: {error.strerror}") from error
@@ -129,7 +155,50 @@ class Journal:
             return Stored(record.round, (folders[-1] / AGGREGATE_FILE).read_bytes(), record)
         except (OSError, CheckpointError) as error:
             raise CheckpointError(
-                f"{folders[-1]} is damaged ({error}); remove it to go on from the round before"
+                f"{folders[-1]} is damaged ({error}); put it back from a copy. Removing it goes back a round, "
+                "which clients refuse where they have been asked for another since: start a new run then"
+            ) from error
+
+    def begin(self, attempt: Attempt) -> None:
+        """Write down what is about to be sent, so that a killed aggregator knows what clients hold it to.
+
+        Raises:
+            StorageError: The disk does not take it; nothing may be sent.
+        """
+        stored = {
+            "round": attempt.round,
+            "attempt": attempt.attempt,
+            "trained": attempt.trained,
+            "announced": attempt.announced,
+            "cohorts": [sorted(cohort) for cohort in attempt.cohorts],
+            "sources": sorted(attempt.sources.items()),
+        }
+        with self._writing(attempt.round):
+            replace_file(self._folder / ATTEMPT_FILE, json.dumps(stored).encode())
+
+    def begun(self) -> Attempt | None:
+        """The attempt that was written down last, if any.
+
+        Raises:
+            CheckpointError: The file is damaged.
+        """
+        path = self._folder / ATTEMPT_FILE
+        try:
+            stored = json.loads(path.read_text())
+            return Attempt(
+                int(stored["round"]),
+                int(stored["attempt"]),
+                int(stored["trained"]),
+                int(stored["announced"]),
+                [frozenset(map(int, cohort)) for cohort in stored["cohorts"]],
+                {int(node): int(source) for node, source in stored["sources"]},
+            )
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+            raise CheckpointError(
+                f"{path} is damaged ({error}); put it back from a copy. Without it the round can be gone on with only "
+                "where its attempt had not come to a cohort: remove it then, else start a new run"
             ) from error
 
     def save(self, aggregate: bytes, record: Record) -> None:
@@ -140,7 +209,7 @@ class Journal:
         """
         rounds = self._folder / _ROUNDS
         temporary = rounds / f".{secrets.token_hex(8)}"
-        with self._writing(record):
+        with self._writing(record.round):
             temporary.mkdir()
             try:
                 replace_file(temporary / AGGREGATE_FILE, aggregate)
@@ -160,7 +229,7 @@ class Journal:
             CheckpointError: A line that is there already is damaged.
         """
         path = self._folder / METRICS_FILE
-        with self._writing(record):
+        with self._writing(record.round):
             lines = _lines(path)
             kept = [line for line in lines if line.endswith(b"\n") and _parsed(line, path).round < record.round]
             if kept == lines:
@@ -172,12 +241,12 @@ class Journal:
                 replace_file(path, b"".join([*kept, record.to_json(), b"\n"]))
 
     @contextmanager
-    def _writing(self, record: Record) -> Iterator[None]:
+    def _writing(self, round_: int) -> Iterator[None]:
         try:
             yield
         except OSError as error:
             raise StorageError(
-                f"round {record.round} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
+                f"round {round_} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
                 "the disk, then resume the run; it goes on from the last complete round."
             ) from error
 

@@ -18,7 +18,7 @@ from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.asking import Answer, Asker, Refusals
-from aggregator.journal import Journal
+from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import PhaseSeconds, Record, Scores
 from aggregator.summation import CohortSum
@@ -65,8 +65,23 @@ class Run:
         if stored.round:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
         for number in range(stored.round + 1, self._plan.rounds + 1):
-            self._round(Tally(number))
+            self._round(self._tally(number))
         self._evaluate(Tally(self._plan.rounds + 1, attempt=1))
+
+    def _tally(self, number: int) -> Tally:
+        """The counts of a round that begins, or goes on where a killed process has left it."""
+        begun = self._journal.begun()
+        if begun is None or begun.round != number:
+            return Tally(number)
+        # Clients answer a repeated `train` as before, unless they have heard of a later attempt since.
+        attempt = begun.attempt - (begun.trained == begun.attempt)
+        return Tally(
+            number,
+            attempt=attempt,
+            announced=begun.announced,
+            cohorts=list(begun.cohorts),
+            sources=dict(begun.sources),
+        )
 
     # --- one round -----------------------------------------------------------------------------
 
@@ -76,7 +91,8 @@ class Run:
         while cohort is None:
             trained = self._train(tally)
             cohort = self._contribute(tally, trained)
-        losses = [(trained[member.node].metrics.get("loss", 0.0), member.samples) for member in cohort.members]
+        weights = cohort.weights(self._plan.max_share)
+        loss = sum(trained[node].metrics.get("loss", 0.0) * weight for node, weight in weights.items())
         spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "add")}
         seconds = PhaseSeconds(**spent, other=max(0.0, time.monotonic() - start - sum(spent.values())))
         opened = self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
@@ -88,7 +104,7 @@ class Run:
             attempts=tally.attempt,
             refused=sum(tally.refused.values()),
             refusals=dict(tally.refused),
-            loss=_finite(sum(loss * samples for loss, samples in losses) / cohort.samples),
+            loss=_finite(loss / sum(weights.values())),
             clipped=count(tally.clipped),
             values=tally.values,
             value_bytes=tally.value_bytes,
@@ -104,8 +120,8 @@ class Run:
     def _train(self, tally: Tally) -> dict[int, Answer]:
         """Ask for attendances until enough are in; each by the number of its node."""
         while True:
-            self._next_attempt(tally)
-            nodes = self._select(tally)
+            self._next_attempt(tally, Action.TRAIN)
+            nodes, sitting_out = self._select(tally), len(tally.sitting_out)
             tally.asked, tally.left_out = len(nodes), 0
             admission = AttendanceAdmission(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
             present: dict[int, Answer] = {}
@@ -123,6 +139,8 @@ class Run:
             if enough:
                 self._publish(list(present.values()))
                 return present
+            if len(tally.sitting_out) > sitting_out:
+                tally.tries -= 1  # others are asked instead, and each node sits out a round once
             time.sleep(_WAIT_SECONDS)
 
     def _contribute(self, tally: Tally, trained: Mapping[int, Answer]) -> Cohort | None:
@@ -131,9 +149,12 @@ class Run:
         while alive := self._members(tally, able):
             if lost:
                 self._tell(tally, f"{lost}; asking {len(alive)} of {len(able)} survivors again")
-                self._next_attempt(tally)
+            if tally.announced == tally.attempt and tally.cohorts[-1] != frozenset(alive):
+                self._next_attempt(tally, Action.CONTRIBUTE)
             tally.left_out += len(able) - len(alive)
             tally.cohorts.append(frozenset(alive))
+            tally.announced = tally.attempt
+            self._begin(tally)
             cohort = gather_cohort([trained[node].frame for node in alive], self._roster)
             able = self._sum(tally, cohort, {trained[node].source: node for node in alive})
             if len(able) == len(alive):
@@ -151,8 +172,10 @@ class Run:
         if not tally.cohorts:
             return ""
         first, last = tally.cohorts[0], tally.cohorts[-1]
+        if not any(source in online for source in tally.sources.values()):
+            return ""  # Flower has numbered its nodes anew
         back = sum(tally.sources[node] in online for node in last)
-        sizes = successor_sizes(len(first), len(last), least)
+        sizes = successor_sizes(len(first), len(last), least, self._plan.colluders)
         least = sizes.start if sizes else len(last)
         return "" if back >= least else f"{back} nodes of the round's last cohort are online; a safe sum needs {least}"
 
@@ -164,7 +187,11 @@ class Run:
         left = sorted(last.intersection(able))
         if len(left) == len(last):
             return left
-        sizes = [size for size in successor_sizes(len(first), len(last), self._plan.min_cohort) if size <= len(left)]
+        sizes = [
+            size
+            for size in successor_sizes(len(first), len(last), self._plan.min_cohort, self._plan.colluders)
+            if size <= len(left)
+        ]
         if not sizes:
             return []
         order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
@@ -242,18 +269,28 @@ class Run:
     def _tell(self, tally: Tally, text: str) -> None:
         self._observer.message(f"round {tally.round}: {text}")
 
-    def _next_attempt(self, tally: Tally) -> None:
-        if tally.attempt == self._plan.attempts:
+    def _next_attempt(self, tally: Tally, action: Action) -> None:
+        if tally.tries == self._plan.attempts:
             reasons = tally.reasons(tally.errors) or " (no answer in time)"
             back = " Those who were lost must come back: the others refuse a sum that would expose them."
             advice = (
                 f"{back if tally.cohorts else ''} Look at the clients' logs, then resume the run; it goes on from the"
             )
             raise QuorumError(
-                f"round {tally.round} failed {tally.attempt} times: too few clients for a safe sum of at least "
+                f"round {tally.round} failed {tally.tries} times: too few clients for a safe sum of at least "
                 f"{self._plan.min_cohort}{reasons}.{advice} last complete round."
             )
         tally.attempt += 1
+        tally.tries += 1
+        if action is Action.TRAIN:
+            tally.trained = tally.attempt
+            self._begin(tally)
+
+    def _begin(self, tally: Tally) -> None:
+        """Note what is about to be sent, before it is."""
+        self._journal.begin(
+            Attempt(tally.round, tally.attempt, tally.trained, tally.announced, tally.cohorts, tally.sources)
+        )
 
     def _select(self, tally: Tally) -> list[int]:
         """A random part of the nodes that are online; waits for the smallest cohort that can come to a safe sum."""
@@ -265,9 +302,13 @@ class Run:
         self._observer.online(tally.round, names)
         online = sorted(names)
         count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(online))))
-        # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
+        # The same nodes in every attempt of a round, for clients follow only into a part of the cohort that they know;
+        # but in place of those who sit the round out, others.
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
-        return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
+        drawn = [online[i] for i in order.permutation(len(online))]
+        drawn.sort(key=tally.sitting_out.__contains__)
+        members = {tally.sources[node] for node in tally.cohorts[-1]} if tally.cohorts else set()
+        return sorted({*drawn[:count], *members.intersection(online)})
 
 
 def _finite(value: float) -> float | None:

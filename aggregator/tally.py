@@ -6,10 +6,17 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """The counts of one round, over all its attempts, the cohorts announced in it, and where each node is reached."""
+    """The counts of one round, over all its attempts, the cohorts announced in it, and where each node is reached.
+
+    Attempts are numbered over all starts of the aggregator; tries are those of this start. ``trained`` and
+    ``announced`` are the attempts in which clients were last asked to train, and last told of a cohort.
+    """
 
     round: int
     attempt: int = 0
+    tries: int = 0
+    trained: int = 0
+    announced: int = 0
     asked: int = 0
     left_out: int = 0
     uplink: int = 0
@@ -20,6 +27,7 @@ class Tally:
     clipped: int = 0
     cohorts: list[frozenset[int]] = field(default_factory=list)
     sources: dict[int, int] = field(default_factory=dict)
+    sitting_out: set[int] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: Counter[str] = field(default_factory=Counter)

@@ -35,6 +35,8 @@ from edge_client.learning.partition import partition
 from edge_client.learning.training import evaluate
 from edge_client.sparsify import GlobalState
 from fleet.results.machine import machine, versions
+from fleet.running.local import run_name
+from protocol.call import Call
 from protocol.errors import ConfigError, PruneSealError
 from protocol.files import replace_file
 from protocol.layout import Vector
@@ -134,7 +136,7 @@ def plain(plan: Plan, file: Path, options: Options) -> dict[str, Any]:
         return stored
     torch.set_num_threads(1)
     data = datasets.load(plan.data)
-    network = build_network(plan, data.input_shape, data.classes)
+    network = build_network(plan, data.input_shape, data.classes, run_name(plan))
     layout, state = network.layout, network.initial
     votes = np.zeros(layout.size, np.int64)
     merged, accuracy = [], []
@@ -159,8 +161,9 @@ def _tune(task: tuple[Plan, GlobalState, int]) -> tuple[Vector, int]:
     data = datasets.load(plan.data)
     rows = partition(plan.partition, data.train_y, data.groups, CLIENTS, plan.seed)[node]
     share = datasets.part(data, rows, node, CLIENTS)
-    network = build_network(plan, data.input_shape, data.classes)
-    values, _ = submission(plan, network, share, state, node)
+    call = Call(run_name(plan), state.round + 1, 1)
+    network = build_network(plan, data.input_shape, data.classes, call.run)
+    values, _ = submission(plan, network, share, state, call, node)
     return values, len(share.y)
 
 

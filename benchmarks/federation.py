@@ -29,6 +29,8 @@ from edge_client.sparsify import GlobalState
 from fleet.results.finish import SUMMARY_FILE
 from fleet.results.summary import Summary
 from fleet.running import local
+from protocol.call import Call
+from protocol.cohort import bounded_weights
 from protocol.errors import ConfigError
 from protocol.grid import Integers, Share, quantise, steps
 from protocol.layout import Mask, Vector
@@ -43,7 +45,7 @@ Tensors = dict[str, torch.Tensor]
 
 
 def submission(
-    plan: Plan, network: Network, share: datasets.Share, state: GlobalState, node: int
+    plan: Plan, network: Network, share: datasets.Share, state: GlobalState, call: Call, node: int
 ) -> tuple[Vector, Mask]:
     """One client's round, as the product's client plays its first attempt: values, float32[P], and votes, bool[P or 0].
 
@@ -52,10 +54,11 @@ def submission(
         network: Its model, with the client's personal tensors; trained in place.
         share: The client's rows.
         state: What the round begins with.
+        call: The run, round and attempt.
         node: The client's number.
     """
     insert(network, state.vector)
-    seed = int(np.random.default_rng([plan.seed, state.round + 1, 1, node]).integers(1 << 31))
+    seed = int(np.random.default_rng([plan.run_seed(call.run), call.round, call.attempt, node]).integers(1 << 31))
     local_update(network, state.mask, share, plan, seed)
     gradient = partial(gradient_at, network, state.vector, share, seed)
     return network.method.submit(extract(network), network.layout, state, gradient)
@@ -96,7 +99,8 @@ class Clear:
         self.plan, self.clients = plan, plan.max_cohort
         self.data = datasets.load(plan.data)
         self.parts: Partition = partition(plan.partition, self.data.train_y, self.data.groups, self.clients, plan.seed)
-        self.network = build_network(plan, self.data.input_shape, self.data.classes)
+        self.run = local.run_name(plan)
+        self.network = build_network(plan, self.data.input_shape, self.data.classes, self.run)
         self.state = self.network.initial
         self._fresh: Tensors = {name: tensor.clone() for name, tensor in self.network.model.state_dict().items()}
         self._personal: list[Tensors] = [{} for _ in self.parts]
@@ -110,13 +114,14 @@ class Clear:
         plan, layout, state = self.plan, self.network.layout, self.state
         terms = terms_of(state, layout)
         step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
-        weights = [self.network.method.weight(len(rows)) for rows in self.parts]
+        weights = bounded_weights([self.network.method.weight(len(rows)) for rows in self.parts], plan.max_share)
         values, votes, clipped = np.zeros(len(terms.support), np.int64), np.zeros(0, np.int64), 0
+        call = Call(self.run, state.round + 1, 1)
         for node, weight in enumerate(weights):
             self.enter(node)
-            given, elected = submission(plan, self.network, self.share(node), state, node)
+            given, elected = submission(plan, self.network, self.share(node), state, call, node)
             self._leave(node)
-            dither = dither_of(plan, state.round + 1, 1, node, len(terms.support))
+            dither = dither_of(plan, call, node, len(terms.support))
             kept = gather(given, terms.support)
             integers, cut = quantise(kept, step, Share(weight, sum(weights)), plan.parameters.grid, dither)
             values += integers

@@ -4,6 +4,7 @@ import contextlib
 import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from time import process_time
 from typing import Any
 
@@ -31,6 +32,7 @@ from benchmarks.stopwatch import (
 from edge_client.cipher import RoundCipher
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.learning.network import first_state
+from edge_client.ledger import Ledger
 from edge_client.round import (
     Sum,
     Update,
@@ -106,7 +108,7 @@ class Federation:
 
     def integers(self, node: int) -> Integers:
         """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""
-        dither = dither_of(self.plan, self.call.round, self.call.attempt, node, self.pending[node].values.size)
+        dither = dither_of(self.plan, self.call, node, self.pending[node].values.size)
         return quantised(self.pending[node], self.cohort, node, self.plan, dither)[0]
 
 
@@ -202,7 +204,7 @@ class PruneSeal:
         f, watch, node = self.federation, self.watch, 0
         self._prepare()
         with watch.lap(AGREE):
-            admit_cohort(f.cohort.encode(), f.call, f.pending[node], f.kits[node], f.plan)
+            admit_cohort(f.cohort.encode(), f.call, f.pending[node], Ledger(Path()), f.kits[node], f.plan)
             f.attend(node)
         start = process_time()
         integers = f.integers(node)

@@ -13,6 +13,7 @@ from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import partition
 from edge_client.learning.training import evaluate, gradient_at, local_update
+from edge_client.ledger import Ledger
 from edge_client.personal import load_personal, save_personal
 from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
@@ -23,14 +24,15 @@ from edge_client.round import (
     dither_of,
     model_digest,
     quantised,
+    sent_to,
     state_after,
 )
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
-from edge_client.state import Pending, Sent, accept_roster, load_pending, save_pending
+from edge_client.state import Pending, accept_roster, load_pending, save_pending
 from protocol import checkpoint
 from protocol.call import Call
-from protocol.errors import CheckpointError, ConfigError, Duplicate, MalformedMessage, PeerError, PeerMismatch
+from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
 from protocol.plan import Plan
 from protocol.wire import decode_attendance
 
@@ -74,20 +76,21 @@ class Client:
     def train(self, call: Call, aggregate: bytes) -> Reply:
         """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
 
-        A client trains once for each attempt, and attempts rise: asked again, it answers as before. What it contributed
-        to in this round is remembered through every new training.
+        A client trains once for each attempt, and attempts rise: asked again, it answers as before.
 
         Raises:
             Duplicate: A later attempt of this round was already answered.
-            PeerMismatch: The plan has no such round.
+            PeerMismatch: The plan has no such round, or a later one of this run was already answered.
+            LedgerLost: This node cannot know what it has helped to open.
         """
         start = perf_counter()
         if call.round > self._plan.rounds:
             raise PeerMismatch("round", f"at most {self._plan.rounds}", call.round)
-        earlier = self._earlier(call)
-        if earlier is not None and decode_attendance(earlier.attendance, self._kit.roster).attempt == call.attempt:
-            return Reply(earlier.attendance, dict(earlier.metrics))
-        share, network = self._data()
+        waiting, last = self._waiting()
+        ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
+        if waiting is not None and last == call:
+            return Reply(waiting.attendance, dict(waiting.metrics))
+        share, network = self._data(call)
         for note in network.method.notes():
             _log.warning("%s", note)
         state = self._state(call, aggregate, network)
@@ -95,7 +98,8 @@ class Client:
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
-        seed = int(np.random.default_rng([self._plan.seed, call.round, call.attempt, self._kit.node]).integers(1 << 31))
+        source = [self._plan.run_seed(call.run), call.round, call.attempt, self._kit.node]
+        seed = int(np.random.default_rng(source).integers(1 << 31))
         loss = local_update(network, state.mask, share, self._plan, seed)
         gradient = partial(gradient_at, network, state.vector, share, seed)
         values, votes = network.method.submit(extract(network), network.layout, state, gradient)
@@ -112,19 +116,20 @@ class Client:
             "seconds-open": opened - start,
             "seconds-train": perf_counter() - opened,
         }
-        given = earlier.given if earlier is not None else ()
-        save_pending(self._settings.state, replace(pending, metrics=metrics, given=given))
+        ledger.note(call)
+        save_pending(self._settings.state, replace(pending, metrics=metrics))
         return Reply(pending.attendance, metrics)
 
     def contribute(self, call: Call, announced: bytes) -> Reply:
         """Blind the waiting update for exactly the announced cohort, encrypt and sign it."""
         start = perf_counter()
-        pending = load_pending(self._settings.state)
-        cohort = admit_cohort(announced, call, pending, self._kit, self._plan)
-        given = Sent(call.attempt, cohort.digest(call.attempt), cohort.nodes)
-        if given not in pending.given:
-            save_pending(self._settings.state, replace(pending, given=(*pending.given, given)))
-        dither = dither_of(self._plan, call.round, call.attempt, self._kit.node, pending.values.size)
+        pending, last = self._waiting()
+        ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
+        if pending is None:
+            pending = load_pending(self._settings.state)  # and fail as that does
+        cohort = admit_cohort(announced, call, pending, ledger, self._kit, self._plan)
+        ledger.give(sent_to(cohort, call, pending))
+        dither = dither_of(self._plan, call, self._kit.node, pending.values.size)
         integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
         payload = close_update(integers, pending.votes, cohort, call, self._kit, self._plan, pending.sealed)
         return Reply(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
@@ -133,8 +138,13 @@ class Client:
         """Open the sum of the last round and score its model; answer with the model's keyed digest.
 
         Where the node has an output folder, the model is left there; a model of its own is left in any case.
+
+        Raises:
+            PeerMismatch: The last round is not over: a score in mid-run would be an answer to a question of somebody's.
         """
-        share, network = self._data()
+        if call.round != self._plan.rounds + 1:
+            raise PeerMismatch("round", self._plan.rounds + 1, call.round)
+        share, network = self._data(call)
         state = self._state(call, aggregate, network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
@@ -150,20 +160,18 @@ class Client:
             self._leave(network, call, 1 - kept / parameters)
         return Reply(model_digest(state, call, self._kit), metrics)
 
-    def _earlier(self, call: Call) -> Pending | None:
-        """What this node has answered in the same round, if anything."""
+    def _waiting(self) -> tuple[Pending, Call] | tuple[None, None]:
+        """The update that waits to be sent, and what it was trained for."""
         try:
             pending = load_pending(self._settings.state)
             own = decode_attendance(pending.attendance, self._kit.roster)
         except (CheckpointError, PeerError):
-            return None  # nothing waits, or nothing that could still be sent: of other keys, for example
-        if (own.run, own.round, own.node) != (call.run, call.round, self._kit.node):
-            return None
-        if call.attempt != own.attempt and call.attempt <= max([own.attempt, *(g.attempt for g in pending.given)]):
-            raise Duplicate(self._kit.node, f"attendance in attempt {call.attempt}, or a later one")
-        return pending
+            return None, None  # nothing waits, or nothing that could still be sent: of other keys, for example
+        if own.node != self._kit.node:
+            return None, None
+        return pending, Call(own.run, own.round, own.attempt)
 
-    def _data(self) -> tuple[datasets.Share, Network]:
+    def _data(self, call: Call) -> tuple[datasets.Share, Network]:
         plan, settings = self._plan, self._settings
         whole = datasets.load(settings.data or plan.data)
         if settings.data:
@@ -171,7 +179,7 @@ class Client:
         else:
             parts = partition(plan.partition, whole.train_y, whole.groups, settings.nodes, plan.seed)
             share = datasets.part(whole, parts[settings.position], settings.position, settings.nodes)
-        return share, build_network(plan, whole.input_shape, whole.classes)
+        return share, build_network(plan, whole.input_shape, whole.classes, call.run)
 
     def _state(self, call: Call, aggregate: bytes, network: Network) -> GlobalState:
         if not aggregate:

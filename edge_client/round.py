@@ -4,6 +4,7 @@ Law of the whole: for any announced cohort, ``open_sum(add(close_update(x_k) for
 exactly, as integers. No I/O happens here; randomness comes in as arguments, but for nonces and SEAL's own seeds.
 """
 
+import hashlib
 import secrets
 import struct
 from dataclasses import dataclass
@@ -13,11 +14,12 @@ import numpy as np
 from edge_client.cipher import RoundCipher
 from edge_client.keys import CohortSecret, Kit, Opener
 from edge_client.learning.network import Network
+from edge_client.ledger import Ledger, Sent
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.call import Call
-from protocol.cohort import Cohort, decode_cohort, require_quorum, require_successor
-from protocol.errors import CohortRefused, Duplicate, PeerMismatch
+from protocol.cohort import Cohort, decode_cohort, require_quorum
+from protocol.errors import CohortRefused, PeerMismatch
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
 from protocol.layout import Layout, Mask, Vector
 from protocol.pairwise import blind, pair_key
@@ -150,8 +152,16 @@ def terms_of(state: GlobalState, layout: Layout) -> Terms:
 
 def model_digest(state: GlobalState, call: Call, kit: Kit) -> bytes:
     """The keyed digest by which clients agree on a state, 32 bytes."""
-    data = state.vector.astype("<f4").tobytes() + np.packbits(state.mask).tobytes()
-    return kit.secret.model_digest(data, call.run, call.round)
+    return kit.secret.model_digest(_bytes_of(state), call.run, call.round)
+
+
+def state_digest(state: GlobalState) -> bytes:
+    """The name of a starting state in a node's ledger, 32 bytes; the same in every run."""
+    return hashlib.blake2b(_bytes_of(state), digest_size=32, person=b"pruneseal state").digest()
+
+
+def _bytes_of(state: GlobalState) -> bytes:
+    return state.vector.astype("<f4").tobytes() + np.packbits(state.mask).tobytes()
 
 
 def attend(call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState, update: Update) -> Pending:
@@ -186,17 +196,25 @@ def attend(call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState,
         )
     )
     step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
-    return Pending(signed(attendance, kit.sign(attendance)), values, chosen, step, sealed)
+    return Pending(signed(attendance, kit.sign(attendance)), values, chosen, step, sealed, state_digest(state))
 
 
-def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan: Plan) -> Cohort:
+def admit_cohort(announced: bytes, call: Call, pending: Pending, ledger: Ledger, kit: Kit, plan: Plan) -> Cohort:
     """Check an announced cohort before anything is sent to it. One that was contributed to may ask again.
+
+    Args:
+        announced: The encoded cohort.
+        call: The `contribute` message.
+        pending: The update that waits.
+        ledger: What the node has contributed to.
+        kit: The node's keys.
+        plan: The plan.
 
     Raises:
         MalformedMessage, SignatureRefused, AgreementError: The announcement is not a cohort that agrees.
         PeerMismatch: It is of another round than the update that waits.
         Duplicate: This attempt, or a later one, was already answered for another cohort.
-        CohortRefused: It leaves this node out, is too small or too large, or must not follow the last one.
+        CohortRefused: It leaves this node out, is too small or too large, or must not follow an earlier one.
     """
     own = decode_attendance(pending.attendance, kit.roster)
     for field, ours, theirs in (("run", own.run, call.run), ("round", own.round, call.round)):
@@ -206,20 +224,20 @@ def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan:
     if pending.attendance not in cohort.encoded:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
     require_quorum(cohort, plan.min_cohort, plan.max_cohort)
-    digest = cohort.digest(call.attempt)
-    if any((given.attempt, given.cohort) == (call.attempt, digest) for given in pending.given):
-        return cohort
-    if pending.given:
-        if call.attempt <= pending.given[-1].attempt:
-            raise Duplicate(kit.node, f"contribution to attempt {call.attempt}")
-        require_successor([given.nodes for given in pending.given], cohort.nodes, plan.min_cohort)
+    ledger.consent(sent_to(cohort, call, pending), kit.node, plan.min_cohort, plan.colluders)
     return cohort
+
+
+def sent_to(cohort: Cohort, call: Call, pending: Pending) -> Sent:
+    """What a node's ledger says of its contribution to a cohort."""
+    return Sent(call.run, call.round, call.attempt, pending.state, cohort.digest(call.attempt), cohort.nodes)
 
 
 def quantised(pending: Pending, cohort: Cohort, node: int, plan: Plan, dither: Reals) -> tuple[Integers, int]:
     """The integers that a node adds to the sum, i64[n], and how many values were clipped."""
-    samples = next(member.samples for member in cohort.members if member.node == node)
-    return quantise(pending.values, pending.step, Share(samples, cohort.samples), plan.parameters.grid, dither)
+    weights = cohort.weights(plan.max_share)
+    share = Share(weights[node], sum(weights.values()))
+    return quantise(pending.values, pending.step, share, plan.parameters.grid, dither)
 
 
 def close_update(
@@ -257,6 +275,6 @@ def close_update(
     return signed(body, kit.sign(body))
 
 
-def dither_of(plan: Plan, round_: int, attempt: int, node: int, count: int) -> Reals:
-    """Uniform in [0, 1), float64[count]: fixed by the plan's seed, so that a run repeats exactly."""
-    return np.random.default_rng([plan.seed, round_, attempt, node, 0x44495448]).random(count)
+def dither_of(plan: Plan, call: Call, node: int, count: int) -> Reals:
+    """Uniform in [0, 1), float64[count]: fixed by the run and the plan's seed, so that a run repeats exactly."""
+    return np.random.default_rng([plan.run_seed(call.run), call.round, call.attempt, node, 0x44495448]).random(count)

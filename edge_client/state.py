@@ -2,10 +2,9 @@
 
 Law: ``load_pending(folder)`` gives what ``save_pending(folder, …)`` was last given, also after a crash in between.
 
-A client is a new process for every message, so its trained values wait on its own disk (mode 0600), with every cohort
-that it has contributed to: a cohort that it must not follow is refused however often the process restarts. What was
-answered once is answered again, alike, if the same is asked again: a killed aggregator can repeat a round and nobody
-learns anything new.
+A client is a new process for every message, so its trained values wait on its own disk (mode 0600). What was answered
+once is answered again, alike, if the same is asked again: a killed aggregator can repeat a message and nobody learns
+anything new. What the node has contributed to is in its ledger (`ledger.py`).
 
 Of its roster a client keeps the highest serial number that it has accepted, so nobody can hand it an old one again.
 """
@@ -29,21 +28,6 @@ from protocol.roster import Roster
 PENDING_FILE: Final = "pending.npz"
 
 
-@dataclass(frozen=True)
-class Sent:
-    """A contribution that was sent.
-
-    Attributes:
-        attempt: To which attempt.
-        cohort: The digest of that attempt's cohort, 32 bytes.
-        nodes: The numbers of its members.
-    """
-
-    attempt: int
-    cohort: bytes
-    nodes: frozenset[int]
-
-
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A trained update that waits for its cohort to be announced.
@@ -55,7 +39,7 @@ class Pending:
         step: The grid's step of each value, float64[n].
         sealed: The sealed terms.
         metrics: The scalars that went with the attendance.
-        given: The contributions that were sent of it, in order of attempt.
+        state: The digest of the state that it was trained from, 32 bytes.
     """
 
     attendance: bytes
@@ -63,17 +47,14 @@ class Pending:
     votes: Mask
     step: Reals
     sealed: bytes
+    state: bytes
     metrics: Mapping[str, int | float] = field(default_factory=dict)
-    given: tuple[Sent, ...] = ()
 
 
 def save_pending(folder: Path, pending: Pending) -> None:
     """Write durably: temporary file, fsync, rename."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    notes = {
-        "metrics": dict(pending.metrics),
-        "given": [[given.attempt, given.cohort.hex(), sorted(given.nodes)] for given in pending.given],
-    }
+    notes = {"metrics": dict(pending.metrics), "state": pending.state.hex()}
     buffer = BytesIO()
     np.savez(
         buffer,
@@ -103,12 +84,12 @@ def load_pending(folder: Path) -> Pending:
                 file["votes"],
                 file["step"],
                 file["sealed"].tobytes(),
+                bytes.fromhex(notes["state"]),
                 dict(notes["metrics"]),
-                tuple(Sent(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
             )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BadZipFile) as error:
         raise CheckpointError(f"{path} is damaged ({error}); the node joins again with the next round") from error
 
 

@@ -7,41 +7,41 @@ reuse an attendance of another round: every client checks every signature and fi
 **Succession.** When a member is lost between the two messages, the survivors are asked again, and blinding that cancels
 over the smaller cohort hide each of them as before. But an aggregator that *lies* about the loss holds two sums whose
 difference is the update of whoever was left out. So the clients accept a smaller cohort only under three conditions
-that hold against such an aggregator together with ``COLLUDERS`` of the clients:
+that hold against such an aggregator together with ``colluders`` of the clients:
 
 1. the new cohort lies within the last one that they contributed to, or is the same;
-2. if it is smaller, it leaves out at least ``COLLUDERS + 2`` members, so that no difference is one honest client's
+2. if it is smaller, it leaves out at least ``colluders + 2`` members, so that no difference is one honest client's
    update;
-3. it holds more than half of the *first* one that they contributed to in this round: (n + ``COLLUDERS`` + 1) / 2 of n,
-   rounded up.
+3. it holds more than half of the *first* one that they contributed to in this round or from this state:
+   (n + ``colluders`` + 1) / 2 of n, rounded up.
 
 So the completed sums inside a completed sum U form a chain. Let S and T be two of them. An honest member of S has
-contributed to U and S, so its first cohort was no smaller than U, and |S| >= (|U| + COLLUDERS + 1) / 2 by condition 3;
-the same holds for T. Inside U they then share COLLUDERS + 1 members, one of them honest; it accepted both, so by
+contributed to U and S, so its first cohort was no smaller than U, and |S| >= (|U| + colluders + 1) / 2 by condition 3;
+the same holds for T. Inside U they then share colluders + 1 members, one of them honest; it accepted both, so by
 conditions 1 and 2 one lies inside the other and leaves out two honest clients or more. (To compare with the last cohort
 instead of the first is not enough: an aggregator may announce to each client cohorts that nobody else hears of, and two
 such branches can part.)
 
 Where too few survive for that, the round starts over with a new `train` message and new nonces. The conditions hold
 across that too, for a second training from the same model differs too little from the first: until the round is done,
-those who were lost must come back, or enough of the others must be left.
+those who were lost must come back, or enough of the others must be left. They hold, for the same reason, between all
+sums whose training began from the same state, in whatever run: `edge_client/ledger.py` keeps them.
 """
 
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from fractions import Fraction
 
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
 from protocol.roster import Roster
 from protocol.terms import DIGEST_BYTES
 from protocol.wire import ATTENDANCE_BYTES, Attendance, decode_attendance
 
-COLLUDERS: Final = 1
-"""How many clients may work with the aggregator before another client's update is exposed by a repeated sum."""
 
-SMALLEST: Final = COLLUDERS + 2
-"""The smallest cohort whose sum is not one honest client's update to the colluders."""
+def smallest(colluders: int) -> int:
+    """The smallest cohort, and the smallest difference of two, that is not one honest client's update to colluders."""
+    return colluders + 2
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,11 @@ class Cohort:
     def samples(self) -> int:
         """The samples of all members together."""
         return sum(member.samples for member in self.members)
+
+    def weights(self, most: float) -> dict[int, int]:
+        """What each member counts for in the mean, by its number: its samples, bounded by the share ``most``."""
+        counts = bounded_weights([member.samples for member in self.members], most)
+        return {member.node: count for member, count in zip(self.members, counts, strict=True)}
 
     @property
     def bearer(self) -> int:
@@ -124,22 +129,43 @@ def decode_cohort(data: bytes, roster: Roster) -> Cohort:
     return cohort
 
 
-def successor_sizes(first: int, last: int, minimum: int) -> range:
-    """The sizes that a cohort may have in a round that began with ``first`` members and last had ``last``.
+def bounded_weights(samples: Sequence[int], most: float) -> list[int]:
+    """What each member counts for: its samples, or the largest number at which none has more than a share ``most``.
+
+    A sample count is its sender's word. Whatever it says, it moves the mean by no more than that share.
+
+    Args:
+        samples: At least 1 each.
+        most: The plan's ``max-share``; at least one part in as many as there are samples.
+    """
+    share = Fraction(most)
+    low, high = 1, max(samples)
+    while low < high:  # what is left of the bound is concave in the cap, so the caps within it are an interval
+        cap = (low + high + 1) // 2
+        fits = cap <= share * sum(min(count, cap) for count in samples)
+        low, high = (cap, high) if fits else (low, cap - 1)
+    return [min(count, low) for count in samples]
+
+
+def successor_sizes(first: int, last: int, minimum: int, colluders: int) -> range:
+    """The sizes that a cohort may have where the first one had ``first`` members and the last one ``last``.
 
     Empty where none is safe.
     """
-    half = -(-(first + COLLUDERS + 1) // 2)
-    return range(max(minimum, SMALLEST, half), last - (COLLUDERS + 2) + 1)
+    half = -(-(first + colluders + 1) // 2)
+    return range(max(minimum, smallest(colluders), half), last - smallest(colluders) + 1)
 
 
-def require_successor(earlier: Sequence[frozenset[int]], following: frozenset[int], minimum: int) -> None:
-    """Refuse a cohort that must not follow the ones that a client has contributed to in this round.
+def require_successor(
+    earlier: Sequence[frozenset[int]], following: frozenset[int], minimum: int, colluders: int
+) -> None:
+    """Refuse a cohort that must not follow those, of one round or one starting state, that a client contributed to.
 
     Args:
         earlier: Those cohorts, in their order; not empty.
         following: The announced one.
         minimum: The plan's smallest cohort.
+        colluders: How many clients may work with the aggregator.
 
     Raises:
         CohortRefused: One of the three conditions of succession does not hold.
@@ -147,10 +173,11 @@ def require_successor(earlier: Sequence[frozenset[int]], following: frozenset[in
     first, last = earlier[0], earlier[-1]
     if following == last:
         return
-    if not following <= last or len(following) not in successor_sizes(len(first), len(last), minimum):
+    if not following <= last or len(following) not in successor_sizes(len(first), len(last), minimum, colluders):
         raise CohortRefused(
-            f"a cohort of {len(following)} must not follow one of {len(last)} in the same round: the difference of the "
-            "two sums could expose a member. Those who were lost must come back."
+            f"a cohort of {len(following)} must not follow one of {len(last)} from the same starting model: the "
+            "difference of the two sums could expose a member. Those who were lost must come back, or a run begin from "
+            "another model."
         )
 
 
@@ -160,7 +187,5 @@ def require_quorum(cohort: Cohort, minimum: int, largest: int) -> None:
     Raises:
         CohortRefused: It is.
     """
-    if not max(minimum, SMALLEST) <= len(cohort.members) <= largest:
-        raise CohortRefused(
-            f"a cohort of {len(cohort.members)} was announced; the plan allows {max(minimum, SMALLEST)} to {largest}"
-        )
+    if not minimum <= len(cohort.members) <= largest:
+        raise CohortRefused(f"a cohort of {len(cohort.members)} was announced; the plan allows {minimum} to {largest}")

@@ -10,6 +10,7 @@
     ├── DataError              this node has no data that it could train on
     ├── TrainingError          local training diverged
     ├── CheckpointError        a checkpoint file cannot be used
+    ├── LedgerLost             this node cannot know what it has helped to open, and sits out a round
     ├── StorageError           the disk does not take what must be kept
     ├── DeploymentError        a process of a deployment does not do its part
     ├── PeerError              the *other* end's mistake; abstract
@@ -95,6 +96,13 @@ class CheckpointError(PruneSealError):
 
     public = "this node's saved state cannot be used"
     code = 105
+
+
+class LedgerLost(PruneSealError):
+    """The node's record of the sums that it took part in is absent or damaged: it sits out this round."""
+
+    public = "this node's ledger was lost; it joins with the next round"
+    code = 109
 
 
 class StorageError(PruneSealError):

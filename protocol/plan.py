@@ -15,7 +15,7 @@ from math import isfinite
 from typing import Final
 
 from protocol import VERSION
-from protocol.cohort import SMALLEST
+from protocol.cohort import smallest
 from protocol.errors import ConfigError
 from protocol.grid import Grid
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
@@ -44,6 +44,8 @@ class Plan:
         fraction: The part of the nodes asked each round, in (0, 1].
         min_cohort: The smallest cohort; clients enforce it.
         max_cohort: K, the largest cohort; it sets the radix of a lane.
+        colluders: How many clients may work with the aggregator before an update of another is exposed.
+        max_share: The largest share of the mean that one client can have, whatever samples it claims, in (0, 1].
         bits: b, bits of the sum's grid.
         model: Name or import path of the network.
         data: Name or import path of the data; a node's own settings may point elsewhere.
@@ -70,6 +72,8 @@ class Plan:
     fraction: float = 1.0
     min_cohort: int = 3
     max_cohort: int = 10
+    colluders: int = 1
+    max_share: float = 0.5
     bits: int = 16
     model: str = "digits-mlp"
     data: str = "digits"
@@ -90,7 +94,17 @@ class Plan:
             ("granularity", self.granularity in GRANULARITIES, f"one of {', '.join(GRANULARITIES)}"),
             ("rounds", self.rounds >= 1, "1 or more"),
             ("fraction", 0 < self.fraction <= 1, "a fraction in (0, 1]"),
-            ("min_cohort", self.min_cohort >= SMALLEST, f"{SMALLEST} or more: a smaller sum exposes its members"),
+            ("colluders", self.colluders >= 0, "0 or more"),
+            (
+                "min_cohort",
+                self.min_cohort >= smallest(self.colluders),
+                f"{smallest(self.colluders)} or more with {self.colluders} colluders: a smaller sum exposes members",
+            ),
+            (
+                "max_share",
+                1 / self.min_cohort <= self.max_share <= 1,
+                "a fraction in [1 / min-cohort, 1]",
+            ),
             ("max_cohort", self.max_cohort >= self.min_cohort, "at least min-cohort"),
             ("epochs", self.epochs >= 1, "1 or more"),
             ("batch_size", self.batch_size >= 1, "1 or more"),
@@ -118,6 +132,15 @@ class Plan:
         scheme = [VERSION, DEGREE, MODULUS, COEFFICIENT_BITS, p.plain_modulus, p.fields, p.drop_up, p.drop_down]
         text = json.dumps({"plan": self.to_config(), "scheme": scheme}, sort_keys=True, separators=(",", ":"))
         return hashlib.blake2b(text.encode(), digest_size=32, person=b"pruneseal plan").digest()
+
+    def run_seed(self, run: bytes) -> int:
+        """The seed of one run: of its initial weights, training and dither, 64 bits.
+
+        It depends on the run's name, so that no two runs of a plan begin from one state or draw the same numbers: who
+        was in both could subtract one sum from the other.
+        """
+        text = self.seed.to_bytes(4, "little") + run
+        return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"pruneseal seed").digest(), "little")
 
     def to_config(self) -> dict[str, Scalar]:
         """The plan as a Flower run config, flat and in kebab-case; a whole number for a real one counts as real."""

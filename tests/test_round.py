@@ -7,6 +7,7 @@ model, the support, the cohort, the weights and the votes. All comparisons are `
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,10 +17,11 @@ from hypothesis import strategies as st
 from aggregator.summation import CohortSum
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
+from edge_client.ledger import Ledger
 from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
 from protocol.call import Call
-from protocol.cohort import gather_cohort
+from protocol.cohort import bounded_weights, gather_cohort
 from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout, TensorSpec
 from protocol.parameters import CHECKS, DEGREE
@@ -56,8 +58,8 @@ def run_round(
     #    encrypts under the key of this round, and signs.
     clear, messages = {}, {}
     for node, pending in waiting.items():
-        cohort = admit_cohort(announcement, call, pending, kits[node], plan)
-        dither = dither_of(plan, call.round, call.attempt, node, pending.values.size)
+        cohort = admit_cohort(announcement, call, pending, Ledger(Path()), kits[node], plan)
+        dither = dither_of(plan, call, node, pending.values.size)
         clear[node], _ = quantised(pending, cohort, node, plan, dither)
         messages[node] = close_update(clear[node], pending.votes, cohort, call, kits[node], plan, pending.sealed)
 
@@ -167,7 +169,11 @@ def test_the_sum_stands_for_the_weighted_mean_within_one_step_a_client(
     }
     opened = run_round(plan, kits, layout, state, updates, Call(RUN, 5, 1)).opened[NODES[0]]
     step = steps(opened.terms.clips, layout, opened.terms.support, plan.parameters.grid)
-    mean = sum(u.values.astype(np.float64) * (u.samples / sum(samples)) for u in updates.values())
+    weights = bounded_weights(samples, plan.max_share)
+    mean = sum(
+        u.values.astype(np.float64) * (weight / sum(weights))
+        for u, weight in zip(updates.values(), weights, strict=True)
+    )
     error = np.abs(dequantise(opened.values, step) - mean)
     assert (error < len(samples) * step + 1e-6).all()
 

@@ -2,7 +2,7 @@
 
 Law: after ``insert(network, v)``, ``extract(network) == v``; and ``insert(network, extract(network))`` changes nothing.
 
-A network is a pure function of the plan and of the shape of the data, so all clients of a run begin with the same one.
+A network is a pure function of plan, run and the shape of the data, so all clients of a run begin with the same one.
 """
 
 from collections.abc import Mapping
@@ -40,15 +40,21 @@ class Network:
     work: Mapping[str, int]
 
 
-def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int) -> Network:
-    """The network that every client begins with: a pure function of the plan and the shape of the data.
+def build_network(plan: Plan, input_shape: tuple[int, ...], classes: int, run: bytes) -> Network:
+    """The network that every client of a run begins with.
+
+    Args:
+        plan: The plan.
+        input_shape: The shape of one input.
+        classes: How many classes the data have.
+        run: The run's name; the initial weights follow from it and the plan's seed.
 
     Raises:
         ConfigError: The plan names no model or method, or the model does not fit the data.
     """
     method = sparsifier(plan)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(plan.seed)
+        torch.manual_seed(plan.run_seed(run))
         plain = models.build(plan.model, input_shape, classes)
     work = uses(plain, input_shape)
     weights = {name: work[name] for name, parameter in plain.named_parameters() if parameter.dim() > 1}

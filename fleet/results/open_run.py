@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from aggregator.journal import RUN_FILE
+from aggregator.journal import RUN_FILE, Journal
 from edge_client.keys import load_operator_kit
 from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
@@ -38,6 +38,6 @@ def open_run(run: Path, kit: Path, roster: Path, config: Path, data: str | None,
         raise ConfigError(f"{run} is not the folder of a run: it holds no {RUN_FILE}")
     opener, plan = load_operator_kit(kit, roster), plan_from_toml(config)
     rows = datasets.load(data or plan.data)
-    network = build_network(plan, rows.input_shape, rows.classes)
+    network = build_network(plan, rows.input_shape, rows.classes, Journal(run, plan).run)
     out.mkdir(parents=True, exist_ok=True)
     return finish(OpenedRun(run, opener, plan, len(opener.roster.nodes), network, rows), out, None)

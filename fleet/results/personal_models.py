@@ -31,7 +31,7 @@ CLIENTS: Final = "clients"
 
 def own_network(run: OpenedRun, state: GlobalState, client: int) -> Network:
     """The network of one client of a local run after a round, as its method wears it."""
-    network = build_network(run.plan, run.data.input_shape, run.data.classes)
+    network = build_network(run.plan, run.data.input_shape, run.data.classes, run.journal.run)
     own = network.method.personal(network.model)
     load_personal(run.folder / "kits" / kit_name(client) / "state", run.journal.run, state.round + 1, own)
     insert(network, state.vector)

@@ -1,5 +1,6 @@
 """A whole run on this machine: provision, train, prune, aggregate encrypted, open, export, check, report."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -13,6 +14,7 @@ from flwr.app import Context, RecordDict
 from rich.console import Console
 
 from aggregator.app import server_app
+from aggregator.journal import Journal
 from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
 from aggregator.settings import AggregatorSettings
@@ -34,6 +36,7 @@ from protocol.cohort import Cohort
 from protocol.errors import ConfigError, PeerError
 from protocol.files import replace_file
 from protocol.plan import Plan, plan_from_config
+from protocol.wire import RUN_BYTES
 
 OPTIONS_FILE: Final = "options.json"
 
@@ -76,6 +79,14 @@ class Options:
             raise ConfigError(f"workers must be 0 or more, not {self.workers}")
 
 
+def run_name(plan: Plan) -> bytes:
+    """The name of a run whose clients are all here, 16 bytes: it follows from the plan, so a run can be repeated.
+
+    A deployed run has a random name. Keys are new in either case.
+    """
+    return hashlib.blake2b(plan.digest, digest_size=RUN_BYTES, person=b"pruneseal local").digest()
+
+
 def largest_cohort(clients: int, fraction: float) -> int:
     """The cohort that this part of the clients makes."""
     return ceil(fraction * clients)
@@ -92,7 +103,7 @@ def start(out: Path, plan: Plan, options: Options) -> None:
         raise ConfigError(f"{out} already holds a run: resume it with --resume, or choose another --out")
     data = datasets.load(plan.data)
     partition(plan.partition, data.train_y, data.groups, options.clients, plan.seed)
-    build_network(plan, data.input_shape, data.classes)
+    build_network(plan, data.input_shape, data.classes, run_name(plan))
     out.mkdir(parents=True, exist_ok=True)
     provision(out / "kits", options.clients, plan)
     if options.engine == Engine.FLOWER:
@@ -125,11 +136,12 @@ def go(out: Path, console: Console) -> Summary:
     """
     plan, options = stored_run(out)
     data = datasets.load(plan.data)
-    network = build_network(plan, data.input_shape, data.classes)
+    journal = Journal(out, plan, run_name(plan) if options.engine == Engine.LOCAL else None)
+    network = build_network(plan, data.input_shape, data.classes, journal.run)
     for note in network.method.notes():
         console.print(f"note: {note}", highlight=False, markup=False, soft_wrap=True)
     run = OpenedRun(out, load_kit(out / "kits" / kit_name(0)), plan, options.clients, network, data)
-    done = max(0, run.journal.last().round - 1)
+    done = max(0, journal.last().round - 1)
     with Progress(plan.rounds, console, resumed_at=done) as progress:
         if options.engine == Engine.FLOWER:
             with Deployment(out, options.clients) as deployment:

@@ -14,6 +14,7 @@ from edge_client.round import dither_of, open_sum, quantised
 from edge_client.state import load_pending
 from fleet.provisioning.kits import kit_name
 from fleet.results.summary import Verified
+from protocol.call import Call
 from protocol.cohort import Cohort
 from protocol.documents import Count, Part
 from protocol.errors import StorageError, VerificationError
@@ -58,7 +59,7 @@ class Verifier:
         values, votes = np.zeros_like(opened.values), np.zeros_like(opened.votes)
         for node in sorted(cohort.nodes):
             pending = load_pending(self._kits / kit_name(node) / "state")
-            dither = dither_of(self._plan, round_, attempt, node, pending.values.size)
+            dither = dither_of(self._plan, Call(cohort.members[0].run, round_, attempt), node, pending.values.size)
             values += quantised(pending, cohort, node, self._plan, dither)[0]
             votes += pending.votes
         wrong = int((values != opened.values).sum() + (votes != opened.votes).sum())

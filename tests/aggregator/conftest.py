@@ -25,8 +25,10 @@ MakeScene = Callable[..., Scene]
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeScene:
     """Make a federation of so many nodes, in a folder of its own; ``changes`` are fields of its plan."""
 
-    def make(nodes: int, folder: str = "run", votes: bool = False, kits: Any = None, **changes: Any) -> Scene:
-        return make_scene(tmp_path / folder, monkeypatch, small_plan(**changes), nodes, votes, kits)
+    def make(
+        nodes: int, folder: str = "run", votes: bool = False, before: Scene | None = None, **changes: Any
+    ) -> Scene:
+        return make_scene(tmp_path / folder, monkeypatch, small_plan(**changes), nodes, votes, before)
 
     return make
 

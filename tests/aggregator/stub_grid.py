@@ -23,6 +23,7 @@ from aggregator.records import MaskFigures, Record
 from aggregator.rounds import Run
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
+from edge_client.ledger import Ledger
 from edge_client.round import (
     Sum,
     Update,
@@ -34,9 +35,10 @@ from edge_client.round import (
     next_state,
     open_sum,
     quantised,
+    sent_to,
 )
 from edge_client.sparsify import GlobalState, sparsifier
-from edge_client.state import Pending, Sent
+from edge_client.state import Pending
 from fleet import flower
 from protocol.call import Action, Call
 from protocol.cohort import Cohort
@@ -80,14 +82,23 @@ def make_kits(nodes: int, plan: Plan) -> list[Kit]:
 _STATES: dict[bytes, GlobalState] = {}  # every client derives the same one; here it is derived once
 
 
+class MemoryLedger(Ledger):
+    """A ledger that no process has to find again."""
+
+    def save(self) -> None:
+        """Stay in memory."""
+
+
 class StubClient:
-    """What `edge_client.client.Client` does, with a made-up training and the waiting update in memory."""
+    """What `edge_client.client.Client` does, with a made-up training, and the waiting update and ledger in memory."""
 
     def __init__(self, kit: Kit, plan: Plan, layout: Layout = LAYOUT, votes: bool = False) -> None:
         self.kit, self.plan, self.layout, self.votes = kit, plan, layout, votes
         self.samples = 10 + 7 * kit.node
         self.pending: Pending | None = None
         self.metrics: Metrics = {}
+        self.ledger = MemoryLedger(Path())
+        self.answered: tuple[Call, bytes, Metrics] | None = None
 
     def state(self, call: Call, aggregate: bytes) -> GlobalState:
         """The model that the last aggregate stands for."""
@@ -100,23 +111,27 @@ class StubClient:
         return _STATES[aggregate]
 
     def train(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
-        """Attend."""
+        """Attend; asked again, as before."""
+        self.ledger.require(call, self.kit.node)
+        if self.answered and self.answered[0] == call:
+            return self.answered[1:]
         state = self.state(call, aggregate)
         moved = np.random.default_rng([self.kit.node, call.round, call.attempt]).normal(size=self.layout.size)
         trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
         votes = moved > 0 if self.votes else np.zeros(0, np.bool_)
         self.pending = attend(call, self.kit, self.plan, self.layout, state, Update(trained, votes, self.samples))
-        return self.pending.attendance, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
+        self.ledger.note(call)
+        metrics: Metrics = {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
+        self.answered = call, self.pending.attendance, metrics
+        return self.pending.attendance, metrics
 
     def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:
         """Blind for the announced cohort, encrypt, sign."""
         assert self.pending is not None
-        cohort = admit_cohort(announced, call, self.pending, self.kit, self.plan)
-        self.pending = replace(
-            self.pending,
-            given=(*self.pending.given, Sent(call.attempt, cohort.digest(call.attempt), cohort.nodes)),
-        )
-        integers, clipped = self.integers(cohort, call.round, call.attempt)
+        self.ledger.require(call, self.kit.node)
+        cohort = admit_cohort(announced, call, self.pending, self.ledger, self.kit, self.plan)
+        self.ledger.give(sent_to(cohort, call, self.pending))
+        integers, clipped = self.integers(cohort, call)
         payload = close_update(integers, self.pending.votes, cohort, call, self.kit, self.plan, self.pending.sealed)
         return payload, {"clipped": clipped} | self.metrics
 
@@ -125,10 +140,10 @@ class StubClient:
         state = self.state(call, aggregate)
         return model_digest(state, call, self.kit), self._score(state) | self.metrics
 
-    def integers(self, cohort: Cohort, round_: int, attempt: int) -> tuple[Integers, int]:
+    def integers(self, cohort: Cohort, call: Call) -> tuple[Integers, int]:
         """What this client adds to the sum of a cohort."""
         assert self.pending is not None
-        dither = dither_of(self.plan, round_, attempt, self.kit.node, self.pending.values.size)
+        dither = dither_of(self.plan, call, self.kit.node, self.pending.values.size)
         return quantised(self.pending, cohort, self.kit.node, self.plan, dither)
 
     def _score(self, state: GlobalState) -> Metrics:
@@ -370,9 +385,9 @@ class Watch:
 
     def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
         clients = {client.kit.node: client for client in self.grid.clients.values()}
-        one = clients[cohort.bearer]
-        total = open_sum(aggregate, cohort.members[0].run, round_, one.kit, one.plan, one.layout)
-        clear = [clients[node].integers(cohort, round_, attempt)[0] for node in sorted(cohort.nodes)]
+        one, call = clients[cohort.bearer], Call(cohort.members[0].run, round_, attempt)
+        total = open_sum(aggregate, call.run, round_, one.kit, one.plan, one.layout)
+        clear = [clients[node].integers(cohort, call)[0] for node in sorted(cohort.nodes)]
         assert np.array_equal(total.values, sum(clear))
         votes = [client.pending.votes.astype(np.int64) for client in clients.values() if client.pending is not None]
         if one.votes:
@@ -405,16 +420,22 @@ class Scene:
 
     def run(self) -> Watch:
         """Run, or resume, to the end."""
-        Run(self.grid, self.plan, self.roster, Journal(self.folder, self.plan), self.watch).run()
+        Run(self.grid, self.plan, self.roster, Journal(self.folder, self.plan, factories.RUN), self.watch).run()
         return self.watch
 
 
 def make_scene(
-    folder: Path, patch: pytest.MonkeyPatch, plan: Plan, nodes: int, votes: bool = False, kits: list[Kit] | None = None
+    folder: Path,
+    patch: pytest.MonkeyPatch,
+    plan: Plan,
+    nodes: int,
+    votes: bool = False,
+    before: Scene | None = None,
 ) -> Scene:
-    """A federation of honest clients, and an aggregator that lives by the grid's clock."""
-    kits = kits or make_kits(nodes, plan)
-    grid = StubGrid([StubClient(kit, plan, votes=votes) for kit in kits])
+    """A federation of honest clients, those of the scene before if any, and an aggregator on the grid's clock."""
+    kits = before.kits if before else make_kits(nodes, plan)
+    clients = list(before.grid.clients.values()) if before else [StubClient(kit, plan, votes=votes) for kit in kits]
+    grid = StubGrid(clients)
     patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
     patch.setattr("aggregator.rounds._WAIT_SECONDS", 0.01)
     return Scene(plan, folder, kits, grid, Watch(grid))

@@ -1,6 +1,7 @@
 """``aggregator.journal``: a completed round is on disk whole or not at all, and a resumed run finds it."""
 
 import os
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,9 +10,11 @@ import pytest
 
 from aggregator.journal import (
     AGGREGATE_FILE,
+    ATTEMPT_FILE,
     METRICS_FILE,
     RECORD_FILE,
     RUN_FILE,
+    Attempt,
     Journal,
     Stored,
     is_held,
@@ -42,6 +45,11 @@ def test_a_new_folder_gets_a_random_run_and_keeps_it(tmp_path: Path) -> None:
     assert len(first.run) == 16
     assert Journal(tmp_path / "a" / "b", PLAN).run == first.run
     assert Journal(tmp_path / "c", PLAN).run != first.run
+
+
+def test_a_run_can_be_given_a_name_and_keeps_that_too(tmp_path: Path) -> None:
+    for given in (bytes(range(16)), bytes(16), None):
+        assert Journal(tmp_path, PLAN, given).run == bytes(range(16))
 
 
 def test_a_folder_of_another_plan_is_refused_and_the_message_names_both(tmp_path: Path) -> None:
@@ -235,3 +243,63 @@ def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path
     journal.save(b"second", record(2))
     (tmp_path / METRICS_FILE).write_bytes(record(1, accuracy=0.5).to_json() + b'\n{"round": ')
     assert read_records(tmp_path) == [record(1, accuracy=0.5), record(2)]
+
+
+# --- the attempt under way ----------------------------------------------------------------------------
+
+BEGUN = Attempt(7, 3, 2, 3, [frozenset({2, 3, 5}), frozenset({2, 4_000_000_000})], {2: 7026, 5: (1 << 63) - 1})
+
+
+def test_the_attempt_that_was_begun_last_is_found_also_after_a_restart(tmp_path: Path) -> None:
+    assert Journal(tmp_path, PLAN).begun() is None
+    for attempt in (Attempt(1, 1, 1, 0, [], {}), BEGUN):
+        Journal(tmp_path, PLAN).begin(attempt)
+        assert Journal(tmp_path, PLAN).begun() == attempt
+
+
+def test_a_note_that_is_killed_at_any_step_leaves_the_old_one_or_the_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, seen = replace(BEGUN, attempt=2), []
+    for step in count(1):
+        Journal(tmp_path, PLAN).begin(old)
+        left = iter(range(step, 0, -1))
+
+        def sync(descriptor: int, left: "Any" = left) -> None:
+            if next(left, 0) == 1:
+                raise KilledError
+
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", sync)
+            try:
+                Journal(tmp_path, PLAN).begin(BEGUN)
+            except KilledError:
+                seen.append(Journal(tmp_path, PLAN).begun())
+            else:
+                break
+    assert seen == [old, BEGUN]
+
+
+def test_a_note_cut_off_anywhere_or_of_another_shape_is_an_error_of_ours(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    journal.begin(BEGUN)
+    path = tmp_path / ATTEMPT_FILE
+    whole = path.read_bytes()
+    others = [b"[]", b"{}", b"3", b"null", b"[" * 200_000, whole.replace(b"7", b"Infinity", 1), b'{"round": "x"}']
+    others.append(whole.replace(b'"cohorts": [', b'"cohorts": [3, '))
+    for damaged in [*(whole[:length] for length in range(len(whole))), *others]:
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"attempt\.json is damaged"):
+            journal.begun()
+
+
+def test_an_attempt_that_the_disk_does_not_take_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = Journal(tmp_path, PLAN)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"round 7 cannot be written .* No space left on device"):
+        journal.begin(BEGUN)
+    assert journal.begun() is None

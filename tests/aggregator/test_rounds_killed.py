@@ -1,14 +1,22 @@
 """``aggregator.rounds``: a run that is killed anywhere, and resumed, ends with the integers of an unbroken one."""
 
+from itertools import count
+from pathlib import Path
+
 import numpy as np
 import pytest
+from flwr.app import Message
 from numpy.typing import NDArray
 
-from aggregator.journal import Journal
+from aggregator.journal import Attempt, Journal
 from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
-from tests.aggregator.conftest import MakeScene, lines
-from tests.aggregator.stub_grid import EVALUATE, Watch, make_kits, make_scene, small_plan
+from protocol.errors import LedgerLost, QuorumError
+from protocol.files import replace_file
+from protocol.messages import to_error
+from tests import factories
+from tests.aggregator.conftest import BAD, MakeScene, asked, lines
+from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, Ask, Scene, Watch, make_scene, silent, small_plan
 
 
 class KilledError(BaseException):
@@ -59,16 +67,16 @@ ROUND_EVENTS = 3 + 3 + 1 + 1
 def test_a_run_that_is_killed_anywhere_ends_with_the_same_integers_as_an_unbroken_one(
     scene: MakeScene, unbroken: Watch, at: int
 ) -> None:
-    kits = make_kits(3, small_plan(rounds=3))
-    broken = scene(3, rounds=3, kits=kits)
+    broken = scene(3, rounds=3)
     killer = Killer(broken.grid)
     broken.watch, killer.at = killer, at
     with pytest.raises(KilledError):
         broken.run()
     done = Journal(broken.folder, broken.plan).last().round
-    resumed = scene(3, rounds=3, kits=kits)
+    resumed = scene(3, rounds=3, before=broken)
     watch = resumed.run()
     assert [number for number, *_ in watch.sums] == list(range(done + 1, 4))
+    assert (watch.refusals, watch.failures) == ([], [])
     if watch.sums:
         assert np.array_equal(final_integers(watch), final_integers(unbroken))
     assert [line["round"] for line in lines(resumed)] == [1, 2, 3]
@@ -94,7 +102,7 @@ def test_a_run_that_is_killed_before_or_after_its_round_is_written_loses_at_most
         with pytest.raises(KilledError):
             broken.run()
     assert Journal(broken.folder, broken.plan).last().round == (round_ if after else round_ - 1)
-    resumed = scene(3, rounds=3, kits=broken.kits)
+    resumed = scene(3, rounds=3, before=broken)
     watch = resumed.run()
     assert [number for number, *_ in watch.sums] == list(range(round_ + after, 4))
     sums = broken.watch.sums + watch.sums
@@ -106,20 +114,169 @@ def test_a_finished_run_that_is_resumed_is_only_scored_again(scene: MakeScene) -
     s = scene(3, rounds=2)
     s.run()
     before = lines(s)
-    again = scene(3, rounds=2, kits=s.kits)
+    again = scene(3, rounds=2, before=s)
     again.run()
     assert [kind for kind, *_ in again.grid.asked] == [EVALUATE]
     assert lines(again) == before
 
 
 def test_a_run_that_is_killed_in_every_round_has_one_line_a_round(scene: MakeScene) -> None:
-    kits = make_kits(3, small_plan(rounds=3))
+    s: Scene | None = None
     for _ in range(3):
-        s = scene(3, rounds=3, kits=kits)
+        s = scene(3, rounds=3, before=s)
         killer = Killer(s.grid)
         s.watch, killer.at = killer, ROUND_EVENTS + 1
         with pytest.raises(KilledError):
             s.run()
-    s = scene(3, rounds=3, kits=kits)
+    s = scene(3, rounds=3, before=s)
     s.run()
     assert [line["round"] for line in lines(s)] == [1, 2, 3]
+
+
+# --- what clients hold it to ---------------------------------------------------------------------------
+
+
+def kill_at_write(patch: pytest.MonkeyPatch, at: int, after: bool) -> None:
+    """Let the process end at its ``at``-th write to the journal, before or after it is done."""
+    number = count(1)
+
+    def dying(path: Path, data: bytes, mode: int = 0o644) -> None:
+        now = next(number)
+        if now == at and not after:
+            raise KilledError
+        replace_file(path, data, mode)
+        if now == at:
+            raise KilledError
+
+    patch.setattr("aggregator.journal.replace_file", dying)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("lost", [(), (BAD,)])
+@pytest.mark.parametrize("at", range(1, 12))
+def test_a_run_that_is_killed_at_any_write_asks_nothing_that_clients_refuse(
+    scene: MakeScene, monkeypatch: pytest.MonkeyPatch, at: int, lost: tuple[int, ...], after: bool
+) -> None:
+    """Also where a client was lost after the announcement, and never comes back: a refusal would end this test."""
+    broken = scene(8, rounds=2)
+    broken.grid.when(CONTRIBUTE, silent, *lost)
+    with monkeypatch.context() as patch:
+        kill_at_write(patch, at, after)
+        try:
+            broken.run()
+        except KilledError:
+            killed = True
+        else:
+            killed = False
+    assert killed or (at > 1 + 2 * 4 and not lost)
+    resumed = scene(8, rounds=2, before=broken)
+    for kind in (TRAIN, CONTRIBUTE):
+        resumed.grid.when(kind, silent, *lost)
+    watch = resumed.run()
+    assert (watch.refusals, watch.failures) == ([], [])
+    assert [line["round"] for line in lines(resumed)] == [1, 2]
+    for _, _, cohort, _ in broken.watch.sums + watch.sums:
+        assert len(cohort.members) in ((5, 7) if lost else (8,))
+
+
+def test_an_attempt_that_was_under_way_is_repeated_and_nobody_trains_again(scene: MakeScene) -> None:
+    broken = scene(4)
+    killer = Killer(broken.grid)
+    broken.watch, killer.at = killer, 4 + 2
+    with pytest.raises(KilledError):
+        broken.run()
+    trained = {client.kit.node: client.pending for client in broken.grid.clients.values()}
+    resumed = scene(4, before=broken)
+    resumed.run()
+    assert [(kind, attempt) for kind, _, attempt, _ in resumed.grid.asked] == [
+        (TRAIN, 1),
+        (CONTRIBUTE, 1),
+        (EVALUATE, 1),
+    ]
+    assert {client.kit.node: client.pending for client in resumed.grid.clients.values()} == trained
+
+
+@pytest.mark.parametrize("back", [True, False])
+def test_after_survivors_were_asked_a_new_attempt_is_begun(scene: MakeScene, back: bool) -> None:
+    """They have heard of attempt 2, so attempt 1 is over for them; of attempt 2 there are no attendances."""
+    broken = scene(8)
+    broken.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
+    killer = Killer(broken.grid)
+    broken.watch, killer.at = killer, 8 + 7 + 1
+    with pytest.raises(KilledError):
+        broken.run()
+    ((_, _, _), (round_, attempt, survivors)) = asked(broken, CONTRIBUTE)
+    assert (round_, attempt, len(survivors)) == (1, 2, 5)
+    resumed = scene(8, before=broken)
+    if not back:
+        resumed.grid.when(TRAIN, silent, BAD)
+    watch = resumed.run()
+    assert asked(resumed, CONTRIBUTE) == [(1, 3, survivors)]
+    assert watch.sums[0][2].nodes == set(survivors)
+
+
+def test_a_round_of_which_a_safe_part_is_gone_for_good_says_so_after_a_restart_too(scene: MakeScene) -> None:
+    broken = scene(4, attempts=2)
+    killer = Killer(broken.grid)
+    broken.watch, killer.at = killer, 4 + 1
+    with pytest.raises(KilledError):
+        broken.run()
+    resumed = scene(4, attempts=2, before=broken)
+    resumed.grid.when(TRAIN, silent, BAD)
+    with pytest.raises(QuorumError, match=r"round 1 failed 2 times: .*Those who were lost must come back"):
+        resumed.run()
+
+
+def test_attempts_are_counted_anew_after_a_restart_but_numbered_on(scene: MakeScene) -> None:
+    s = scene(3, attempts=2)
+    s.grid.when(TRAIN, silent, BAD)
+    for start in range(3):
+        again = scene(3, attempts=2, before=s)
+        again.grid.when(TRAIN, silent, BAD)
+        with pytest.raises(QuorumError, match="round 1 failed 2 times"):
+            again.run()
+        # The attempt that was under way is repeated.
+        assert [attempt for _, attempt, _ in asked(again, TRAIN)] == [start + 1, start + 2]
+
+
+def test_a_stale_note_of_an_earlier_round_does_not_count(scene: MakeScene) -> None:
+    s = scene(3, rounds=2)
+    Journal(s.folder, s.plan, factories.RUN).begin(Attempt(2, 7, 7, 7, [frozenset({2, 3, 5})], {2: 1, 3: 2, 5: 3}))
+    s.run()
+    assert [attempt for _, attempt, _ in asked(s, CONTRIBUTE)] == [1, 1]
+
+
+def test_nodes_that_flower_has_numbered_anew_are_not_waited_for(scene: MakeScene) -> None:
+    s = scene(3)
+    note = Attempt(1, 2, 1, 2, [frozenset({2, 3, 5})], {2: 1, 3: 2, 5: 3})
+    Journal(s.folder, s.plan, factories.RUN).begin(note)
+    s.run()
+    assert asked(s, CONTRIBUTE) == [(1, 3, (2, 3, 5))]
+
+
+# --- nodes that sit a round out ------------------------------------------------------------------------
+
+
+def sits_out(ask: Ask) -> Message:
+    return Message(to_error(LedgerLost("its ledger was lost"), "0a1b"), reply_to=ask.message)
+
+
+def test_in_place_of_nodes_that_sit_a_round_out_others_are_asked_and_no_attempt_is_lost(scene: MakeScene) -> None:
+    first = scene(10, "other", fraction=0.3).run().sums[0][2].nodes
+    s = scene(10, fraction=0.3, attempts=1)
+    s.grid.when(TRAIN, sits_out, *first)
+    watch = s.run()
+    asked_in = [set(nodes) for _, _, nodes in asked(s, TRAIN)]
+    assert asked_in[0] == first
+    assert len(asked_in) == 2
+    assert not asked_in[1] & first
+    assert watch.sums[0][2].nodes == asked_in[1]
+
+
+def test_a_round_that_too_many_sit_out_is_given_up(scene: MakeScene) -> None:
+    s = scene(3, attempts=2)
+    s.grid.when(TRAIN, sits_out, BAD)
+    with pytest.raises(
+        QuorumError, match=r"failed 2 times: .* x \"this node's ledger was lost; it joins with the next"
+    ):
+        s.run()

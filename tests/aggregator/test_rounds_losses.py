@@ -89,7 +89,7 @@ def test_the_survivors_are_asked_again_in_a_cohort_that_may_follow_or_the_round_
     s.grid.when(CONTRIBUTE, silent, *gone, attempt=1)
     watch = s.run()
     (record,) = watch.records
-    safe = [size for size in successor_sizes(nodes, nodes, 3) if size <= nodes - lost]
+    safe = [size for size in successor_sizes(nodes, nodes, 3, colluders=1) if size <= nodes - lost]
     first, second = asked(s, CONTRIBUTE)
     assert set(first[2]) == set(NODES[:nodes])
     if safe:

@@ -47,7 +47,7 @@ def test_a_stopped_run_goes_on_from_the_last_complete_round_when_the_cause_is_go
     with pytest.raises(QuorumError):
         s.run()
     assert Journal(s.folder, s.plan).last().round == 1
-    again = scene(3, kits=s.kits, rounds=3, attempts=1)
+    again = scene(3, before=s, rounds=3, attempts=1)
     watch = again.run()
     assert watch.texts == ["resuming after round 1 of 3"]
     assert [number for number, *_ in watch.sums] == [2, 3]
@@ -96,7 +96,7 @@ def test_a_final_model_that_nobody_scores_stops_the_run_which_asks_again_when_re
     s.grid.when(EVALUATE, fails("this node has no usable data [ref 1]"), 2, 3, 5)
     with pytest.raises(QuorumError, match=r"\(3 x 'this node has no usable data'\); resume the run"):
         s.run()
-    again = scene(3, kits=s.kits)
+    again = scene(3, before=s)
     again.run()
     assert [kind for kind, *_ in again.grid.asked] == [EVALUATE]
     assert [(line["round"], line["accuracy"]) for line in lines(again)] == [(1, 0.8)]

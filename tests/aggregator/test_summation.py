@@ -59,7 +59,7 @@ def party() -> Party:
     values, votes = np.zeros(LAYOUT.size, np.int64), np.zeros(LAYOUT.size, np.int64)
     for client in clients:
         assert client.pending is not None
-        values += client.integers(cohort, CALL.round, CALL.attempt)[0]
+        values += client.integers(cohort, CALL)[0]
         votes += client.pending.votes
     return Party(plan, clients, cohort, contributions, values, votes)
 

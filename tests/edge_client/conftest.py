@@ -41,3 +41,11 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Mappin
     fed = federation(PLAN)
     clients = fed.clients(tmp_path_factory.mktemp("played"))
     return fed, clients, play_round(clients, fed, 1, b"")
+
+
+@pytest.fixture(scope="module")
+def over(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Mapping[int, Client], Played]:
+    """Four nodes after the only round of their plan."""
+    fed = federation(tiny_plan(rounds=1))
+    clients = fed.clients(tmp_path_factory.mktemp("over"))
+    return fed, clients, play_round(clients, fed, 1, b"")

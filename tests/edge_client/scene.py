@@ -1,14 +1,15 @@
 """A round of six nodes up to the announcement of its cohort, by the functions of ``edge_client.round`` alone."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
+from edge_client.ledger import Ledger, Sent
 from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
@@ -37,12 +38,14 @@ class Scene:
     def kits(self) -> Mapping[int, Kit]:
         return self.fed.kits
 
-    def admit(self, node: int, announced: bytes, call: Call = FIRST, **changes: Any) -> Cohort:
-        return admit_cohort(announced, call, replace(self.waiting[node], **changes), self.kits[node], PLAN)
+    def admit(self, node: int, announced: bytes, call: Call = FIRST, given: Sequence[Sent] = ()) -> Cohort:
+        return admit_cohort(
+            announced, call, self.waiting[node], Ledger(Path(), given=list(given)), self.kits[node], PLAN
+        )
 
     def contribution(self, node: int, cohort: Cohort, call: Call = FIRST) -> bytes:
         pending, kit = self.waiting[node], self.kits[node]
-        dither = dither_of(PLAN, call.round, call.attempt, node, pending.values.size)
+        dither = dither_of(PLAN, call, node, pending.values.size)
         integers, _ = quantised(pending, cohort, node, PLAN, dither)
         return close_update(integers, pending.votes, cohort, call, kit, PLAN, pending.sealed)
 

@@ -14,6 +14,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, 
 from edge_client.app import app, egress, guard
 from edge_client.keys import COHORT_FILE, PLAN_FILE
 from edge_client.learning.network import build_network
+from edge_client.ledger import LEDGER_FILE
 from edge_client.round import open_sum
 from fleet.flower import be_task, wrap
 from protocol.cohort import gather_cohort
@@ -25,6 +26,7 @@ from protocol.errors import (
     DataError,
     Duplicate,
     KeyFileError,
+    LedgerLost,
     MalformedMessage,
     PeerMismatch,
     PruneSealError,
@@ -124,13 +126,14 @@ def assert_refused(reply: Message, error: type[PruneSealError], secrets: Iterabl
 # --- a round through Flower's messages ----------------------------------------------------------
 
 
-def test_a_round_passes_through_the_app_as_frames_and_scalars(nodes: Nodes) -> None:
+def test_a_round_passes_through_the_app_as_frames_and_scalars(tmp_path: Path) -> None:
+    nodes = Nodes(tmp_path, tiny_plan(rounds=1, partition="iid"))
     attendances = nodes.train()
     replies = [nodes.send(k, "train.contribute", nodes.cohort(attendances)) for k in range(6)]
     cohort = gather_cohort(attendances, nodes.fed.roster)
     sent = {node: frame(reply, "contribution") for node, reply in zip(NODES, replies, strict=True)}
     aggregate = add_up(nodes.plan, nodes.fed.roster, cohort, 1, sent)
-    layout = build_network(nodes.plan, (5,), 4).layout
+    layout = build_network(nodes.plan, (5,), 4, RUN).layout
     assert open_sum(aggregate, RUN, 1, nodes.fed.kits[2], nodes.plan, layout).clients == 6
 
     last = {**CALL, "round": 2}
@@ -204,16 +207,20 @@ def test_training_that_diverges_is_reported_as_that(tmp_path: Path) -> None:
 
 def test_a_contribution_without_training_or_with_a_damaged_state_is_refused(nodes: Nodes) -> None:
     assert_refused(nodes.send(0, "train.contribute"), CheckpointError, [str(nodes.folder)])
+    nodes.train()
     state = nodes.folder / "node-0" / "state"
-    state.mkdir()
     (state / "pending.npz").write_bytes(MARKER.encode())
     assert_refused(nodes.send(0, "train.contribute"), CheckpointError, [str(nodes.folder)])
+    (state / LEDGER_FILE).write_bytes(MARKER.encode())
+    for kind in ("train", "train.contribute"):
+        assert_refused(nodes.send(0, kind), LedgerLost, [str(nodes.folder)])
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"PRSL" + bytes(400), MARKER.encode() * 30])
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_an_aggregate_that_does_not_parse_is_refused(kind: str, garbage: bytes, nodes: Nodes) -> None:
-    call = {**CALL, "round": 2}
+    nodes.train()
+    call = {**CALL, "round": 2 if kind == "train" else nodes.plan.rounds + 1}
     assert_refused(nodes.send(0, kind, {"aggregate": garbage}, call), MalformedMessage)
 
 
@@ -349,11 +356,13 @@ def test_the_largest_numbers_that_fit_the_protocol_are_understood(nodes: Nodes) 
 
 
 def test_plaintext_where_a_frame_belongs_is_refused(nodes: Nodes) -> None:
+    nodes.train()
     content = RecordDict({"aggregate": ArrayRecord([np.ones(3)]), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
     assert_refused(nodes.deliver(0, Message(content, 100, "train")), MalformedMessage)
 
 
 def test_a_frame_under_another_name_is_no_aggregate(nodes: Nodes) -> None:
+    nodes.train()
     content = RecordDict({"aggregate": to_record({"other": b"frame"}), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
     assert_refused(nodes.deliver(0, Message(content, 100, "train")), MalformedMessage)
 
@@ -400,7 +409,7 @@ def test_the_apps_own_egress_stands_inside_its_guard(nodes: Nodes, monkeypatch: 
     """If a handler's own wrapping ever failed, the refusal must reach the aggregator as an error and nothing else."""
     clear = ArrayRecord({"model": Array(np.ones(3, np.float32))})
     monkeypatch.setattr("protocol.messages.to_record", lambda blobs: clear)
-    assert_refused(nodes.send(0, "evaluate"), MalformedMessage)
+    assert_refused(nodes.send(0, "train"), MalformedMessage)
 
 
 @pytest.mark.parametrize("error", [ValueError(MARKER), KeyError(MARKER), MemoryError(MARKER), RecursionError(MARKER)])

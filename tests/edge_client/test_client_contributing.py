@@ -6,9 +6,10 @@ import pytest
 
 from edge_client.client import Client
 from edge_client.learning.network import build_network
+from edge_client.ledger import LEDGER_FILE, Ledger, Sent
 from edge_client.round import open_sum
 from edge_client.settings import NodeSettings
-from edge_client.state import Sent, load_pending
+from edge_client.state import load_pending
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
@@ -40,15 +41,21 @@ def test_a_contribution_before_training_is_an_error(tmp_path: Path) -> None:
         client.contribute(FIRST, b"")
 
 
+def remembered(stage: Stage) -> list[Sent]:
+    """What the first node remembers to have contributed to."""
+    return Ledger.open(stage.state(2), FIRST, None, 2).given
+
+
 def test_a_contribution_is_remembered_before_it_is_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash after the answer has left must not make the client forget it."""
     cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
-    assert load_pending(stage.state(2)).given == ()
+    assert remembered(stage) == []
     with monkeypatch.context() as patch:
         patch.delattr("edge_client.client.close_update")
         with pytest.raises(NameError):
             stage.clients[2].contribute(FIRST, cohort.encode())
-    assert load_pending(stage.state(2)).given == (Sent(1, cohort.digest(1), frozenset(NODES)),)
+    state = load_pending(stage.state(2)).state
+    assert remembered(stage) == [Sent(RUN, 1, 1, state, cohort.digest(1), frozenset(NODES))]
 
 
 def test_a_contribution_comes_with_its_clipped_values_and_seconds(stage: Stage) -> None:
@@ -62,10 +69,11 @@ def refused(
 ) -> None:
     """Every one of these nodes refuses, and keeps what it had."""
     for node in nodes:
-        before = (stage.state(node) / "pending.npz").read_bytes()
+        files = [stage.state(node) / name for name in ("pending.npz", LEDGER_FILE)]
+        before = [file.read_bytes() for file in files]
         with pytest.raises(error):
             stage.clients[node].contribute(call, announced)
-        assert (stage.state(node) / "pending.npz").read_bytes() == before
+        assert [file.read_bytes() for file in files] == before
 
 
 def test_a_cohort_without_the_nodes_own_attendance_is_refused(stage: Stage) -> None:
@@ -87,7 +95,7 @@ def test_an_attempt_that_was_answered_is_refused_for_another_cohort(stage: Stage
 
 def test_the_same_cohort_may_ask_again_and_gets_the_same_update_encrypted_anew(stage: Stage) -> None:
     cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
-    layout = build_network(stage.fed.plan, (5,), 4).layout
+    layout = build_network(stage.fed.plan, (5,), 4, RUN).layout
     sums: list[list[int]] = []
     frames: list[bytes] = []
     for _ in range(2):
@@ -97,7 +105,7 @@ def test_the_same_cohort_may_ask_again_and_gets_the_same_update_encrypted_anew(s
         frames += sent.values()
     assert sums[0] == sums[1]
     assert len(set(frames)) == 12
-    assert len(load_pending(stage.state(2)).given) == 1
+    assert len(remembered(stage)) == 1
 
 
 @pytest.mark.parametrize("left_out", [1, 2, 3])
@@ -134,7 +142,7 @@ def test_the_survivors_of_a_large_cohort_finish_the_round(tmp_path: Path) -> Non
     again = Call(RUN, 1, 2)
     sent = {node: clients[node].contribute(again, survivors.encode()).payload for node in numbers[:6]}
     aggregate = add_up(plan, fed.roster, survivors, 2, sent)
-    layout = build_network(plan, (5,), 4).layout
+    layout = build_network(plan, (5,), 4, RUN).layout
     assert open_sum(aggregate, RUN, 1, fed.kits[9], plan, layout).clients == 6
 
 

@@ -9,12 +9,21 @@ import pytest
 from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.learning.training import evaluate
+from edge_client.ledger import Ledger
 from edge_client.round import model_digest, open_sum, state_after
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending, save_pending
 from protocol.call import Call
 from protocol.cohort import gather_cohort
-from protocol.errors import CohortRefused, DataError, Duplicate, MalformedMessage, PeerMismatch, TrainingError
+from protocol.errors import (
+    CohortRefused,
+    DataError,
+    Duplicate,
+    LedgerLost,
+    MalformedMessage,
+    PeerMismatch,
+    TrainingError,
+)
 from protocol.wire import decode_attendance
 from tests.edge_client import tiny
 from tests.edge_client.federation import (
@@ -28,6 +37,7 @@ from tests.edge_client.federation import (
     add_up,
     federation,
     one_client,
+    play_round,
 )
 
 # --- training -----------------------------------------------------------------------------------
@@ -37,7 +47,7 @@ def test_the_first_round_begins_with_the_initial_model_and_counts_what_it_holds(
     played: tuple[Federation, Mapping[int, Client], Played],
 ) -> None:
     fed, _, result = played
-    network = build_network(PLAN, (5,), 4)
+    network = build_network(PLAN, (5,), 4, RUN)
     sizes = []
     for node, answer in result.trained.items():
         said = decode_attendance(answer.payload, fed.roster)
@@ -54,12 +64,12 @@ def test_the_first_round_begins_with_the_initial_model_and_counts_what_it_holds(
 
 
 def test_the_clients_test_rows_are_the_whole_test_set_and_their_scores_are_the_models(
-    played: tuple[Federation, Mapping[int, Client], Played],
+    over: tuple[Federation, Mapping[int, Client], Played],
 ) -> None:
-    fed, clients, result = played
-    network, data = build_network(PLAN, (5,), 4), tiny.data()
+    fed, clients, result = over
+    network, data = build_network(fed.plan, (5,), 4, RUN), tiny.data()
     initial = evaluate(network.model, data.test_x, data.test_y)
-    state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], PLAN, network)
+    state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network)
     insert(network, state.vector)
     after = evaluate(network.model, data.test_x, data.test_y)
     answers = [client.evaluate(Call(RUN, 2, 1), result.aggregate) for client in clients.values()]
@@ -74,19 +84,22 @@ def test_the_clients_test_rows_are_the_whole_test_set_and_their_scores_are_the_m
 
 
 def test_nodes_agree_on_the_model_that_they_score(
-    played: tuple[Federation, Mapping[int, Client], Played],
+    over: tuple[Federation, Mapping[int, Client], Played],
 ) -> None:
-    fed, clients, result = played
+    fed, clients, result = over
     call = Call(RUN, 2, 1)
     digests = {client.evaluate(call, result.aggregate).payload for client in clients.values()}
-    network = build_network(PLAN, (5,), 4)
-    state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], PLAN, network)
+    network = build_network(fed.plan, (5,), 4, RUN)
+    state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network)
     assert digests == {model_digest(state, call, fed.kits[NODES[0]])}
 
 
-def test_scoring_alone_changes_nothing_on_disk(tmp_path: Path) -> None:
-    client = one_client(tmp_path, federation(PLAN), PLAN)
-    client.evaluate(FIRST, b"")
+def test_scoring_alone_changes_nothing_on_disk(
+    over: tuple[Federation, Mapping[int, Client], Played], tmp_path: Path
+) -> None:
+    fed, _, result = over
+    client = one_client(tmp_path, fed, fed.plan)
+    client.evaluate(Call(RUN, 2, 1), result.aggregate)
     assert not (tmp_path / "kit" / "state").exists()
 
 
@@ -113,7 +126,7 @@ def test_asked_again_in_the_same_attempt_a_client_answers_as_before_and_does_not
 def test_attempts_of_a_round_must_rise(tmp_path: Path) -> None:
     client = federation(PLAN).clients(tmp_path)[NODES[0]]
     client.train(Call(RUN, 1, 2), b"")
-    with pytest.raises(Duplicate, match="attendance in attempt 1, or a later one"):
+    with pytest.raises(Duplicate, match="node 2 has already sent its answers up to attempt 2 of round 1"):
         client.train(FIRST, b"")
     client.train(Call(RUN, 1, 3), b"")
     with pytest.raises(Duplicate):
@@ -123,10 +136,9 @@ def test_attempts_of_a_round_must_rise(tmp_path: Path) -> None:
 def test_a_client_trains_again_only_in_an_attempt_after_its_last_contribution(stage: Stage) -> None:
     client = stage.clients[2]
     client.contribute(Call(RUN, 1, 3), stage.cohort(*NODES))
-    for attempt in (2, 3):
+    for attempt in (1, 2):
         with pytest.raises(Duplicate):
             client.train(Call(RUN, 1, attempt), b"")
-    assert client.train(FIRST, b"").payload == stage.trained[2].payload
     assert client.train(Call(RUN, 1, 4), b"").payload != stage.trained[2].payload
 
 
@@ -136,7 +148,7 @@ def test_a_round_that_starts_over_does_not_forget_whom_it_was_summed_with(stage:
         client.contribute(FIRST, stage.cohort(*NODES))
     again = Call(RUN, 1, 2)
     fresh = {node: client.train(again, b"").payload for node, client in stage.clients.items()}
-    assert [given.nodes for given in load_pending(stage.state(2)).given] == [frozenset(NODES)]
+    assert [sent.nodes for sent in Ledger.open(stage.state(2), again, None, 2).given] == [frozenset(NODES)]
     without_one = gather_cohort([fresh[node] for node in NODES[:-1]], stage.fed.roster)
     with pytest.raises(CohortRefused, match="Those who were lost must come back"):
         stage.clients[2].contribute(again, without_one.encode())
@@ -184,7 +196,7 @@ def test_a_client_that_restarts_between_two_messages_sends_what_it_would_have_se
     }
     sent = {node: client.contribute(FIRST, cohort.encode()).payload for node, client in restarted.items()}
     aggregate = add_up(PLAN, fed.roster, cohort, 1, sent)
-    layout = build_network(PLAN, (5,), 4).layout
+    layout = build_network(PLAN, (5,), 4, RUN).layout
     assert open_sum(aggregate, RUN, 1, fed.kits[NODES[0]], PLAN, layout).clients == 4
 
 
@@ -197,39 +209,51 @@ def test_a_node_with_its_own_data_uses_all_of_it(tmp_path: Path) -> None:
     assert answer.metrics["tested"] == 26
 
 
-def test_the_aggregate_is_the_whole_state_so_a_node_that_joins_late_trains_with_the_others(
-    played: tuple[Federation, Mapping[int, Client], Played], tmp_path: Path
+def test_the_aggregate_is_the_whole_state_so_a_node_that_joins_late_trains_with_the_others_from_its_second_round_on(
+    tmp_path: Path,
 ) -> None:
-    fed, _, result = played
+    fed = federation(PLAN)
     clients = fed.clients(tmp_path / "others")
-    for node in (NODES[1], NODES[3]):
-        clients[node].train(FIRST, b"")
-    late = one_client(tmp_path, fed, PLAN)
-    call = Call(RUN, 2, 1)
+    others = {node: clients[node] for node in NODES[1:4]}
+    late, last = one_client(tmp_path, fed, PLAN), play_round(others, fed, 1, b"").aggregate
+    with pytest.raises(LedgerLost, match="it sits out round 2 and joins with the next one"):
+        late.train(Call(RUN, 2, 1), last)
+    last = play_round(others, fed, 2, last).aggregate
     said = {
-        decode_attendance(client.train(call, result.aggregate).payload, fed.roster).model
-        for client in (late, clients[NODES[1]], clients[NODES[3]])
+        decode_attendance(client.train(Call(RUN, 3, 1), last).payload, fed.roster).model
+        for client in (late, *others.values())
     }
     assert len(said) == 1
 
 
 def test_a_later_round_without_its_aggregate_is_refused(tmp_path: Path) -> None:
     client = one_client(tmp_path, federation(PLAN), PLAN)
-    for handler in (client.train, client.evaluate):
-        with pytest.raises(MalformedMessage, match="round 2 was announced without the aggregate of the round before"):
-            handler(Call(RUN, 2, 1), b"")
+    client.train(FIRST, b"")
+    for handler, round_ in ((client.train, 2), (client.evaluate, PLAN.rounds + 1)):
+        announced = f"round {round_} was announced without the aggregate of the round before"
+        with pytest.raises(MalformedMessage, match=announced):
+            handler(Call(RUN, round_, 1), b"")
 
 
 @pytest.mark.parametrize(
-    ("call", "field"), [(Call(RUN, 1, 1), "round"), (Call(RUN, 3, 1), "round"), (Call(bytes(16), 2, 1), "run")]
+    ("call", "field"), [(Call(RUN, 1, 2), "round"), (Call(RUN, 3, 1), "round"), (Call(bytes(16), 2, 1), "run")]
 )
 def test_the_aggregate_of_another_round_or_run_is_refused(
     call: Call, field: str, played: tuple[Federation, Mapping[int, Client], Played]
 ) -> None:
     _, clients, result = played
     with pytest.raises(PeerMismatch) as caught:
-        clients[NODES[0]].evaluate(call, result.aggregate)
+        clients[NODES[0]].train(call, result.aggregate)
     assert caught.value.field == field
+
+
+@pytest.mark.parametrize("round_", [1, 2, 3])
+def test_nothing_is_scored_before_the_last_round_is_over(
+    round_: int, played: tuple[Federation, Mapping[int, Client], Played]
+) -> None:
+    _, clients, result = played
+    with pytest.raises(PeerMismatch, match=f"round: ours is 4, the peer's is {round_}"):
+        clients[NODES[0]].evaluate(Call(RUN, round_, 1), result.aggregate)
 
 
 # --- data that cannot be trained on -------------------------------------------------------------

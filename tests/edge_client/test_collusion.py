@@ -106,7 +106,7 @@ def loot(fixed_nonces: None) -> Loot:
     sent, clear = {}, {}
     for member in cohort.members:
         kit, pending = kits[member.node], waiting[member.node]
-        clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, 1, 1, member.node, SIZE))
+        clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, FIRST, member.node, SIZE))
         data = close_update(clear[member.node], pending.votes, cohort, FIRST, kit, PLAN, pending.sealed)
         contribution = decode_contribution(data, member, P, kit.roster)
         sent[member.node] = (contribution.first, contribution.seeds)
@@ -234,12 +234,12 @@ def test_the_second_sum_would_have_exposed_the_one_left_out(tmp_path: Path) -> N
     contributions = {}
     for node in scene.rest.nodes:
         pending = scene.waiting[node]
-        integers, _ = quantised(pending, scene.rest, node, plan, dither_of(plan, 1, 2, node, pending.values.size))
+        integers, _ = quantised(pending, scene.rest, node, plan, dither_of(plan, again, node, pending.values.size))
         kit = fed.kits[node]
         contributions[node] = close_update(integers, pending.votes, scene.rest, again, kit, plan, pending.sealed)
     second = add_up(plan, fed.roster, scene.rest, 2, contributions)
 
-    layout, secret = build_network(plan, (5,), 4).layout, scene.waiting[8]
+    layout, secret = build_network(plan, (5,), 4, RUN).layout, scene.waiting[8]
     weighed = [
         open_sum(aggregate, RUN, 1, fed.kits[2], plan, layout).values * secret.step * cohort.samples
         for aggregate, cohort in ((scene.whole.aggregate, scene.whole.cohort), (second, scene.rest))

@@ -19,7 +19,7 @@ from protocol import checkpoint
 from protocol.call import Call
 from protocol.checkpoint import Checkpoint
 from protocol.errors import StorageError
-from tests.edge_client.federation import PLAN, RUN, federation, play_round
+from tests.edge_client.federation import RUN, federation, play_round, tiny_plan
 
 ECHO = (sys.executable, "-c", "import sys; print(*sys.argv[1:])")
 
@@ -41,29 +41,30 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"]:
 def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
     tmp_path: Path, started: list["subprocess.Popen[bytes]"]
 ) -> None:
-    fed = federation(PLAN)
+    plan = tiny_plan(rounds=1)
+    fed = federation(plan)
     clients: Mapping[int, Client] = fed.clients(tmp_path / "nodes")
     aggregate = play_round(clients, fed, 1, b"").aggregate
     node, client = next(iter(clients.items()))
     call, out = Call(RUN, 2, 1), tmp_path / "out" / "deep"
     without = client.evaluate(call, aggregate)
     assert started == []
-    leaving = Client(replace(client._settings, out=out), PLAN)
+    leaving = Client(replace(client._settings, out=out), plan)
     assert leaving.evaluate(call, aggregate) == without
     (export,) = started
     assert export.wait(timeout=60) == 0
-    arguments = [str(out / CHECKPOINT_FILE), "--out", str(out), "--model", PLAN.model]
+    arguments = [str(out / CHECKPOINT_FILE), "--out", str(out), "--model", plan.model]
     assert (out / EXPORT_LOG).read_text().split() == arguments
 
     stored = checkpoint.load(out / CHECKPOINT_FILE)
-    network = build_network(PLAN, (5,), 4)
-    state = state_after(aggregate, RUN, 1, fed.kits[node], PLAN, network)
+    network = build_network(plan, (5,), 4, RUN)
+    state = state_after(aggregate, RUN, 1, fed.kits[node], plan, network)
     insert(network, state.vector)
     expected = {name: tensor.numpy().tobytes() for name, tensor in network.model.state_dict().items()}
     assert {name: array.tobytes() for name, array in stored.tensors.items()} == expected
     assert stored.metadata["run"] == RUN.hex()
     assert stored.metadata["round"] == "1"
-    assert stored.metadata["plan_digest"] == PLAN.digest.hex()
+    assert stored.metadata["plan_digest"] == plan.digest.hex()
     assert json.loads(stored.metadata["input_shape"]) == [5]
 
 

@@ -15,6 +15,7 @@ from edge_client.round import (
     next_state,
     open_sum,
     quantised,
+    state_digest,
     terms_of,
 )
 from edge_client.sparsify import GlobalState
@@ -42,7 +43,7 @@ def test_an_attendance_says_what_the_client_holds_and_the_pending_update_keeps_t
         assert said.key == four.fed.roster.key_id(RUN, 1)
         assert said.model == model_digest(STATE, FIRST, four.kits[node])
         assert said.support == support_digest(pending.sealed)
-        assert (dict(pending.metrics), pending.given) == ({}, ())
+        assert (dict(pending.metrics), pending.state) == ({}, state_digest(STATE))
     assert len({pending.sealed for pending in four.waiting.values()}) == 1
     assert len({decode_attendance(p.attendance, four.fed.roster).nonce for p in four.waiting.values()}) == 4
 
@@ -80,14 +81,14 @@ def test_the_model_digest_names_the_weights_and_the_mask_of_one_round() -> None:
 def test_the_dither_repeats_and_is_never_shared() -> None:
     plans = [PLAN, replace(PLAN, seed=1)]
     drawn = {
-        tuple(dither_of(plan, round_, attempt, node, 8).tolist())
+        tuple(dither_of(plan, Call(RUN, round_, attempt), node, 8).tolist())
         for plan in plans
         for round_ in (1, 2)
         for attempt in (1, 2)
         for node in (2, 3)
     }
     assert len(drawn) == 16
-    again = dither_of(PLAN, 1, 1, 2, 8)
+    again = dither_of(PLAN, FIRST, 2, 8)
     assert tuple(again.tolist()) in drawn
     assert (again >= 0).all()
     assert (again < 1).all()

@@ -21,14 +21,14 @@ from protocol.support import Support
 from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
 from protocol.wire import Aggregate, decode_aggregate, decode_contribution, encode_aggregate
-from tests.edge_client.federation import NODES, RUN, add_up, ciphertext_sum, federation
+from tests.edge_client.federation import FIRST, NODES, RUN, add_up, ciphertext_sum, federation
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
 
 
 def test_the_sum_of_the_whole_cohort_opens(four: Scene) -> None:
     opened = four.open(four.aggregate())
     expected = sum(
-        quantised(pending, four.cohort, node, PLAN, dither_of(PLAN, 1, 1, node, SIZE))[0]
+        quantised(pending, four.cohort, node, PLAN, dither_of(PLAN, FIRST, node, SIZE))[0]
         for node, pending in four.waiting.items()
     )
     assert isinstance(expected, np.ndarray)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edge_client.state import PENDING_FILE, Pending, Sent, accept_roster, load_pending, save_pending
+from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
 from protocol.errors import CheckpointError, RosterRefused
 from protocol.roster import Roster
 
@@ -19,8 +19,8 @@ WAITING = Pending(
     votes=np.array([True, False, True, True, False]),
     step=np.linspace(0.1, 0.5, 5),
     sealed=b"sealed terms",
+    state=bytes(range(32)),
     metrics={"loss": 0.25, "tested": 36},
-    given=(Sent(1, bytes(32), frozenset({1, 8, 9, 4_000_000_000})), Sent(2, bytes(range(32)), frozenset({1, 8}))),
 )
 
 
@@ -28,15 +28,7 @@ def content(pending: Pending) -> tuple[object, ...]:
     """Everything that can be told apart about a pending update, dtypes and signs of zero included."""
     arrays = (pending.values, pending.votes, pending.step)
     shapes = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
-    return (pending.attendance, *shapes, pending.sealed, pending.metrics, pending.given)
-
-
-GIVEN = st.builds(
-    Sent,
-    attempt=st.integers(1, 2**32 - 1),
-    cohort=st.binary(min_size=32, max_size=32),
-    nodes=st.frozensets(st.integers(0, 2**32 - 1), max_size=8),
-)
+    return (pending.attendance, *shapes, pending.sealed, pending.metrics, pending.state)
 
 
 @pytest.mark.slow
@@ -46,7 +38,7 @@ GIVEN = st.builds(
     voting=st.booleans(),
     sealed=st.binary(max_size=50),
     metrics=st.dictionaries(st.text(max_size=9), st.integers() | st.floats(allow_nan=False), max_size=4),
-    sent=st.lists(GIVEN, max_size=3).map(tuple),
+    state=st.binary(min_size=32, max_size=32),
 )
 def test_what_was_saved_last_is_what_is_loaded(
     attendance: bytes,
@@ -54,13 +46,13 @@ def test_what_was_saved_last_is_what_is_loaded(
     voting: bool,
     sealed: bytes,
     metrics: dict[str, int | float],
-    sent: tuple[Sent, ...],
+    state: bytes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
     folder = tmp_path_factory.getbasetemp() / "state"
     vector = np.array(values, np.float32)
     votes = np.signbit(vector) if voting else np.zeros(0, np.bool_)
-    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, metrics, sent)
+    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, state, metrics)
     save_pending(folder, WAITING)
     save_pending(folder, pending)
     assert content(load_pending(folder)) == content(pending)
@@ -84,7 +76,7 @@ def test_a_crash_while_saving_leaves_what_was_there(step: str, tmp_path: Path, m
     with monkeypatch.context() as patch:
         patch.setattr(step, crash)
         with pytest.raises(OSError, match="the power is out"):
-            save_pending(tmp_path, replace(WAITING, given=()))
+            save_pending(tmp_path, replace(WAITING, state=bytes(32)))
     assert content(load_pending(tmp_path)) == content(WAITING)
     assert [path.name for path in tmp_path.iterdir()] == [PENDING_FILE]
 

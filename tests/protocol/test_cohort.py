@@ -1,7 +1,8 @@
 """``protocol.cohort``: which lists of attendances are a cohort, and which cohorts may follow one another.
 
-What is shown of succession, for an aggregator that announces what it likes to whom it likes, with at most ``COLLUDERS``
-of the clients on its side. A sum is *completed* when every honest member of its cohort has contributed to it.
+What is shown of succession, for an aggregator that announces what it likes to whom it likes, with as many of the
+clients on its side as the plan says, 0 to 3 (`tests/attacks/search.py` goes on: restarts, runs, lost ledgers). A sum is
+*completed* when every honest member of its cohort has contributed to it.
 
 * One honest client accepts only cohorts that lie inside one another, and any two of them differ by two honest clients
   or more.
@@ -13,20 +14,21 @@ of the clients on its side. A sum is *completed* when every honest member of its
 from collections import Counter
 from collections.abc import Iterable
 from fractions import Fraction
+from random import Random
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.cohort import (
-    COLLUDERS,
-    SMALLEST,
     Cohort,
+    bounded_weights,
     decode_cohort,
     gather_cohort,
     require_agreement,
     require_quorum,
     require_successor,
+    smallest,
     successor_sizes,
 )
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerError, SignatureRefused
@@ -35,6 +37,9 @@ from tests.factories import attend, attendance, cohort, kits, mutations, plan
 
 KITS = kits(plan(), (1, 2, 3, 5, 300))
 ROSTER = KITS[1].roster
+LIMITS = st.integers(0, 3)
+"""How many colluders a plan allows for."""
+
 WHOLE = cohort(KITS)
 MEMBERS = [attendance(KITS[1], node=node) for node in range(41)]
 DISAGREEMENTS = {
@@ -161,18 +166,91 @@ def test_the_digest_names_the_members_their_attendances_and_the_attempt() -> Non
     assert decode_cohort(WHOLE.encode(), ROSTER).digest(1) == WHOLE.digest(1)
 
 
-@pytest.mark.parametrize(("minimum", "largest"), [(0, 5), (3, 5), (4, 4), (5, 5)])
+@pytest.mark.parametrize(("minimum", "largest"), [(2, 5), (3, 5), (4, 4), (5, 5)])
 @pytest.mark.parametrize("size", range(1, 8))
 def test_a_cohort_is_neither_too_small_nor_too_large(size: int, minimum: int, largest: int) -> None:
     made = unsigned(range(size))
-    if max(minimum, 3) <= size <= largest:
+    if minimum <= size <= largest:
         require_quorum(made, minimum, largest)
         assert len(made.nodes) == size
     else:
-        with pytest.raises(
-            CohortRefused, match=f"cohort of {size} was announced; the plan allows {max(minimum, 3)} to"
-        ):
+        with pytest.raises(CohortRefused, match=f"cohort of {size} was announced; the plan allows {minimum} to"):
             require_quorum(made, minimum, largest)
+
+
+# --- what a member counts for -------------------------------------------------------------------
+
+COUNTS = st.lists(st.integers(1, 9) | st.integers(1, (1 << 32) - 1), min_size=3, max_size=40)
+
+
+@st.composite
+def shares(draw: st.DrawFn) -> tuple[list[int], float]:
+    """Sample counts, and a largest share that a plan for so many may have."""
+    samples = draw(COUNTS)
+    return samples, draw(st.floats(1 / len(samples), 1))
+
+
+@given(shares())
+@example(([(1 << 32) - 1, 1, 1], 0.5))
+@example(([(1 << 32) - 1] * 3, 1 / 3))
+@example(([5, 5, 5], 1 / 3))
+@example(([5, 7, 9], 1 / 3))
+def test_no_share_is_larger_than_the_plan_says_but_for_the_last_sample(case: tuple[list[int], float]) -> None:
+    samples, most = case
+    weights = bounded_weights(samples, most)
+    assert all(1 <= weight <= count for weight, count in zip(weights, samples, strict=True))
+    assert max(weights) <= Fraction(most) * sum(weights) or max(weights) == 1
+    # All that were cut are alike, and one more sample for each of them would be too many.
+    cut = [weight for weight, count in zip(weights, samples, strict=True) if weight < count]
+    assert set(cut) <= {max(weights)}
+    more = [min(count, max(weights) + 1) for count in samples]
+    assert more == weights or max(more) > Fraction(most) * sum(more)
+
+
+@given(COUNTS, st.floats(0, 1, exclude_min=True))
+def test_counts_are_as_claimed_where_no_share_is_too_large(samples: list[int], slack: float) -> None:
+    share = max(samples) / sum(samples)
+    assert bounded_weights(samples, min(1.0, share * (1 + slack) + 1e-12)) == samples
+    assert bounded_weights(samples, 1.0) == samples
+
+
+@given(shares(), st.data())
+def test_a_larger_claim_never_counts_less_for_the_one_that_makes_it(
+    case: tuple[list[int], float], data: st.DataObject
+) -> None:
+    samples, most = case
+    who, more = data.draw(st.integers(0, len(samples) - 1)), data.draw(st.integers(1, 1 << 40))
+    claimed = [count + more * (k == who) for k, count in enumerate(samples)]
+    before, after = (bounded_weights(counts, most) for counts in (samples, claimed))
+    assert after[who] >= before[who]
+    assert Fraction(after[who], sum(after)) >= Fraction(before[who], sum(before))
+
+
+@given(shares(), st.floats(0, 1))
+def test_a_larger_bound_never_cuts_more(case: tuple[list[int], float], other: float) -> None:
+    samples, most = case
+    wider = most + (1 - most) * other
+    pairs = zip(bounded_weights(samples, most), bounded_weights(samples, wider), strict=True)
+    assert all(one <= two for one, two in pairs)
+
+
+@given(shares(), st.randoms(use_true_random=False))
+def test_the_order_of_members_is_no_matter_to_what_they_count_for(
+    case: tuple[list[int], float], random: Random
+) -> None:
+    samples, most = case
+    order = list(range(len(samples)))
+    random.shuffle(order)
+    weights = bounded_weights(samples, most)
+    assert bounded_weights([samples[i] for i in order], most) == [weights[i] for i in order]
+
+
+def test_a_cohort_says_what_each_member_counts_for() -> None:
+    made = Cohort(
+        tuple(attendance(KITS[node], samples=samples) for node, samples in [(1, 3), (2, 4), (3, (1 << 32) - 1)]), ()
+    )
+    assert made.weights(0.5) == {1: 3, 2: 4, 3: 7}
+    assert made.weights(1.0) == {1: 3, 2: 4, 3: (1 << 32) - 1}
 
 
 # --- succession --------------------------------------------------------------------------------
@@ -199,23 +277,31 @@ def test_a_cohort_is_neither_too_small_nor_too_large(size: int, minimum: int, la
     ],
 )
 def test_the_sizes_that_may_follow(first: int, last: int, minimum: int, sizes: list[int]) -> None:
-    assert list(successor_sizes(first, last, minimum)) == sizes
+    assert list(successor_sizes(first, last, minimum, colluders=1)) == sizes
 
 
-@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 20))
+@pytest.mark.parametrize(
+    ("colluders", "sizes"),
+    [(0, [6, 7, 8]), (1, [6, 7]), (2, []), (3, [])],
+)
+def test_the_sizes_that_may_follow_ten_depend_on_the_colluders(colluders: int, sizes: list[int]) -> None:
+    assert list(successor_sizes(10, 10, smallest(colluders), colluders)) == sizes
+
+
+@given(st.integers(0, 1000), st.integers(0, 1000), st.integers(0, 20), LIMITS)
 def test_every_safe_size_keeps_an_honest_half_of_the_first_and_leaves_two_of_the_last(
-    first: int, last: int, minimum: int
+    first: int, last: int, minimum: int, limit: int
 ) -> None:
-    for size in successor_sizes(first, last, minimum):
-        assert 2 * size - first - COLLUDERS >= 1
-        assert last - size - COLLUDERS >= 2
-        assert size >= max(minimum, SMALLEST)
+    for size in successor_sizes(first, last, minimum, limit):
+        assert 2 * size - first - limit >= 1
+        assert last - size - limit >= 2
+        assert size >= max(minimum, smallest(limit))
 
 
-@given(st.integers(3, 200), st.integers(3, 200))
-def test_no_size_is_refused_without_a_reason(first: int, size: int) -> None:
-    if size not in successor_sizes(first, first, SMALLEST):
-        assert 2 * size - first - COLLUDERS < 1 or first - size - COLLUDERS < 2 or size < SMALLEST
+@given(st.integers(3, 200), st.integers(3, 200), LIMITS)
+def test_no_size_is_refused_without_a_reason(first: int, size: int, limit: int) -> None:
+    if size not in successor_sizes(first, first, smallest(limit), limit):
+        assert 2 * size - first - limit < 1 or first - size - limit < 2 or size < smallest(limit)
 
 
 @given(
@@ -223,30 +309,32 @@ def test_no_size_is_refused_without_a_reason(first: int, size: int) -> None:
     st.sets(st.integers(0, 30), max_size=24),
     st.sets(st.integers(0, 30), max_size=24),
     st.integers(3, 9),
+    LIMITS,
 )
-@example(set(range(10)), set(range(10)), set(range(7)), 3)
-@example(set(range(10)), set(range(10)), set(range(4, 11)), 3)
-@example(set(range(20)), set(range(17)), set(range(12)), 3)
-@example(set(range(20)), set(range(17)), set(range(10)), 3)
+@example(set(range(10)), set(range(10)), set(range(7)), 3, 1)
+@example(set(range(10)), set(range(10)), set(range(4, 11)), 3, 1)
+@example(set(range(20)), set(range(17)), set(range(12)), 3, 1)
+@example(set(range(20)), set(range(17)), set(range(10)), 3, 1)
+@example(set(range(10)), set(range(10)), set(range(7)), 3, 2)
 def test_exactly_a_subset_of_a_safe_size_may_follow(
-    first: set[int], last: set[int], following: set[int], minimum: int
+    first: set[int], last: set[int], following: set[int], minimum: int, limit: int
 ) -> None:
     chain = [frozenset(first), frozenset(last)]
     if following == last:
-        require_successor(chain, frozenset(following), minimum)
-    elif following <= last and len(following) in successor_sizes(len(first), len(last), minimum):
-        require_successor(chain, frozenset(following), minimum)
+        require_successor(chain, frozenset(following), minimum, limit)
+    elif following <= last and len(following) in successor_sizes(len(first), len(last), minimum, limit):
+        require_successor(chain, frozenset(following), minimum, limit)
         assert len(last - following) > len(following - last)
     else:
         with pytest.raises(CohortRefused, match="Those who were lost must come back"):
-            require_successor(chain, frozenset(following), minimum)
+            require_successor(chain, frozenset(following), minimum, limit)
 
 
 class Honest:
     """What an honest client remembers of a round, and when it contributes."""
 
-    def __init__(self, node: int, minimum: int) -> None:
-        self.node, self._minimum = node, minimum
+    def __init__(self, node: int, minimum: int, limit: int) -> None:
+        self.node, self._minimum, self._limit = node, minimum, limit
         self.accepted: list[tuple[int, frozenset[int]]] = []
 
     def contributes(self, attempt: int, announced: frozenset[int]) -> bool:
@@ -254,7 +342,7 @@ class Honest:
         try:
             require_quorum(unsigned(announced), self._minimum, 1000)
             if self.accepted:
-                require_successor([cohort for _, cohort in self.accepted], announced, self._minimum)
+                require_successor([cohort for _, cohort in self.accepted], announced, self._minimum, self._limit)
         except CohortRefused:
             return False
         if self.node not in announced or (self.accepted and attempt <= self.accepted[-1][0]):
@@ -267,12 +355,10 @@ Announcements = list[tuple[frozenset[int], list[int]]]
 """Cohorts in the order of their attempts, each with the members that are told of it."""
 
 
-def play(
-    announcements: Announcements, colluders: set[int], minimum: int = 3
-) -> tuple[list[Honest], set[frozenset[int]]]:
-    """Announce cohorts; the honest clients afterwards, and the cohorts whose sums were completed."""
+def play(announcements: Announcements, colluders: set[int], limit: int = 1) -> tuple[list[Honest], set[frozenset[int]]]:
+    """Announce cohorts where at most ``limit`` may collude; the honest clients, and the cohorts with completed sums."""
     everybody = set().union(*(announced for announced, _ in announcements))
-    honest = {node: Honest(node, minimum) for node in everybody - colluders}
+    honest = {node: Honest(node, smallest(limit), limit) for node in everybody - colluders}
     completed = set()
     for attempt, (announced, told) in enumerate(announcements, start=1):
         answers = [honest[node].contributes(attempt, announced) for node in told if node in honest]
@@ -307,32 +393,34 @@ def rank_of(matrix: list[list[int]]) -> int:
 
 
 @st.composite
-def attacks(draw: st.DrawFn, largest: int) -> tuple[Announcements, set[int]]:
+def attacks(draw: st.DrawFn, largest: int) -> tuple[Announcements, set[int], int]:
     """Announcements that branch off one another, mostly of a size that may follow, to all members or to some."""
-    nodes = list(range(draw(st.integers(SMALLEST, largest))))
+    limit = draw(LIMITS)
+    nodes = list(range(draw(st.integers(smallest(limit), largest))))
     announced = [frozenset(nodes)]
     if draw(st.booleans()):
-        announced = [frozenset(draw(st.permutations(nodes))[: draw(st.integers(SMALLEST, len(nodes)))])]
+        announced = [frozenset(draw(st.permutations(nodes))[: draw(st.integers(smallest(limit), len(nodes)))])]
     for _ in range(draw(st.integers(0, 6))):
         last = draw(st.sampled_from([announced[-1], *announced, frozenset(nodes)]))
-        sizes = [*successor_sizes(len(announced[0]), len(last), SMALLEST)] or [len(last)]
+        sizes = [*successor_sizes(len(announced[0]), len(last), smallest(limit), limit)] or [len(last)]
         size = draw(st.sampled_from(sizes) | st.integers(1, len(last)))
         announced.append(frozenset(draw(st.permutations(sorted(last)))[:size]))
     told = [
         sorted(members) if draw(st.booleans()) else draw(st.lists(st.sampled_from(sorted(members)), unique=True))
         for members in announced
     ]
-    return list(zip(announced, told, strict=True)), set(draw(st.lists(st.sampled_from(nodes), max_size=COLLUDERS)))
+    colluders = set(draw(st.lists(st.sampled_from(nodes), max_size=limit)))
+    return list(zip(announced, told, strict=True)), colluders, limit
 
 
 @pytest.mark.slow
 @given(attacks(24))
 @settings(max_examples=300, deadline=None)
 def test_the_cohorts_of_one_honest_client_are_nested_and_two_honest_clients_apart(
-    case: tuple[Announcements, set[int]],
+    case: tuple[Announcements, set[int], int],
 ) -> None:
-    announcements, colluders = case
-    for client in play(announcements, colluders)[0]:
+    announcements, colluders, limit = case
+    for client in play(announcements, colluders, limit)[0]:
         for i, (_, earlier) in enumerate(client.accepted):
             assert client.node in earlier
             assert len(earlier - colluders) >= 2
@@ -342,16 +430,17 @@ def test_the_cohorts_of_one_honest_client_are_nested_and_two_honest_clients_apar
 
 
 @given(
-    st.sampled_from([last for last in range(41) if successor_sizes(last, last, SMALLEST)]),
-    st.sets(st.integers(0, 39), max_size=COLLUDERS),
+    st.sampled_from([(n, c) for n in range(41) for c in range(4) if successor_sizes(n, n, smallest(c), c)]),
     st.booleans(),
     st.data(),
 )
 @settings(max_examples=100, deadline=None)
 def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow_the_other(
-    last: int, colluders: set[int], apart: bool, data: st.DataObject
+    case: tuple[int, int], apart: bool, data: st.DataObject
 ) -> None:
-    first, sizes = frozenset(range(last)), successor_sizes(last, last, SMALLEST)
+    last, limit = case
+    colluders = data.draw(st.sets(st.integers(0, 39), max_size=limit))
+    first, sizes = frozenset(range(last)), successor_sizes(last, last, smallest(limit), limit)
     successors = st.permutations(sorted(first)).flatmap(
         lambda order: st.sampled_from(sizes).map(lambda size: frozenset(order[:size]))
     )
@@ -359,9 +448,9 @@ def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow
     rest = sorted(first - one)
     other = frozenset([*rest, *sorted(one)[: sizes[0] - len(rest)]]) if apart else data.draw(successors)
     assert (one & other) - colluders
-    _, completed = play([(members, sorted(members)) for members in (first, one, other)], colluders)
+    _, completed = play([(members, sorted(members)) for members in (first, one, other)], colluders, limit)
     assert {first, one} <= completed
-    follows = other < one and len(other) in successor_sizes(len(first), len(one), SMALLEST)
+    follows = other < one and len(other) in successor_sizes(len(first), len(one), smallest(limit), limit)
     assert (other in completed) == (other == one or follows)
     assert not isolates_a_client(completed, colluders)
 
@@ -369,13 +458,13 @@ def test_two_cohorts_that_could_follow_are_both_completed_only_if_one_may_follow
 @pytest.mark.slow
 @given(attacks(10) | attacks(24))
 @settings(max_examples=400, deadline=None)
-@example(([(frozenset(range(10)), list(range(10))), (frozenset(range(7)), list(range(7)))], {0}))
-@example(([(frozenset(range(5)), list(range(5))), (frozenset(range(5, 10)), list(range(5, 10)))], {0}))
+@example(([(frozenset(range(10)), list(range(10))), (frozenset(range(7)), list(range(7)))], {0}, 1))
+@example(([(frozenset(range(5)), list(range(5))), (frozenset(range(5, 10)), list(range(5, 10)))], {0}, 1))
 def test_no_combination_of_completed_sums_is_one_honest_clients_update(
-    case: tuple[Announcements, set[int]],
+    case: tuple[Announcements, set[int], int],
 ) -> None:
-    announcements, colluders = case
-    assert not isolates_a_client(play(announcements, colluders)[1], colluders)
+    announcements, colluders, limit = case
+    assert not isolates_a_client(play(announcements, colluders, limit)[1], colluders)
 
 
 def branches(size: int, between: int, end: int) -> Announcements:

@@ -20,8 +20,10 @@ PLANS = st.builds(
     granularity=st.sampled_from(GRANULARITIES),
     rounds=st.integers(1, 99),
     fraction=st.floats(0, 1, exclude_min=True),
-    min_cohort=st.integers(3, 9),
+    min_cohort=st.integers(5, 9),
     max_cohort=st.integers(9, 99),
+    colluders=st.integers(0, 3),
+    max_share=st.floats(0.2, 1),
     bits=st.integers(2, 24),
     model=st.text(max_size=8),
     data=st.text(max_size=8),
@@ -57,6 +59,8 @@ OTHERS: dict[str, Any] = {
     "fraction": 0.5,
     "min_cohort": 4,
     "max_cohort": 11,
+    "colluders": 0,
+    "max_share": 0.75,
     "bits": 12,
     "model": "lenet",
     "data": "mnist",
@@ -138,6 +142,8 @@ def test_unknown_and_missing_keys_are_named() -> None:
         ("fraction", [0.01, 1.0], [0.0, 1.01, float("nan")]),
         ("min_cohort", [3, 10], [2, 0, 11]),
         ("max_cohort", [3, 1000], [2]),
+        ("colluders", [0, 1], [-1, 2]),
+        ("max_share", [1 / 3, 0.5, 1.0], [0.33, 1.01, float("nan")]),
         ("bits", [2, 24], [1, 25]),
         ("epochs", [1], [0]),
         ("batch_size", [1], [0]),
@@ -158,8 +164,36 @@ def test_each_field_has_its_range(field: str, good: list[Any], bad: list[Any]) -
 
 
 def test_the_refusal_names_the_key_as_the_config_spells_it() -> None:
-    with pytest.raises(ConfigError, match="min-cohort must be 3 or more: a smaller sum exposes its members, not 2"):
+    refused = "min-cohort must be 3 or more with 1 colluders: a smaller sum exposes members, not 2"
+    with pytest.raises(ConfigError, match=refused):
         Plan(min_cohort=2)
+
+
+@pytest.mark.parametrize("colluders", range(9))
+def test_the_smallest_cohort_hides_two_honest_clients_from_the_colluders(colluders: int) -> None:
+    assert Plan(colluders=colluders, min_cohort=colluders + 2).colluders == colluders
+    with pytest.raises(ConfigError, match=f"min-cohort must be {colluders + 2} or more with {colluders} colluders"):
+        Plan(colluders=colluders, min_cohort=colluders + 1)
+
+
+@pytest.mark.parametrize("clients", range(3, 10))
+def test_a_share_that_is_too_small_for_the_smallest_cohort_is_refused(clients: int) -> None:
+    """Its members could not all be within it."""
+    assert Plan(min_cohort=clients, max_share=1 / clients).max_share == 1 / clients
+    with pytest.raises(ConfigError, match=r"max-share must be a fraction in \[1 / min-cohort, 1\]"):
+        Plan(min_cohort=clients, max_share=0.99 / clients)
+
+
+@given(st.integers(0, (1 << 32) - 1), st.binary(min_size=16, max_size=16), st.integers(0, 15), st.integers(1, 255))
+def test_the_seed_of_a_run_differs_by_its_name_and_by_the_plans_seed(
+    seed: int, run: bytes, place: int, change: int
+) -> None:
+    plan = Plan(seed=seed)
+    other = run[:place] + bytes([run[place] ^ change]) + run[place + 1 :]
+    seeds = [plan.run_seed(run), plan.run_seed(other), Plan(seed=seed ^ 1).run_seed(run)]
+    assert len(set(seeds)) == 3
+    assert all(0 <= one < 1 << 64 for one in seeds)
+    assert replace(plan, epochs=9).run_seed(run) == seeds[0]
 
 
 def test_a_plan_whose_sums_would_not_decrypt_is_refused_when_it_is_built() -> None:

@@ -187,7 +187,8 @@ def replay_cohort(case: Case) -> None:
 
 
 def replay_succession(case: Case) -> None:
-    assert list(successor_sizes(case["first"], case["last"], case["minimum"])) == case["sizes"]
+    sizes = successor_sizes(case["first"], case["last"], case["minimum"], case["colluders"])
+    assert list(sizes) == case["sizes"]
 
 
 def replay_contribution(case: Case) -> None:

@@ -340,12 +340,20 @@ def cohort_vectors() -> list[Case]:
 def succession_vectors() -> list[Case]:
     """The sizes that may follow a cohort."""
     return [
-        {"first": first, "last": last, "minimum": minimum, "sizes": list(successor_sizes(first, last, minimum))}
-        for first, last, minimum in [
-            *((last, last, 3) for last in range(3, 33)),
-            (20, 20, 15),
-            (20, 17, 3),
-            (20, 13, 3),
+        {
+            "first": first,
+            "last": last,
+            "minimum": minimum,
+            "colluders": colluders,
+            "sizes": list(successor_sizes(first, last, minimum, colluders)),
+        }
+        for first, last, minimum, colluders in [
+            *((last, last, 3, 1) for last in range(3, 33)),
+            (20, 20, 15, 1),
+            (20, 17, 3, 1),
+            (20, 13, 3, 1),
+            *((last, last, colluders + 2, colluders) for colluders in (0, 2, 3) for last in (5, 10, 20)),
+            (20, 17, 5, 3),
         ]
     ]
 

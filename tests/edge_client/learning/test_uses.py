@@ -8,7 +8,7 @@ from edge_client.learning import models
 from edge_client.learning.network import build_network
 from edge_client.learning.uses import uses
 from protocol.errors import ConfigError
-from tests.edge_client.federation import tiny_plan
+from tests.edge_client.federation import RUN, tiny_plan
 
 
 def test_a_convolution_uses_a_weight_once_for_every_position_of_its_output() -> None:
@@ -66,7 +66,7 @@ def test_the_known_networks_sum_up_to_their_published_work() -> None:
 
 @pytest.mark.parametrize("powerprop", [1.0, 1.25])
 def test_the_layout_carries_it_whatever_the_model_wears(powerprop: float) -> None:
-    network = build_network(tiny_plan(model="lenet5", powerprop=powerprop), (1, 28, 28), 10)
+    network = build_network(tiny_plan(model="lenet5", powerprop=powerprop), (1, 28, 28), 10, RUN)
     by_name = {tensor.name: tensor.work for tensor in network.layout.tensors}
     first = "conv1.weight" if powerprop == 1 else "conv1.parametrizations.weight.original"
     assert (by_name[first], by_name["conv1.bias"]) == (784, 784)

@@ -57,14 +57,14 @@ def encrypted(plan: Plan, folder: Path, rounds: int) -> Encrypted:
     """Play the rounds between four clients of 16, 24, 32 and 40 rows."""
     fed = federation(plan, nodes=CLIENTS)
     clients, nodes = fed.clients(folder), list(fed.kits)
-    network = build_network(plan, (5,), 4)
+    network = build_network(plan, (5,), 4, RUN)
     data = tiny.data()
     shares: list[Share] = [
         part(data, rows, k, CLIENTS)
         for k, rows in enumerate(partition("group", data.train_y, data.groups, CLIENTS, plan.seed))
     ]
     seeds = [
-        [int(np.random.default_rng([plan.seed, round_, 1, node]).integers(1 << 31)) for node in nodes]
+        [int(np.random.default_rng([plan.run_seed(RUN), round_, 1, node]).integers(1 << 31)) for node in nodes]
         for round_ in range(1, plan.rounds + 1)
     ]
     aggregate, state, states, tolerances = b"", network.initial, [], []

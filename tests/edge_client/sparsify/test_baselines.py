@@ -16,7 +16,7 @@ from protocol.errors import ConfigError
 from protocol.layout import unflatten
 from protocol.plan import Plan
 from tests.edge_client import tiny
-from tests.edge_client.federation import tiny_plan
+from tests.edge_client.federation import RUN, tiny_plan
 from tests.edge_client.sparsify import plaintext_twin
 from tests.edge_client.sparsify.plaintext_twin import Model
 from tests.edge_client.sparsify.side_by_side import encrypted
@@ -111,11 +111,11 @@ def test_three_encrypted_rounds_of_snip_give_the_mask_and_weights_of_the_plainte
 @pytest.mark.parametrize("method", ["topk", "snip"])
 def test_a_target_that_would_leave_no_weight_is_refused_before_the_run(method: str) -> None:
     with pytest.raises(ConfigError, match=r"sparsity 0.9 leaves no weight: \w+ does not prune 10 of the positions"):
-        build_network(plan_of(method, sparsity=0.9), (5,), 4)
+        build_network(plan_of(method, sparsity=0.9), (5,), 4, RUN)
 
 
 def test_topk_reaches_its_target_in_the_last_round() -> None:
-    network = build_network(plan_of("topk"), (5,), 4)
+    network = build_network(plan_of("topk"), (5,), 4, RUN)
     vector = np.linspace(1, 2, 64, dtype=np.float32)
     state = GlobalState(4, vector, np.ones(64, np.bool_))
     kept = network.method.survivors(vector, np.zeros(64, np.int64), 4, network.layout, state)

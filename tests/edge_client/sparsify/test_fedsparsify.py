@@ -257,7 +257,7 @@ def test_encrypted_rounds_shrink_the_update_by_whole_filters_and_the_statistics_
     plan = tiny_plan(method="fedsparsify-global", granularity="filter", sparsity=0.5, rounds=3, model=model)
     fed = federation(plan)
     clients = fed.clients(tmp_path)
-    network = build_network(plan, (5,), 4)
+    network = build_network(plan, (5,), 4, RUN)
     aggregate, sizes = b"", []
     for round_ in range(1, 4):
         played = play_round(clients, fed, round_, aggregate)

@@ -158,10 +158,10 @@ def test_a_method_must_say_what_survives() -> None:
 
 
 def test_the_majority_of_encrypted_votes_becomes_the_mask(tmp_path: Path) -> None:
-    plan = tiny_plan(method=MajorityVote.name, model="tests.edge_client.tiny:normed")
+    plan = tiny_plan(method=MajorityVote.name, model="tests.edge_client.tiny:normed", rounds=2)
     fed = federation(plan)
     clients = fed.clients(tmp_path)
-    network = build_network(plan, (5,), 4)
+    network = build_network(plan, (5,), 4, RUN)
     layout, mask = network.layout, network.initial.mask
     prunable = int(layout.prunable.sum())
     for number, played in enumerate(rounds(clients, fed, 2), start=1):
@@ -201,24 +201,24 @@ def personal_after_training(
     fed: Federation, node: int, round_: int, before: Mapping[str, np.ndarray] | None, thresholds: Vector
 ) -> tuple[Vector, dict[str, np.ndarray]]:
     """What a node's round must come to, from the toy's own functions: trained thresholds, and what is kept."""
-    network: Network = build_network(fed.plan, (5,), 4)
+    network: Network = build_network(fed.plan, (5,), 4, RUN)
     model, method = network.model, network.method
     own = method.personal(model)
     with torch.no_grad():
         for name, array in (before or {}).items():
             own[name].copy_(torch.from_numpy(array))
     method.absorb(model, {"threshold": torch.from_numpy(thresholds.copy())})
-    seed = int(np.random.default_rng([fed.plan.seed, round_, 1, node]).integers(1 << 31))
+    seed = int(np.random.default_rng([fed.plan.run_seed(RUN), round_, 1, node]).integers(1 << 31))
     local_update(network, np.ones(6, np.bool_), share_of(fed, node), fed.plan, seed)
     kept = {name: tensor.numpy().copy() for name, tensor in method.personal(model).items()}
     return extract(network), kept
 
 
 def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path: Path) -> None:
-    plan = tiny_plan(method=PersonalWeights.name)
+    plan = tiny_plan(method=PersonalWeights.name, rounds=2)
     fed = federation(plan)
     clients = fed.clients(tmp_path)
-    network = build_network(plan, (5,), 4)
+    network = build_network(plan, (5,), 4, RUN)
     assert [tensor.name for tensor in network.layout.tensors] == ["threshold"]
     thresholds = network.initial.vector
     kept: dict[int, dict[str, np.ndarray]] = {}
@@ -240,7 +240,7 @@ def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path
 
 
 def test_scoring_leaves_personal_weights_as_they_are(tmp_path: Path) -> None:
-    fed = federation(tiny_plan(method=PersonalWeights.name))
+    fed = federation(tiny_plan(method=PersonalWeights.name, rounds=1))
     clients = fed.clients(tmp_path)
     aggregate = play_round(clients, fed, 1, b"").aggregate
     file = personal_file(tmp_path, 2, 1)

@@ -12,7 +12,7 @@ from edge_client.sparsify import sparsifier
 from edge_client.sparsify.powerprop import Powerprop, reparametrise
 from protocol.layout import unflatten
 from tests.edge_client import tiny
-from tests.edge_client.federation import tiny_plan
+from tests.edge_client.federation import RUN, tiny_plan
 from tests.edge_client.sparsify.side_by_side import encrypted
 
 BETAS = (1.0, 1.25, 2.0)
@@ -60,7 +60,7 @@ def test_it_can_be_worn_under_another_method_and_shed_at_the_end(method: str, tm
     ours = encrypted(plan, tmp_path, 3)
     kept = 64 if method == "fedavg" else 16
     assert int(ours.states[-1].mask.sum()) == kept
-    network, theta = build_network(plan, (5,), 4), ours.states[-1].vector
+    network, theta = build_network(plan, (5,), 4, RUN), ours.states[-1].vector
     insert(network, theta)
     inputs = torch.randn(8, 5)
     logits = network.model.eval()(inputs)

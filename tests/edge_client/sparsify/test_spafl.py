@@ -30,7 +30,7 @@ def plan_of(**changes: object) -> Plan:
 
 
 def worn(build: str = "build", **changes: object) -> tuple[SpaFL, nn.Module]:
-    network = build_network(plan_of(model=f"tests.edge_client.tiny:{build}", **changes), (5,), 4)
+    network = build_network(plan_of(model=f"tests.edge_client.tiny:{build}", **changes), (5,), 4, RUN)
     assert isinstance(network.method, SpaFL)
     return network.method, network.model
 
@@ -78,7 +78,7 @@ def test_every_client_weighs_the_same_and_sends_its_thresholds_alone(tmp_path: P
 
 
 def test_the_uplink_is_less_than_a_hundredth_of_dense_fedavgs() -> None:
-    network = build_network(plan_of(model="fashion-mlp"), (1, 28, 28), 10)
+    network = build_network(plan_of(model="fashion-mlp"), (1, 28, 28), 10, RUN)
     own, _ = network.method.sizes(network.model, network.layout, network.initial)
     assert (own, network.layout.size) == (118_282, 266)
     parameters = plan_of(max_cohort=10).parameters
@@ -117,7 +117,7 @@ def test_thresholds_are_sent_within_their_limits() -> None:
     method, model = worn()
     with torch.no_grad():
         gates(model)[1].threshold.copy_(torch.tensor([-9.0, 9.0, 0.0, 1.0]))
-    network = build_network(plan_of(), (5,), 4)
+    network = build_network(plan_of(), (5,), 4, RUN)
     trained = extract(network_of(model, method))
     values, votes = method.submit(trained, network.layout, network.initial, lambda: pytest.fail("not needed"))
     assert values[6:].tolist() == [-5.0, 5.0, 0.0, 1.0]
@@ -141,7 +141,7 @@ def test_a_client_that_has_missed_rounds_moves_its_weights_by_all_that_it_has_mi
 
 def test_sizes_count_the_filters_that_are_on_with_their_biases() -> None:
     method, model = worn("normed")
-    network = build_network(plan_of(), (5,), 4)
+    network = build_network(plan_of(), (5,), 4, RUN)
     whole = 64 + 12
     assert method.sizes(model, network.layout, network.initial) == (whole, whole)
     with torch.no_grad():

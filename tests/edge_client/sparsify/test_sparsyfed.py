@@ -21,7 +21,7 @@ from protocol.errors import ConfigError
 from protocol.layout import unflatten
 from protocol.plan import Plan
 from tests.edge_client import tiny
-from tests.edge_client.federation import tiny_plan
+from tests.edge_client.federation import RUN, tiny_plan
 from tests.edge_client.sparsify import sparsyfed_twin
 from tests.edge_client.sparsify.side_by_side import encrypted
 
@@ -75,7 +75,7 @@ def test_the_last_round_reaches_the_target(tmp_path: Path) -> None:
 def test_the_first_round_is_as_sparse_as_the_plan_says_but_never_sparser_than_the_target(
     start: float, kept: int
 ) -> None:
-    network = build_network(plan_of(start_sparsity=start), (5,), 4)
+    network = build_network(plan_of(start_sparsity=start), (5,), 4, RUN)
     assert int(network.initial.mask.sum()) == kept
     assert not network.initial.vector[~network.initial.mask].any()
     assert network.initial.mask[~weights(network.layout)].all()
@@ -84,7 +84,7 @@ def test_the_first_round_is_as_sparse_as_the_plan_says_but_never_sparser_than_th
 def test_no_layer_is_lost_at_the_start() -> None:
     """By magnitudes alone the layer with the larger fan-in would be: its initial weights are the smallest."""
     plan = plan_of(model="fashion-mlp", sparsity=0.95, start_sparsity=0.95)
-    network = build_network(plan, (1, 28, 28), 10)
+    network = build_network(plan, (1, 28, 28), 10, RUN)
     kept = unflatten(network.initial.mask.astype(np.float32), network.layout)
     densities = {name: float(cut.mean()) for name, cut in kept.items() if cut.ndim > 1}
     assert len(densities) == 3
@@ -92,7 +92,7 @@ def test_no_layer_is_lost_at_the_start() -> None:
 
 
 def test_a_zero_stays_zero_through_local_training_though_no_mask_holds_it() -> None:
-    network = build_network(plan_of(start_sparsity=0.5, momentum=0.9), (5,), 4)
+    network = build_network(plan_of(start_sparsity=0.5, momentum=0.9), (5,), 4, RUN)
     insert(network, network.initial.vector)
     share = part(tiny.data(), np.arange(44), 0, 2)
     local_update(network, np.ones(64, np.bool_), share, network.method.plan, seed=1)
@@ -104,7 +104,7 @@ def test_a_zero_stays_zero_through_local_training_though_no_mask_holds_it() -> N
 def test_the_first_layer_can_stay_dense() -> None:
     kept = {}
     for dense in (False, True):
-        network = build_network(plan_of(start_sparsity=0.3, sparsity=0.3, dense_first=dense), (5,), 4)
+        network = build_network(plan_of(start_sparsity=0.3, sparsity=0.3, dense_first=dense), (5,), 4, RUN)
         cuts = unflatten(network.initial.mask.astype(np.float32), network.layout)
         kept[dense] = [int(cuts[f"fc{i}.parametrizations.weight.original"].sum()) for i in (1, 2)]
     assert sum(kept[False]) == sum(kept[True]) == 44 - 10
@@ -113,7 +113,7 @@ def test_the_first_layer_can_stay_dense() -> None:
 
 
 def test_a_client_does_not_vote_for_zeros() -> None:
-    network = build_network(plan_of(start_sparsity=0.0), (5,), 4)
+    network = build_network(plan_of(start_sparsity=0.0), (5,), 4, RUN)
     layout = network.layout
     trained = np.where(weights(layout), 0, 1).astype(np.float32)
     trained[np.flatnonzero(weights(layout))[:3]] = 0.5
@@ -131,7 +131,7 @@ def test_a_target_that_would_leave_no_weight_is_refused_before_the_run() -> None
     with pytest.raises(
         ConfigError, match=r"sparsity 0.9 leaves no weight: sparsyfed does not prune 10 of the positions"
     ):
-        build_network(plan_of(sparsity=0.9), (5,), 4)
+        build_network(plan_of(sparsity=0.9), (5,), 4, RUN)
 
 
 # --- activations --------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fleet.provisioning.kits import kit_name, provision
 from fleet.results.opened_run import OpenedRun
 from fleet.running.mask_figures import MaskWatch, agreement, work_left
 from protocol.plan import Plan
-from tests.edge_client.federation import tiny_plan
+from tests.edge_client.federation import RUN, tiny_plan
 
 
 @given(masks=st.lists(st.lists(st.booleans(), min_size=7, max_size=7), min_size=2, max_size=6))
@@ -34,7 +34,7 @@ def test_work_left_weighs_every_tensor_by_its_multiply_accumulates() -> None:
 def test_a_watch_begins_with_the_initial_model(tmp_path: Path) -> None:
     plan: Plan = tiny_plan(method="sparsyfed", powerprop=1.25, sparsity=0.5)
     data = load(plan.data)
-    network = build_network(plan, data.input_shape, data.classes)
+    network = build_network(plan, data.input_shape, data.classes, RUN)
     provision(tmp_path / "kits", 3, plan)
     watch = MaskWatch(OpenedRun(tmp_path, load_kit(tmp_path / "kits" / kit_name(0)), plan, 3, network, data))
     assert watch._alive.tolist() == network.initial.mask.tolist()

@@ -1,0 +1,225 @@
+"""The pair save / load of a node's ledger: which sums it has taken part in, durably, before it says so.
+
+Law: whatever a node has answered is in the ledger that the next process of the node reads; a ledger that was damaged or
+cut off anywhere is refused, never read in part.
+
+A sum must not be followed by another that tells a member apart (`cohort.py`), be it in another attempt, after a restart
+of anybody, or in another run from the same model. So each contribution is kept with the digest of the state that its
+training began from, for ever. And a round, once left, is never trained again: rounds of a run, and attempts of a round,
+only rise.
+
+A node whose ledger is missing in mid-run, damaged or older than the update that waits beside it cannot know what it has
+helped to open. It says so, sits out the round that it is asked for (and whatever its waiting update was trained for),
+and joins with the next one, which begins from another state.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final, Self
+
+from edge_client.state import PENDING_FILE
+from protocol.call import Call
+from protocol.cohort import require_successor
+from protocol.errors import Duplicate, LedgerLost, PeerMismatch, StorageError
+from protocol.files import replace_file
+
+_log = logging.getLogger("pruneseal.edge_client")
+LEDGER_FILE: Final = "ledger.json"
+_FORMAT: Final = "pruneseal-ledger"
+_VERSION: Final = 1
+_SITS_OUT: Final = 1 << 32
+"""Stands for an attempt in a round that the node sits out; no call's attempt is as high."""
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A contribution that was sent, or was about to be.
+
+    Attributes:
+        run: The run's name, 16 bytes.
+        round: The round.
+        attempt: The attempt.
+        state: The digest of the state that the update was trained from, 32 bytes.
+        cohort: The digest of that attempt's cohort, 32 bytes.
+        nodes: The numbers of its members.
+    """
+
+    run: bytes
+    round: int
+    attempt: int
+    state: bytes
+    cohort: bytes
+    nodes: frozenset[int]
+
+
+@dataclass
+class Ledger:
+    """What one node has taken part in.
+
+    Attributes:
+        folder: The node's state folder.
+        asked: By run, the last round and attempt that the node has answered, or has sat out.
+        given: What it has contributed, in order.
+    """
+
+    folder: Path
+    asked: dict[bytes, tuple[int, int]] = field(default_factory=dict)
+    given: list[Sent] = field(default_factory=list)
+
+    @classmethod
+    def open(cls, folder: Path, call: Call, waiting: Call | None, node: int) -> Self:
+        """Read the ledger of a node that is being asked, and refuse what lies behind.
+
+        Args:
+            folder: The node's state folder.
+            call: What it is asked for.
+            waiting: What the update that waits in the folder was trained for, if one does.
+            node: Its number.
+
+        Raises:
+            LedgerLost, PeerMismatch, Duplicate: As in :meth:`require`.
+            StorageError: The ledger cannot be read, or the disk does not take the note that the round is sat out.
+        """
+        path = folder / LEDGER_FILE
+        try:
+            ledger, reason = cls._decode(folder, path.read_bytes()), ""
+            if waiting and ledger.asked.get(waiting.run, (0, 0)) < (waiting.round, waiting.attempt):
+                reason = "is older than the update that waits"
+        except FileNotFoundError:
+            ledger, reason = cls(folder), "is missing"
+            if call.round == 1 and not (folder / PENDING_FILE).exists():
+                return ledger  # a new node's first round
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
+            ledger, reason = cls(folder), f"is damaged ({error})"
+        if reason:
+            _log.warning("%s %s", path, reason)
+            for lost in (waiting, call):
+                if lost and lost.round >= ledger.asked.get(lost.run, (0, 0))[0]:
+                    ledger.asked[lost.run] = (lost.round, _SITS_OUT)
+            ledger.save()
+        ledger.require(call, node)
+        return ledger
+
+    def require(self, call: Call, node: int) -> None:
+        """Refuse a call to what lies behind, or is sat out.
+
+        Args:
+            call: What the node is asked for.
+            node: Its number.
+
+        Raises:
+            LedgerLost: The node sits this round out.
+            PeerMismatch: The round is an earlier one of this run.
+            Duplicate: The attempt is an earlier one of this round.
+        """
+        round_, attempt = self.asked.get(call.run, (0, 0))
+        if (call.round, attempt) == (round_, _SITS_OUT):
+            raise LedgerLost(
+                "this node's ledger was lost, so it cannot know what it has helped to open: it sits out round "
+                f"{round_} and joins with the next one. Where the others are too few without it, start a new run"
+            )
+        if call.round < round_:
+            raise PeerMismatch("round", f"at least {round_}", call.round)
+        if call.round == round_ and call.attempt < attempt:
+            raise Duplicate(node, f"answers up to attempt {attempt} of round {round_}")
+
+    def consent(self, sent: Sent, node: int, minimum: int, colluders: int) -> None:
+        """Refuse a contribution that must not follow those before it. What was contributed once may be again.
+
+        Args:
+            sent: What would be sent.
+            node: The node's number.
+            minimum: The plan's smallest cohort.
+            colluders: How many clients may work with the aggregator.
+
+        Raises:
+            Duplicate: This attempt, or a later one, was already answered for another cohort.
+            CohortRefused: It must not follow a cohort of the same round, or of any that began from the same state.
+        """
+        if sent in self.given:
+            return
+        same_round = [other for other in self.given if (other.run, other.round) == (sent.run, sent.round)]
+        if any(sent.attempt <= other.attempt for other in same_round):
+            raise Duplicate(node, f"contribution to attempt {sent.attempt}")
+        # Two attempts of a round may begin from two states, where the round before has two sums; they differ by little.
+        for chain in (same_round, [other for other in self.given if other.state == sent.state]):
+            if chain:
+                require_successor([other.nodes for other in chain], sent.nodes, minimum, colluders)
+
+    def note(self, call: Call) -> None:
+        """Write down that a call is about to be answered.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        if self.asked.get(call.run) != (call.round, call.attempt):
+            self.asked[call.run] = (call.round, call.attempt)
+            self.save()
+
+    def give(self, sent: Sent) -> None:
+        """Write down that a contribution is about to be sent.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        if sent not in self.given:
+            self.given.append(sent)
+            self.asked[sent.run] = (sent.round, sent.attempt)
+            self.save()
+
+    def save(self) -> None:
+        """Write the ledger durably.
+
+        Raises:
+            StorageError: The disk does not take it; the file is as it was.
+        """
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            replace_file(self.folder / LEDGER_FILE, self._encode(), mode=0o600)
+        except OSError as error:
+            raise StorageError(f"{self.folder / LEDGER_FILE} cannot be written: {error.strerror}") from error
+
+    def _encode(self) -> bytes:
+        body = {
+            "asked": {run.hex(): list(last) for run, last in self.asked.items()},
+            "given": [
+                [s.run.hex(), s.round, s.attempt, s.state.hex(), s.cohort.hex(), sorted(s.nodes)] for s in self.given
+            ],
+        }
+        text = json.dumps(body, separators=(",", ":"))
+        return json.dumps({"format": _FORMAT, "version": _VERSION, "sha256": _sum(text), "body": text}).encode()
+
+    @classmethod
+    def _decode(cls, folder: Path, data: bytes) -> Self:
+        """Read what :meth:`_encode` wrote; or raise one of the errors that :meth:`open` names."""
+        outer = json.loads(data)
+        if (outer["format"], outer["version"]) != (_FORMAT, _VERSION):
+            raise ValueError(f"it is not a ledger of version {_VERSION}")
+        if outer["sha256"] != _sum(outer["body"]):
+            raise ValueError("its check sum differs")
+        body: dict[str, Any] = json.loads(outer["body"])
+        asked = {bytes.fromhex(run): (int(last[0]), int(last[1])) for run, last in body["asked"].items()}
+        given = [
+            Sent(
+                bytes.fromhex(run),
+                int(round_),
+                int(attempt),
+                bytes.fromhex(state),
+                bytes.fromhex(cohort),
+                frozenset(map(int, nodes)),
+            )
+            for run, round_, attempt, state, cohort, nodes in body["given"]
+        ]
+        ledger = cls(folder, asked, given)
+        if ledger._encode() != data:
+            raise ValueError("it is not written as a ledger is")
+        return ledger
+
+
+def _sum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,112 @@
+"""An aggregator that does what it likes, with one client's kit in its hands, before real clients with kits on disk."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edge_client.client import Client
+from edge_client.learning import data as datasets
+from edge_client.learning.network import build_network
+from edge_client.round import dither_of, open_sum, quantised, terms_of
+from edge_client.sparsify import GlobalState
+from edge_client.state import Pending, load_pending
+from protocol.call import Call
+from protocol.cohort import Cohort, gather_cohort
+from protocol.grid import steps
+from protocol.layout import Vector
+from protocol.plan import Plan
+from tests.edge_client.federation import add_up, federation, tiny_plan
+
+Reals = NDArray[np.float64]
+COLLUDER = 2
+"""The node whose kit the aggregator holds."""
+
+VICTIM = 8
+NODES = (2, 3, 5, 8)
+
+
+def loud_plan(**changes: Any) -> Plan:
+    """A plan whose clients send all that they have trained, finely quantised."""
+    return tiny_plan(**{"bits": 20, "partition": "iid", "max_cohort": 10} | changes)
+
+
+class Hostile:
+    """The aggregator.
+
+    Args:
+        folder: Where the clients' kits and states are.
+        plan: The plan that all were provisioned for.
+        nodes: Their numbers.
+    """
+
+    def __init__(self, folder: Path, plan: Plan, nodes: Sequence[int] = NODES) -> None:
+        self.folder, self.plan = folder, plan
+        self.fed = federation(plan, nodes=len(nodes), numbers=nodes)
+        self.clients: Mapping[int, Client] = self.fed.clients(folder)
+
+    def state_folder(self, node: int) -> Path:
+        """Where a node keeps its state."""
+        return self.folder / str(node) / "state"
+
+    def pending(self, node: int) -> Pending:
+        """What waits at a node, which nobody else sees."""
+        return load_pending(self.state_folder(node))
+
+    def train(self, call: Call, nodes: Sequence[int], last: bytes = b"") -> dict[int, bytes]:
+        """Ask these nodes to train; their attendances."""
+        return {node: self.clients[node].train(call, last).payload for node in nodes}
+
+    def cohort(self, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> Cohort:
+        """The cohort of these nodes."""
+        return gather_cohort([attendances[node] for node in nodes], self.fed.roster)
+
+    def sum_of(self, call: Call, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> bytes:
+        """Announce a cohort to its members and add up what they send: the aggregate."""
+        cohort = self.cohort(attendances, nodes)
+        sent = {node: self.clients[node].contribute(call, cohort.encode()).payload for node in nodes}
+        return add_up(self.plan, self.fed.roster, cohort, call.attempt, sent)
+
+    def round(self, call: Call, nodes: Sequence[int], last: bytes = b"") -> bytes:
+        """A whole round: the aggregate."""
+        return self.sum_of(call, self.train(call, nodes, last), nodes)
+
+    def start(self, run: bytes) -> GlobalState:
+        """The state that a run begins with, which every client knows."""
+        whole = datasets.load(self.plan.data)
+        return build_network(self.plan, whole.input_shape, whole.classes, run).initial
+
+    def updates(self, call: Call, aggregate: bytes, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> Reals:
+        """What the colluder reads: the weighted sum of these nodes' updates in round 1, float64[P]."""
+        whole = datasets.load(self.plan.data)
+        network = build_network(self.plan, whole.input_shape, whole.classes, call.run)
+        opened = open_sum(aggregate, call.run, call.round, self.fed.kits[COLLUDER], self.plan, network.layout)
+        terms, total = terms_of(network.initial, network.layout), self._total(attendances, nodes)
+        step = steps(terms.clips, network.layout, terms.support, self.plan.parameters.grid)
+        moved: Reals = (opened.values * step - network.initial.vector) * total
+        return moved
+
+    def own(self, call: Call, attendances: Mapping[int, bytes], nodes: Sequence[int], node: int) -> Reals:
+        """What a colluding node itself has added to that sum."""
+        pending, cohort = self.pending(node), self.cohort(attendances, nodes)
+        dither = dither_of(self.plan, call, node, pending.values.size)
+        integers, _ = quantised(pending, cohort, node, self.plan, dither)
+        weight = cohort.weights(self.plan.max_share)[node]
+        moved: Reals = integers * pending.step * self._total(attendances, nodes) - weight * self.start(call.run).vector
+        return moved
+
+    def _total(self, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> int:
+        return sum(self.cohort(attendances, nodes).weights(self.plan.max_share).values())
+
+
+def correlation(guess: Vector | Reals, truth: Vector | Reals) -> float:
+    """How much a guess tells of the truth, between 0 and 1."""
+    return float(abs(np.corrcoef(guess, truth)[0, 1]))
+
+
+def beyond(public: Reals, vector: Vector | Reals) -> Reals:
+    """What a vector holds that is no multiple of one that everybody knows anyway."""
+    rest: Reals = vector - public * (vector @ public / (public @ public))
+    return rest

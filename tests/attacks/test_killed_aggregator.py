@@ -1,0 +1,94 @@
+"""Attack 7: a client is lost for ever after the announcement, and the aggregator is killed before it asks the others.
+
+Nobody is malicious. An aggregator that did not know any more which cohort the clients hold it to would ask for another,
+which they refuse, for ever.
+"""
+
+from itertools import count
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from aggregator.journal import Journal
+from aggregator.rounds import Run
+from edge_client.client import Client
+from edge_client.keys import Kit
+from edge_client.learning.network import build_network
+from edge_client.state import load_pending
+from protocol.call import Call
+from protocol.files import replace_file
+from protocol.plan import Plan
+from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Metrics, StubClient, StubGrid, Watch, silent
+from tests.edge_client.federation import RUN, federation, tiny_plan
+
+NODES = (1, 2, 3, 4, 5, 6, 7, 8, 9)
+LOST = 4
+
+
+class KilledError(BaseException):
+    """What no handler of errors catches."""
+
+
+class RealClient(StubClient):
+    """A real client with its kit and state on disk, where the stub of it stands."""
+
+    def __init__(self, kit: Kit, plan: Plan, client: Client, folder: Path) -> None:
+        super().__init__(kit, plan, build_network(plan, (5,), 4, RUN).layout)
+        self._client, self._folder = client, folder
+
+    def train(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
+        reply = self._client.train(call, aggregate)
+        self.pending = load_pending(self._folder / "state")
+        return reply.payload, dict(reply.metrics)
+
+    def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:
+        reply = self._client.contribute(call, announced)
+        return reply.payload, dict(reply.metrics)
+
+    def evaluate(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
+        reply = self._client.evaluate(call, aggregate)
+        return reply.payload, dict(reply.metrics)
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize("write", [3, 4])
+def test_the_resumed_run_finishes_without_the_lost_one(
+    write: int, after: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed as it writes down the first cohort, or the second: after ``train`` that is its third or fourth write."""
+    plan = tiny_plan(max_cohort=9, rounds=2, partition="iid")
+    fed = federation(plan, nodes=9, numbers=NODES)
+    clients = fed.clients(tmp_path / "nodes")
+    real = [RealClient(fed.kits[node], plan, clients[node], tmp_path / "nodes" / str(node)) for node in NODES]
+    number = count(1)
+
+    def dying(path: Path, data: bytes, mode: int = 0o644) -> None:
+        now = next(number)
+        if now == write and not after:
+            raise KilledError
+        replace_file(path, data, mode)
+        if now == write:
+            raise KilledError
+
+    def run() -> Watch:
+        grid = StubGrid(real)
+        monkeypatch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
+        for kind in (CONTRIBUTE, *((TRAIN,) if broken else ())):
+            grid.when(kind, silent, LOST)
+        watch = Watch(grid)
+        Run(grid, plan, fed.roster, Journal(tmp_path / "run", plan, RUN), watch).run()
+        return watch
+
+    monkeypatch.setattr("aggregator.rounds._WAIT_SECONDS", 0.01)
+    broken = False
+    with monkeypatch.context() as patch:
+        patch.setattr("aggregator.journal.replace_file", dying)
+        with pytest.raises(KilledError):
+            run()
+    broken = True
+    watch = run()
+    assert (watch.refusals, watch.failures) == ([], [])
+    assert [record.round for record in watch.records] == [1, 2]
+    assert LOST not in watch.sums[0][2].nodes
+    assert len(watch.sums[0][2].members) in (6, 8)
