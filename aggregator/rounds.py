@@ -17,6 +17,7 @@ import numpy as np
 from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
+from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
@@ -26,7 +27,7 @@ from aggregator.tally import Tally
 from protocol.call import Action
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
 from protocol.documents import count
-from protocol.errors import AgreementError, QuorumError
+from protocol.errors import QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import contribution_length, encode_aggregate
@@ -58,7 +59,7 @@ class Run:
 
         Raises:
             QuorumError: Too few clients answer.
-            AgreementError: Two clients derive different models.
+            AgreementError: No majority of the clients derives the same model.
         """
         stored = self._journal.last()
         self._aggregate, self._unpublished = stored.aggregate, stored.record
@@ -125,12 +126,15 @@ class Run:
             tally.asked, tally.left_out = len(nodes), 0
             admission = AttendanceAdmission(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
             present: dict[int, Answer] = {}
+            said: dict[int, Sequence[object]] = {}
             start = time.monotonic()
             for answer in self._asker.ask(tally, Action.TRAIN, nodes, self._aggregate):
                 with Refusals(tally, self._observer, answer.source):
-                    node = admission.admit(answer.frame).node
-                    present[node], tally.sources[node] = answer, answer.source
+                    attendance = admission.admit(answer.frame)
+                    present[attendance.node], said[attendance.node] = answer, derived(attendance)
+                    tally.sources[attendance.node] = answer.source
                     self._observer.phase(tally.round, "train", len(present), len(nodes))
+            present = self._agreeing(tally, present, said, FIELDS)
             tally.seconds["train"] += time.monotonic() - start
             enough = len(present) >= self._plan.min_cohort
             if len(present) < len(nodes):
@@ -232,17 +236,32 @@ class Run:
     def _evaluate(self, tally: Tally) -> None:
         """Let every node that is online score the final model."""
         nodes = sorted(self._grid.get_node_ids())
-        answers: list[Answer] = []
+        answers: dict[int, Answer] = {}
         for answer in self._asker.ask(tally, Action.EVALUATE, nodes, self._aggregate):
-            if answers and answer.frame != answers[0].frame:
-                raise AgreementError("model", (answers[0].source, answer.source))
-            answers.append(answer)
+            answers[answer.source] = answer
             self._observer.phase(self._plan.rounds, "evaluate", len(answers), len(nodes))
+        answers = self._agreeing(tally, answers, {node: (a.frame,) for node, a in answers.items()}, ("model",))
         if not answers:
             raise QuorumError(
                 f"no client scored the final model{tally.reasons(tally.errors)}; resume the run to ask again"
             )
-        self._publish(answers, tally.uplink, tally.downlink)
+        self._publish(list(answers.values()), tally.uplink, tally.downlink)
+
+    def _agreeing(
+        self, tally: Tally, answers: Mapping[int, Answer], said: Mapping[int, Sequence[object]], fields: Sequence[str]
+    ) -> dict[int, Answer]:
+        """The answers of the majority; the others are refused.
+
+        Raises:
+            AgreementError: There is no majority.
+        """
+        kept = {}
+        for node, error in agreeing(said, fields) if said else ():
+            with Refusals(tally, self._observer, answers[node].source):
+                if error is not None:
+                    raise error
+                kept[node] = answers[node]
+        return kept
 
     def _publish(self, answers: Sequence[Answer], uplink: int = 0, downlink: int = 0) -> None:
         """Complete the last round's record with what the clients say of its model and further bytes, and write it."""

@@ -21,7 +21,7 @@
     │   ├── Duplicate          this node has already answered
     │   ├── CohortRefused      the announced cohort would expose a member
     │   └── BundleRefused      the Flower app bundle is not one that this node accepts
-    ├── AgreementError         two nodes derived different models
+    ├── AgreementError         nodes derived different models, and none has a majority
     ├── QuorumError            too few clients to release a sum
     ├── VerificationError      a decrypted sum is not the clear sum; raised by `pruneseal run --verify` alone
     ├── ExportError
@@ -223,19 +223,21 @@ class BundleRefused(PeerError):
 
 
 class AgreementError(PruneSealError):
-    """Two nodes derived different models from what should be the same bytes.
+    """Nodes derived different models from what should be the same bytes, and none of them has a majority.
 
     Attributes:
-        nodes: The numbers of two nodes that disagree.
+        field: What differs.
+        nodes: The numbers of the nodes, two or more.
     """
 
     public = "the nodes do not agree on the model"
     code = 120
 
-    def __init__(self, field: str, nodes: tuple[int, int]) -> None:
+    def __init__(self, field: str, nodes: tuple[int, ...]) -> None:
         super().__init__(
-            f"nodes {nodes[0]} and {nodes[1]} report different values of the {field}. Every client must derive the "
-            "same one from the same bytes: look for different versions of PruneSeal or torch, or a tampered message."
+            f"nodes {', '.join(map(str, nodes[:-1]))} and {nodes[-1]} report different values of the {field}. Every "
+            "client must derive the same one from the same bytes: look for different versions of PruneSeal or torch, "
+            "or a tampered message."
         )
         self.field, self.nodes = field, nodes
 

@@ -8,6 +8,7 @@ from tests.aggregator.conftest import BAD, MakeScene, flower, lines
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
     EVALUATE,
+    NODES,
     TRAIN,
     fails,
     sends,
@@ -59,25 +60,48 @@ def test_a_stopped_run_goes_on_from_the_last_complete_round_when_the_cause_is_go
     [("model", bytes(32)), ("support", bytes(32)), ("values", 7)],
     ids=["model", "support", "values"],
 )
-def test_clients_that_derived_different_models_stop_the_run_by_name(
+def test_clients_that_derived_different_models_without_a_majority_stop_the_run_by_name(
+    scene: MakeScene, field: str, value: bytes | int
+) -> None:
+    s = scene(4, rounds=2)
+    s.grid.when(TRAIN, sends(with_fields(**{field: value})), 2, BAD, round=2)
+    with pytest.raises(AgreementError) as caught:
+        s.run()
+    assert (caught.value.field, caught.value.nodes) == (field, NODES[:4])
+    assert f"nodes 2, 3, 5 and 8 report different values of the {field}" in str(caught.value)
+    assert Journal(s.folder, s.plan).last().round == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("model", bytes(32)), ("support", bytes(32)), ("values", 7)],
+    ids=["model", "support", "values"],
+)
+def test_a_client_that_derived_another_model_is_refused_by_name_and_the_others_go_on(
     scene: MakeScene, field: str, value: bytes | int
 ) -> None:
     s = scene(4, rounds=2)
     s.grid.when(TRAIN, sends(with_fields(**{field: value})), BAD, round=2)
-    with pytest.raises(AgreementError) as caught:
-        s.run()
-    assert (caught.value.field, caught.value.nodes) == (field, (2, BAD))
-    assert f"nodes 2 and {BAD} report different values of the {field}" in str(caught.value)
-    assert Journal(s.folder, s.plan).last().round == 1
+    watch = s.run()
+    assert [record.cohort for record in watch.records] == [4, 3]
+    assert watch.records[1].refusals == {"PeerMismatch": 1}
+    assert Journal(s.folder, s.plan).last().round == 2
 
 
-def test_clients_that_score_different_final_models_stop_the_run_by_name(scene: MakeScene) -> None:
+def test_a_client_that_reports_another_final_model_is_refused_and_does_not_count(scene: MakeScene) -> None:
     s = scene(3)
-    s.grid.when(EVALUATE, sends(lambda ask, frame: bytes(32)), BAD)
+    s.grid.when(EVALUATE, lambda ask: ask.reply(bytes(32), {"correct": 10**9}), BAD)
+    watch = s.run()
+    assert watch.records[0].accuracy == 0.8
+    assert [(node, type(error).__name__) for _, node, error in watch.refusals] == [(flower(BAD)[0], "PeerMismatch")]
+
+
+def test_clients_that_report_final_models_without_a_majority_stop_the_run_by_name(scene: MakeScene) -> None:
+    s = scene(4)
+    s.grid.when(EVALUATE, sends(lambda ask, frame: bytes(32)), 2, BAD)
     with pytest.raises(AgreementError) as caught:
         s.run()
-    assert set(caught.value.nodes) & set(flower(BAD))
-    assert len(set(caught.value.nodes)) == 2
+    assert caught.value.nodes == tuple(sorted(flower(*NODES[:4])))
     assert lines(s) == []
 
 
