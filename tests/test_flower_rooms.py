@@ -126,6 +126,7 @@ def test_everything_that_is_taken_is_named(door: str) -> None:
     assert not missing, f"add what {user} takes to tests/flower_rooms.py, with what of it must not change"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

@@ -19,6 +19,8 @@ from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, kit_name, provision
 from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, StubClient, small_plan
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 NODES, ROUNDS = 3, 2
 FORBIDDEN = {"torch", "edge_client", "export", "fleet", "sklearn", "onnx", "onnxruntime", "onnxscript", "safetensors"}
@@ -132,7 +134,6 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
     return seen
 
 
-@pytest.mark.slow
 def test_the_aggregator_runs_on_its_own(observed: Observed) -> None:
     assert [line["round"] for line in observed.metrics] == [1, 2]
     assert [line["cohort"] for line in observed.metrics] == [NODES, NODES]
@@ -143,7 +144,6 @@ def test_it_has_imported_nothing_that_trains_or_decrypts(observed: Observed) -> 
     assert {name.split(".")[0] for name in observed.modules} & FORBIDDEN == set()
 
 
-@pytest.mark.slow
 def test_the_service_and_the_superlink_import_nothing_of_it_either() -> None:
     code = "import sys, aggregator.service, aggregator.superlink, flwr.superlink.cli; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)

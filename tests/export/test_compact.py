@@ -58,6 +58,7 @@ def test_a_whole_dead_layer_leaves_constant_logits() -> None:
     assert compacted(model, (6,)).removed == {"0": (10, 1), "2": (9, 1)}
 
 
+@pytest.mark.slow
 def test_a_whole_dead_convolution_leaves_constant_logits() -> None:
     model = plain(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU())
     kill(model[2])

@@ -8,9 +8,7 @@ from torch import nn
 
 from tests.export.compacting import compacted, kill, operators, plain, seeded
 
-pytestmark = pytest.mark.slow
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 def test_a_shift_of_batch_norm_on_a_dead_channel_is_kept() -> None:

@@ -13,10 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from export.parity import infer, open_session
 from tests.export.compacting import checked
 
-pytestmark = pytest.mark.slow
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 
 
 class Builder:

@@ -14,10 +14,7 @@ from export.convert import convert
 from export.macs import multiply_accumulates
 from tests.export.compacting import METADATA, differ, of, seeded
 
-pytestmark = pytest.mark.slow
-
-
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.slow]
 SHAPES = {name: (3, 32, 32) if name in {"cifar-cnn", "resnet18", "vgg9"} else (1, 28, 28) for name in names()}
 
 

@@ -63,6 +63,7 @@ def test_a_dead_channel_before_flatten_takes_its_positions_along() -> None:
     assert result.parameters_after == 5 * 27 + 5 + 4 * 5 * 16 + 4
 
 
+@pytest.mark.slow
 def test_a_flattened_channel_stays_while_one_position_is_read() -> None:
     model = plain()
     ignore(model[3], *range(63))

@@ -53,6 +53,7 @@ def test_what_is_not_understood_keeps_its_channels_and_is_named() -> None:
     assert result.untouched == ("cat: Concat is not an operator that can be followed",)
 
 
+@pytest.mark.slow
 def test_a_graph_with_branches_is_left_alone_and_named() -> None:
     def branch(name: str) -> onnx.GraphProto:
         value = helper.make_tensor_value_info(name, TensorProto.FLOAT, None)

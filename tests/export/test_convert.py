@@ -72,6 +72,7 @@ def test_the_file_computes_the_model_in_evaluation_mode_for_every_batch_size(
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_model_in_training_mode_is_handed_back_in_training_mode(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -189,6 +190,7 @@ def test_a_shape_that_the_model_cannot_take_is_refused() -> None:
         convert(nn.Linear(4, 2), (5,), {})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

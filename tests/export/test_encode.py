@@ -60,6 +60,7 @@ def test_a_coded_network_decodes_to_the_dense_one(small: bytes) -> None:
     assert one == two
 
 
+@pytest.mark.slow
 def test_names_batch_axis_and_metadata_stay_and_the_result_is_valid(small: bytes) -> None:
     dense, coded = (onnx.load_model_from_string(data) for data in (small, encode(small).model))
     onnx.checker.check_model(coded, full_check=True)

@@ -51,6 +51,7 @@ def test_a_pruned_network_of_a_million_parameters_shrinks_by_an_order_of_magnitu
         assert len(dense) / len(encode(dense).model) >= ratio
 
 
+@pytest.mark.slow
 def test_a_pruned_resnet_runs_the_graph_and_the_bits_of_the_dense_one(large: dict[str, bytes], tmp_path: Path) -> None:
     (dense,) = pruned(large["resnet18"], [0.95], alike=False)
     coded = encode(dense).model

@@ -56,6 +56,7 @@ def test_an_exported_model_agrees_with_torch(model: nn.Sequential, exported: byt
     assert model.training
 
 
+@pytest.mark.slow
 def test_a_single_input_is_enough_for_every_batch_size(
     model: nn.Sequential, exported: bytes, inputs: np.ndarray
 ) -> None:
@@ -82,6 +83,7 @@ def test_a_difference_below_the_tolerance_is_measured_and_accepted(
     assert parity.max_abs_diff == pytest.approx(0.01, rel=1e-2)
 
 
+@pytest.mark.slow
 def test_the_tolerance_grows_with_the_outputs(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():

@@ -60,6 +60,7 @@ def test_every_zero_stays_exactly_zero(plain: bytes, int8: bytes) -> None:
         assert np.count_nonzero(quantised) > 0.9 * np.count_nonzero(before[name])
 
 
+@pytest.mark.slow
 def test_outputs_are_close_and_the_class_rarely_changes(plain: bytes, int8: bytes) -> None:
     expected, actual = (infer(open_session(data), RAW) for data in (plain, int8))
     assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()

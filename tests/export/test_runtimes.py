@@ -86,6 +86,7 @@ def test_the_reference_evaluator_computes_the_same(files: dict[str, bytes], name
     close(np.asarray(actual), files[name], name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["model.onnx", "model.int8.onnx"])
 def test_onnxruntime_for_node_computes_the_same(files: dict[str, bytes], name: str, tmp_path: Path) -> None:
     if reason := _missing():

@@ -33,6 +33,7 @@ def test_raw_values_give_the_logits_of_normalised_ones(scaling: Scaling) -> None
     assert {entry.key: entry.value for entry in onnx.load_from_string(data).metadata_props} == {"run": "r"}
 
 
+@pytest.mark.slow
 def test_names_of_input_and_weights_stay_and_neutral_numbers_add_nothing() -> None:
     plain = onnx.load_from_string(convert(network(), (1, 6, 6), {}))
     scaled = onnx.load_from_string(Scaling(255.0).into_file(plain.SerializeToString()))
@@ -42,6 +43,7 @@ def test_names_of_input_and_weights_stay_and_neutral_numbers_add_nothing() -> No
     assert [node.op_type for node in same.graph.node] == [node.op_type for node in plain.graph.node]
 
 
+@pytest.mark.slow
 def test_dead_channels_are_still_found_behind_the_scaling() -> None:
     model = network()
     model.get_parameter("0.weight").data[1] = 0

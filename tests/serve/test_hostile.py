@@ -107,6 +107,7 @@ def test_a_body_of_nothing_but_brackets_takes_no_memory_to_speak_of(guarded: Ser
     assert guarded.memory() - before < 64 * MIB
 
 
+@pytest.mark.slow
 def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(guarded: Server) -> None:
     kept = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=30)
     kept.request("GET", "/v2/health/live")

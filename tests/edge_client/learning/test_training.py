@@ -203,6 +203,7 @@ def test_a_parameter_that_does_not_travel_is_trained_without_a_mask() -> None:
 # --- training -----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_training_under_a_mask_is_plain_sgd_that_purges_after_every_step() -> None:
     """The one-vector form against torch's usual loop over parameters."""
     network, naive = model(), model()

@@ -374,17 +374,17 @@ def test_a_folder_without_a_federation_is_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("record", "reason"),
     [
-        ('{"format": "pruneseal-federation", "version": 0}', "not a federation of version 1"),
-        ('{"format": "pruneseal-federation"}', "damaged"),
-        ("[]", "damaged"),
-        ("{", "damaged"),
+        ('{"format": "pruneseal-federation", "version": 0}', "has version 0, not 1"),
+        ('{"format": "pruneseal-federation"}', "has version none, not 1"),
+        ("[]", "is damaged"),
+        ("{", "is damaged"),
     ],
 )
 def test_a_record_that_is_none_is_named(tmp_path: Path, record: str, reason: str) -> None:
     path = tmp_path / "operator" / "federation.json"
     path.parent.mkdir()
     path.write_text(record)
-    with pytest.raises(ConfigError, match=f"{re.escape(str(path))} is {reason}"):
+    with pytest.raises(ConfigError, match=f"{re.escape(str(path))} {reason}"):
         read_record(tmp_path)
 
 

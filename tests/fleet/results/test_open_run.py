@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from aggregator.journal import RunName
 from fleet.provisioning.app_bundle import write_app
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, provision
 from fleet.results.open_run import open_run
@@ -35,13 +36,13 @@ def test_a_folder_that_is_no_run_is_refused_and_not_made_one(folder: Path) -> No
 
 
 def test_a_run_without_a_complete_round_has_nothing_to_open(folder: Path) -> None:
-    (folder / "run" / "run.json").write_text(f'{{"run": "{"00" * 16}", "plan": "{PLAN.digest.hex()}"}}')
+    RunName(run=bytes(16).hex(), plan=PLAN.digest.hex()).write(folder / "run" / "run.json")
     with pytest.raises(CheckpointError, match="holds no complete round yet"):
         opened(folder)
 
 
 def test_a_run_of_another_plan_is_refused(folder: Path) -> None:
-    (folder / "run" / "run.json").write_text(f'{{"run": "{"00" * 16}", "plan": "{bytes(32).hex()}"}}')
+    RunName(run=bytes(16).hex(), plan=bytes(32).hex()).write(folder / "run" / "run.json")
     with pytest.raises(ConfigError, match="holds a run of another plan"):
         opened(folder)
 

@@ -126,6 +126,7 @@ def test_what_only_the_local_engine_can_do_is_refused_for_flower(tmp_path: Path)
             Options(3, drop, verify, workers, Engine.FLOWER)
 
 
+@pytest.mark.slow
 def test_the_engine_is_remembered(tmp_path: Path) -> None:
     options = Options(3, 0.0, False, 0, Engine.FLOWER)
     start(tmp_path / "run", PLAN, options)

@@ -342,6 +342,7 @@ def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_
     assert ended.stderr.splitlines()[-1] == "KeyboardInterrupt"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "parent.py"
