@@ -15,7 +15,6 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -23,6 +22,7 @@ from protocol.errors import CheckpointError, RosterRefused
 from protocol.files import replace_file
 from protocol.grid import Reals
 from protocol.layout import Mask, Vector
+from protocol.npz import read_arrays
 from protocol.roster import Roster
 
 PENDING_FILE: Final = "pending.npz"
@@ -76,20 +76,20 @@ def load_pending(folder: Path) -> Pending:
     """
     path = folder / PENDING_FILE
     try:
-        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            notes = json.loads(file["notes"].tobytes())
-            return Pending(
-                file["attendance"].tobytes(),
-                file["values"],
-                file["votes"],
-                file["step"],
-                file["sealed"].tobytes(),
-                bytes.fromhex(notes["state"]),
-                dict(notes["metrics"]),
-            )
+        file = read_arrays(path.read_bytes())
+        notes = json.loads(file["notes"].tobytes())
+        return Pending(
+            file["attendance"].tobytes(),
+            file["values"],
+            file["votes"],
+            file["step"],
+            file["sealed"].tobytes(),
+            bytes.fromhex(notes["state"]),
+            dict(notes["metrics"]),
+        )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); the node joins again with the next round") from error
 
 
