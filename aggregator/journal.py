@@ -8,12 +8,11 @@ does. ``attempt.json`` says how far the round under way had come, and is written
 """
 
 import fcntl
-import json
 import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +21,11 @@ from typing import Annotated, Final
 from pydantic import Field
 
 from aggregator.records import Record
-from protocol.documents import Document
+from protocol.documents import Count, Document, Items
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.files import replace_file, sync_directory
 from protocol.plan import Plan
+from protocol.wire import RUN_BYTES
 
 AGGREGATE_FILE: Final = "aggregate.bin"
 RECORD_FILE: Final = "record.json"
@@ -70,25 +70,26 @@ class Stored:
     record: Record | None
 
 
-@dataclass(frozen=True)
-class Attempt:
-    """How far a round had come when its last message was about to be sent.
+class Attempt(Document):
+    """How far a round had come when its last message was about to be sent: ``attempt.json``.
 
     Attributes:
         round: The round.
         attempt: Its number within the round.
         trained: The attempt that clients were last asked to train in.
         announced: The attempt that a cohort was last announced in, or 0.
-        cohorts: The cohorts announced in this round, in order.
-        sources: Where each node that trained is reached, by its number on the roster.
+        cohorts: The members of the cohorts announced in this round, in order.
+        sources: The number of each node that trained, on the roster and in Flower.
     """
 
-    round: int
-    attempt: int
-    trained: int
-    announced: int
-    cohorts: Sequence[frozenset[int]]
-    sources: Mapping[int, int]
+    format: str = "pruneseal-attempt"
+    version: str = "1.0"
+    round: Count
+    attempt: Count
+    trained: Count
+    announced: Count
+    cohorts: Items[Items[Count]]
+    sources: Items[tuple[Count, Annotated[int, Field(ge=0, lt=1 << 64)]]]
 
 
 class Journal:
@@ -109,8 +110,8 @@ class Journal:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
             path = folder / RUN_FILE
             if not path.exists():
-                fresh = name or secrets.token_bytes(16)
-                RunName(run=fresh.hex(), plan=plan.digest.hex()).write(path)
+                name = name or secrets.token_bytes(RUN_BYTES)
+                RunName(run=name.hex(), plan=plan.digest.hex()).write(path)
             stored = RunName.read(path)
         except OSError as error:
             raise ConfigError(f"the state folder {folder} cannot be written: {error.strerror}") from error
@@ -122,7 +123,7 @@ class Journal:
                 "choose another folder, or start with the settings of that run"
             )
         self.run = bytes.fromhex(stored.run)
-        """The run's name, 16 random bytes."""
+        """The run's name, 16 bytes."""
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -165,16 +166,8 @@ class Journal:
         Raises:
             StorageError: The disk does not take it; nothing may be sent.
         """
-        stored = {
-            "round": attempt.round,
-            "attempt": attempt.attempt,
-            "trained": attempt.trained,
-            "announced": attempt.announced,
-            "cohorts": [sorted(cohort) for cohort in attempt.cohorts],
-            "sources": sorted(attempt.sources.items()),
-        }
         with self._writing(attempt.round):
-            replace_file(self._folder / ATTEMPT_FILE, json.dumps(stored).encode())
+            attempt.write(self._folder / ATTEMPT_FILE)
 
     def begun(self) -> Attempt | None:
         """The attempt that was written down last, if any.
@@ -182,23 +175,14 @@ class Journal:
         Raises:
             CheckpointError: The file is damaged.
         """
-        path = self._folder / ATTEMPT_FILE
         try:
-            stored = json.loads(path.read_text())
-            return Attempt(
-                int(stored["round"]),
-                int(stored["attempt"]),
-                int(stored["trained"]),
-                int(stored["announced"]),
-                [frozenset(map(int, cohort)) for cohort in stored["cohorts"]],
-                {int(node): int(source) for node, source in stored["sources"]},
-            )
+            return Attempt.read(self._folder / ATTEMPT_FILE)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        except CheckpointError as error:
             raise CheckpointError(
-                f"{path} is damaged ({error}); put it back from a copy. Without it the round can be gone on with only "
-                "where its attempt had not come to a cohort: remove it then, else start a new run"
+                f"{error}; put it back from a copy. Without it the round can be gone on with only where its attempt "
+                "had not come to a cohort: remove it then, else start a new run"
             ) from error
 
     def save(self, aggregate: bytes, record: Record) -> None:

@@ -80,7 +80,7 @@ class Run:
             number,
             attempt=attempt,
             announced=begun.announced,
-            cohorts=list(begun.cohorts),
+            cohorts=[frozenset(cohort) for cohort in begun.cohorts],
             sources=dict(begun.sources),
         )
 
@@ -308,7 +308,14 @@ class Run:
     def _begin(self, tally: Tally) -> None:
         """Note what is about to be sent, before it is."""
         self._journal.begin(
-            Attempt(tally.round, tally.attempt, tally.trained, tally.announced, tally.cohorts, tally.sources)
+            Attempt(
+                round=tally.round,
+                attempt=tally.attempt,
+                trained=tally.trained,
+                announced=tally.announced,
+                cohorts=tuple(tuple(sorted(cohort)) for cohort in tally.cohorts),
+                sources=tuple(sorted(tally.sources.items())),
+            )
         )
 
     def _select(self, tally: Tally) -> list[int]:

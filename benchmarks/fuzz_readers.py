@@ -253,7 +253,9 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader(LEDGER_FILE, [kept], _file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1)))
 
     journal = Journal(run, plan)
-    journal.begin(Attempt(2, 3, 3, 2, [frozenset({1, 2, 300})], {1: 7000, 2: 7001}))
+    journal.begin(
+        Attempt(round=2, attempt=3, trained=3, announced=2, cohorts=((1, 2, 300),), sources=((1, 7000), (2, 7001)))
+    )
     begun = (run / ATTEMPT_FILE).read_bytes()
     yield Reader(ATTEMPT_FILE, [begun], _file(run / ATTEMPT_FILE, journal.begun))
     record = factories.record(1)

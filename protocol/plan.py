@@ -104,7 +104,7 @@ class Plan:
             ),
             (
                 "max_share",
-                1 / self.min_cohort <= self.max_share <= 1,
+                1 / max(self.min_cohort, 1) <= self.max_share <= 1,
                 "a fraction in [1 / min-cohort, 1]",
             ),
             ("max_cohort", self.max_cohort >= self.min_cohort, "at least min-cohort"),

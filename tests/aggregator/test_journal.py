@@ -1,7 +1,6 @@
 """``aggregator.journal``: a completed round is on disk whole or not at all, and a resumed run finds it."""
 
 import os
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -247,12 +246,19 @@ def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path
 
 # --- the attempt under way ----------------------------------------------------------------------------
 
-BEGUN = Attempt(7, 3, 2, 3, [frozenset({2, 3, 5}), frozenset({2, 4_000_000_000})], {2: 7026, 5: (1 << 63) - 1})
+BEGUN = Attempt(
+    round=7,
+    attempt=3,
+    trained=2,
+    announced=3,
+    cohorts=((2, 3, 5), (2, 4_000_000_000)),
+    sources=((2, 7026), (5, (1 << 64) - 1)),
+)
 
 
 def test_the_attempt_that_was_begun_last_is_found_also_after_a_restart(tmp_path: Path) -> None:
     assert Journal(tmp_path, PLAN).begun() is None
-    for attempt in (Attempt(1, 1, 1, 0, [], {}), BEGUN):
+    for attempt in (Attempt(round=1, attempt=1, trained=1, announced=0, cohorts=(), sources=()), BEGUN):
         Journal(tmp_path, PLAN).begin(attempt)
         assert Journal(tmp_path, PLAN).begun() == attempt
 
@@ -260,7 +266,7 @@ def test_the_attempt_that_was_begun_last_is_found_also_after_a_restart(tmp_path:
 def test_a_note_that_is_killed_at_any_step_leaves_the_old_one_or_the_new(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    old, seen = replace(BEGUN, attempt=2), []
+    old, seen = BEGUN.model_copy(update={"attempt": 2}), []
     for step in count(1):
         Journal(tmp_path, PLAN).begin(old)
         left = iter(range(step, 0, -1))
@@ -285,9 +291,18 @@ def test_a_note_cut_off_anywhere_or_of_another_shape_is_an_error_of_ours(tmp_pat
     journal.begin(BEGUN)
     path = tmp_path / ATTEMPT_FILE
     whole = path.read_bytes()
-    others = [b"[]", b"{}", b"3", b"null", b"[" * 200_000, whole.replace(b"7", b"Infinity", 1), b'{"round": "x"}']
-    others.append(whole.replace(b'"cohorts": [', b'"cohorts": [3, '))
-    for damaged in [*(whole[:length] for length in range(len(whole))), *others]:
+    others = [
+        b"[]",
+        b"{}",
+        b"3",
+        b"null",
+        b"[" * 200_000,
+        whole.replace(b"7", b"Infinity", 1),
+        whole.replace(b"7", b"-7", 1),
+        b'{"round": "x"}',
+    ]
+    others.append(whole.replace(b'"cohorts":', b'"cohorts": 3, "other":'))
+    for damaged in [*(whole[:length] for length in range(len(whole) - 1)), *others]:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"attempt\.json is damaged"):
             journal.begun()

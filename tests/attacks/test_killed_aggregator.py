@@ -83,7 +83,8 @@ def test_the_resumed_run_finishes_without_the_lost_one(
     monkeypatch.setattr("aggregator.rounds._WAIT_SECONDS", 0.01)
     broken = False
     with monkeypatch.context() as patch:
-        patch.setattr("aggregator.journal.replace_file", dying)
+        for module in ("aggregator.journal", "protocol.documents"):
+            patch.setattr(f"{module}.replace_file", dying)
         with pytest.raises(KilledError):
             run()
     broken = True

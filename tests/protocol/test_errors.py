@@ -62,6 +62,7 @@ def test_the_codes_never_change() -> None:
         "TrainingError": 104,
         "CheckpointError": 105,
         "StorageError": 106,
+        "LedgerLost": 109,
         "DeploymentError": 107,
         "PeerError": 110,
         "MalformedMessage": 111,
