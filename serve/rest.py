@@ -2,6 +2,9 @@
 
 With the extension a body is JSON of ``Inference-Header-Content-Length`` bytes and then the bytes of the tensors that
 have ``binary_data_size``, in their order; so are responses, for outputs asked for with ``binary_data``.
+
+JSON is read as the types below and as nothing else, so that a body of brackets is refused where it stands, and no
+memory is spent on members that nobody asks for; the numbers of a tensor stay text until it is known what they are for.
 """
 
 import logging
@@ -11,6 +14,7 @@ from importlib.metadata import version
 from importlib.resources import files
 from typing import Any, Final
 
+import msgspec
 import numpy as np
 import orjson
 from starlette.applications import Starlette
@@ -22,7 +26,7 @@ from starlette.types import Lifespan
 
 from protocol.errors import BadRequest, InferenceError, Overloaded, RequestRefused, TooLarge, UnknownModel
 from serve import page
-from serve.inference import EXTENSIONS, Given, Output, describe, infer
+from serve.inference import EXTENSIONS, Given, Output, describe, fit, infer
 from serve.limits import ByteBudget
 from serve.metrics import Metrics
 from serve.repository import Repository, Servable
@@ -39,6 +43,47 @@ _STATUS: Final[Mapping[type[RequestRefused], int]] = {
     Overloaded: 503,
     InferenceError: 500,
 }
+
+
+class _OfInput(msgspec.Struct):
+    """The parameters of an input."""
+
+    binary_data_size: int | None = None
+
+
+class _OfOutput(msgspec.Struct):
+    """The parameters of an output."""
+
+    binary_data: bool | None = None
+
+
+class _OfRequest(msgspec.Struct):
+    """The parameters of a request."""
+
+    binary_data_output: bool = False
+
+
+class _Input(msgspec.Struct):
+    name: str
+    datatype: str
+    shape: list[int]
+    data: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    parameters: _OfInput = msgspec.field(default_factory=_OfInput)
+
+
+class _Output(msgspec.Struct):
+    name: str
+    parameters: _OfOutput = msgspec.field(default_factory=_OfOutput)
+
+
+class _Request(msgspec.Struct):
+    inputs: list[_Input]
+    outputs: list[_Output] = msgspec.field(default_factory=list)
+    parameters: _OfRequest = msgspec.field(default_factory=_OfRequest)
+    id: str | None = None
+
+
+_REQUESTS: Final = msgspec.json.Decoder(_Request)
 
 
 class Rest:
@@ -96,11 +141,13 @@ class Rest:
             raise HTTPException(415, "send the body without a content-encoding")
         with self._budget.reserve(size):
             body = await _read(request, self._max_bytes)
-            head, binary = _split(body, request.headers.get(_HEADER_LENGTH))
-            asked = _objects(head.get("outputs", []), "outputs")
-            given = list(_given(_objects(head.get("inputs"), "inputs"), binary))
-            outputs = await infer(servable, given, [output.get("name") for output in asked])
-            return _response(servable, head, asked, outputs)
+            head, binary = parse_request(body, request.headers.get(_HEADER_LENGTH))
+            asked = fit(servable, given(head.inputs, binary), [output.name for output in head.outputs])
+            default = head.parameters.binary_data_output
+            flags = [default if (own := output.parameters.binary_data) is None else own for output in head.outputs]
+            name = head.id
+            del body, head  # they do not wait
+            return _response(servable, name, flags or [default] * len(asked.places), await infer(asked))
 
     async def live(self, _: Request) -> Response:
         """The process answers."""
@@ -154,7 +201,7 @@ def _names(request: Request) -> dict[str, str]:
     return {"name": path["model"], "version": path.get("version", "")}
 
 
-async def _read(request: Request, limit: int) -> bytes:
+async def _read(request: Request, limit: int) -> bytearray:
     """The body.
 
     Raises:
@@ -165,64 +212,62 @@ async def _read(request: Request, limit: int) -> bytes:
         body += chunk
         if len(body) > limit:
             raise TooLarge(f"the body has more than {limit} bytes, which is all that this server takes")
-    return bytes(body)
+    return body
 
 
-def _split(body: bytes, header_length: str | None) -> tuple[dict[str, Any], memoryview]:
-    """The JSON of a body and the bytes after it."""
+def parse_request(body: bytes | bytearray, header_length: str | None) -> tuple[_Request, memoryview]:
+    """The JSON of a body, and the bytes after it.
+
+    Args:
+        body: All of it.
+        header_length: The header that says where the JSON ends, if there is one.
+
+    Raises:
+        BadRequest: It is no request.
+    """
     if header_length is None:
         end = len(body)
     elif header_length.isdecimal() and len(header_length) < 20 and int(header_length) <= len(body):
         end = int(header_length)
     else:
         raise BadRequest(f"Inference-Header-Content-Length must be a number of bytes up to {len(body)}, the body's")
+    whole = memoryview(body)
     try:
-        head = orjson.loads(memoryview(body)[:end])
-    except orjson.JSONDecodeError as error:
+        return _REQUESTS.decode(whole[:end]), whole[end:]
+    except msgspec.ValidationError as error:
+        raise BadRequest(f"the request is not as the protocol has it: {error}") from error
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise BadRequest(f"the body is not JSON: {error}") from error
-    if not isinstance(head, dict):
-        raise BadRequest("the body must be a JSON object")
-    return head, memoryview(body)[end:]
 
 
-def _objects(value: object, name: str) -> list[dict[str, Any]]:
-    """A list of JSON objects whose parameters, if they have any, are an object as well."""
-    if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise BadRequest(f"{name!r} must be a list of objects")
-    if not all(isinstance(item.get("parameters", {}), dict) for item in value):
-        raise BadRequest(f"'parameters' in {name!r} must be an object")
-    return value
-
-
-def _given(inputs: list[dict[str, Any]], binary: memoryview) -> Iterator[Given]:
+def given(inputs: list[_Input], binary: memoryview) -> Iterator[Given]:
     """The inputs, those in bytes with their part of ``binary``."""
     at = 0
     for one in inputs:
-        size = one.get("parameters", {}).get("binary_data_size")
-        data = one.get("data")
+        size = one.parameters.binary_data_size
+        data: memoryview | msgspec.Raw
         if size is not None:
-            if type(size) is not int or not 0 <= size <= len(binary) - at:
+            if not 0 <= size <= len(binary) - at:
                 raise BadRequest(
                     f"binary_data_size must be a number of bytes up to those that follow, {len(binary) - at}"
                 )
-            if data is not None:
+            if one.data is not msgspec.UNSET:
                 raise BadRequest("an input has either data or binary_data_size")
             data = binary[at : at + size]
             at += size
-        yield Given(one.get("name"), one.get("datatype"), one.get("shape"), data)
+        elif isinstance(one.data, msgspec.Raw):
+            data = one.data
+        else:
+            raise BadRequest(f"the input {one.name[:100]!r} has neither data nor binary_data_size")
+        yield Given(one.name, one.datatype, one.shape, data)
     if at != len(binary):
         raise BadRequest(f"{len(binary) - at} bytes follow that no input's binary_data_size accounts for")
 
 
-def _response(
-    servable: Servable, head: Mapping[str, Any], asked: list[dict[str, Any]], outputs: list[Output]
-) -> Response:
-    parameters = head.get("parameters", {})
-    default = isinstance(parameters, dict) and parameters.get("binary_data_output") is True
-    flags = [output.get("parameters", {}).get("binary_data", default) is True for output in asked]
+def _response(servable: Servable, name: str | None, binaries: list[bool], outputs: list[Output]) -> Response:
     described: list[dict[str, Any]] = []
     binary: list[bytes] = []
-    for (tensor, array), is_binary in zip(outputs, flags or [default] * len(outputs), strict=True):
+    for (tensor, array), is_binary in zip(outputs, binaries, strict=True):
         entry: dict[str, Any] = {"name": tensor.name, "datatype": tensor.datatype, "shape": list(array.shape)}
         if is_binary:
             binary.append(to_bytes(tensor, array))
@@ -234,10 +279,10 @@ def _response(
             entry["data"] = np.ascontiguousarray(entry["data"]).reshape(-1)
         described.append(entry)
     answer: dict[str, Any] = {"model_name": servable.name, "model_version": servable.version, "outputs": described}
-    if isinstance(head.get("id"), str):
-        answer["id"] = head["id"]
+    if name is not None:
+        answer["id"] = name
     text = orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY)
-    if not any(flags or [default]):
+    if not any(binaries):
         return Response(text, media_type="application/json")
     headers = {"Inference-Header-Content-Length": str(len(text))}
     return Response(b"".join((text, *binary)), media_type="application/octet-stream", headers=headers)

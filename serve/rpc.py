@@ -1,16 +1,20 @@
 """The gRPC face: ``inference.GRPCInferenceService`` of the Open Inference Protocol.
 
 Tensors come and go as raw bytes or as typed contents; a request in one form is answered in the same.
+
+A message is looked at before it is parsed: protobuf makes 44 bytes of every byte of an empty input, and up to 16 of one
+of typed contents, before anybody can say that there are too many of them.
 """
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any, Final
 
 import grpc
 import grpc.aio
+from google.protobuf.message import DecodeError
 
 from protocol.errors import (
     BadRequest,
@@ -22,10 +26,11 @@ from protocol.errors import (
     UnknownModel,
 )
 from serve import inference_pb2 as messages
-from serve.inference import EXTENSIONS, Given, Output, describe, infer
+from serve.inference import EXTENSIONS, Given, Output, describe, fit, infer
+from serve.limits import ByteBudget
 from serve.metrics import Metrics
 from serve.repository import Repository
-from serve.tensors import to_bytes
+from serve.tensors import MAX_RANK, to_bytes
 
 LOG = logging.getLogger(__name__)
 
@@ -34,6 +39,10 @@ _CONCURRENT: Final = 128
 """Calls that are answered at the same time, over all connections; one more is refused at once."""
 _ENVELOPE: Final = 1 << 16
 """Bytes of a message that are not tensors."""
+_MOST_FIELDS: Final = 1024
+"""Inputs, outputs, parameters and raw contents of one request, together."""
+_MOST_TYPED: Final = 1 << 20
+"""Values of one request's typed contents, of which protobuf makes many bytes each; more come as raw bytes."""
 
 _STATUS: Final[Mapping[type[RequestRefused], grpc.StatusCode]] = {
     BadRequest: grpc.StatusCode.INVALID_ARGUMENT,
@@ -59,8 +68,8 @@ _Method = Callable[[Any], Awaitable[Any]]
 class Rpc:
     """The service's methods."""
 
-    def __init__(self, repository: Repository, metrics: Metrics) -> None:
-        self._repository, self._metrics = repository, metrics
+    def __init__(self, repository: Repository, metrics: Metrics, budget: ByteBudget) -> None:
+        self._repository, self._metrics, self._budget = repository, metrics, budget
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """All methods by name."""
@@ -70,14 +79,14 @@ class Rpc:
             "ModelReady": (self._model_ready, messages.ModelReadyRequest),
             "ServerMetadata": (self._server, messages.ServerMetadataRequest),
             "ModelMetadata": (self._model, messages.ModelMetadataRequest),
-            "ModelInfer": (self._infer, messages.ModelInferRequest),
+            "ModelInfer": (self._infer, None),
         }
         return grpc.method_handlers_generic_handler(
             SERVICE,
             {
                 name: grpc.unary_unary_rpc_method_handler(
                     _guarded(method),
-                    request_deserializer=request.FromString,
+                    request_deserializer=request.FromString if request is not None else None,
                     response_serializer=_serialised,
                 )
                 for name, (method, request) in methods.items()
@@ -104,39 +113,92 @@ class Rpc:
         servable = self._repository.get(request.name, request.version)
         return messages.ModelMetadataResponse(**describe(servable, self._repository.versions(servable.name)))
 
-    async def _infer(self, request: messages.ModelInferRequest) -> messages.ModelInferResponse:
+    async def _infer(self, data: bytes) -> messages.ModelInferResponse:
         started, key, outcome = time.perf_counter(), ("", ""), "failed"
         try:
-            servable = self._repository.get(request.model_name, request.model_version)
-            key = servable.name, servable.version
-            outputs = await infer(servable, _given(request), [output.name for output in request.outputs])
+            with self._budget.reserve(len(data)):
+                request = parse_request(data)
+                servable = self._repository.get(request.model_name, request.model_version)
+                key = servable.name, servable.version
+                asked = fit(servable, given(request), [output.name for output in request.outputs])
+                name, raw = request.id, bool(request.raw_input_contents)
+                del request  # it does not wait
+                outputs = await infer(asked)
             outcome = "ok"
         except RequestRefused as error:
             outcome = type(error).__name__
             raise
         finally:
             self._metrics.request(key, "grpc", outcome, time.perf_counter() - started)
-        response = messages.ModelInferResponse(model_name=key[0], model_version=key[1], id=request.id)
-        _fill(response, outputs, raw=bool(request.raw_input_contents))
+        response = messages.ModelInferResponse(model_name=key[0], model_version=key[1], id=name)
+        _fill(response, outputs, raw)
         return response
 
 
-def _given(request: messages.ModelInferRequest) -> Iterator[Given]:
+def parse_request(data: bytes) -> messages.ModelInferRequest:
+    """The message that these bytes are.
+
+    Raises:
+        BadRequest: They are none, or one of more inputs, outputs and parameters than any model has.
+    """
+    at = fields = 0
+    while at < len(data):
+        if fields == _MOST_FIELDS:
+            raise BadRequest(f"a request has {_MOST_FIELDS} inputs, outputs and parameters at most")
+        at, fields = _end_of_field(data, at), fields + 1
+    try:
+        request = messages.ModelInferRequest()
+        request.ParseFromString(data)
+    except DecodeError as error:
+        raise BadRequest(f"the message is not a ModelInferRequest: {error}") from error
+    return request
+
+
+def _end_of_field(data: bytes, at: int) -> int:
+    """Where a field of a message ends that begins here; at most at the end of the message."""
+    key, at = _varint(data, at)
+    kind = key & 7
+    if kind == 0:
+        return _varint(data, at)[1]
+    if kind == 2:
+        length, at = _varint(data, at)
+        return at + length
+    if kind in (1, 5):
+        return at + (8 if kind == 1 else 4)
+    raise BadRequest("the message is not a ModelInferRequest: it has a group, or a field of no known kind")
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    """The number that begins here, and where it ends."""
+    value = 0
+    for shift, byte in enumerate(data[at : at + 10]):
+        value |= (byte & 0x7F) << (7 * shift)
+        if byte < 0x80:
+            return value, at + shift + 1
+    raise BadRequest("the message is not a ModelInferRequest: a number in it does not end")
+
+
+def given(request: messages.ModelInferRequest) -> Iterator[Given]:
     """The inputs of a request, raw or typed."""
     raw = request.raw_input_contents
     if raw and len(raw) != len(request.inputs):
         raise BadRequest(f"the request has {len(request.inputs)} inputs and {len(raw)} raw_input_contents")
+    typed = 0
     for place, one in enumerate(request.inputs):
         field = _CONTENTS.get(one.datatype)
+        data: bytes | Sequence[int | float]
         if raw:
             if one.HasField("contents"):
                 raise BadRequest("an input has either contents or raw_input_contents")
-            data: object = raw[place]
+            data = raw[place]
         elif field is None:
             raise BadRequest(f"{one.datatype[:100]!r} has no typed contents; send raw_input_contents")
         else:
-            data = list(getattr(one.contents, field))
-        yield Given(one.name, one.datatype, list(one.shape), data)
+            data = getattr(one.contents, field)
+            typed += len(data)
+            if typed > _MOST_TYPED:
+                raise TooLarge(f"typed contents are {_MOST_TYPED} values at most; send raw_input_contents")
+        yield Given(one.name, one.datatype, one.shape[: MAX_RANK + 1], data)
 
 
 def _fill(response: messages.ModelInferResponse, outputs: list[Output], raw: bool) -> None:

@@ -122,8 +122,9 @@ async def _serve(settings: ServerSettings) -> None:
             return Servable(*key, model, batcher)
 
         repository = Repository(settings.root, servable, metrics)
+        budget = ByteBudget(_BODIES * settings.max_request_bytes)
         calls, grpc_port = rpc.server(
-            rpc.Rpc(repository, metrics), settings.host, settings.grpc_port, settings.max_request_bytes
+            rpc.Rpc(repository, metrics, budget), settings.host, settings.grpc_port, settings.max_request_bytes
         )
         await repository.start()
 
@@ -142,7 +143,6 @@ async def _serve(settings: ServerSettings) -> None:
                 await calls.stop(settings.drain)
                 LOG.info("stopped")
 
-        budget = ByteBudget(_BODIES * settings.max_request_bytes)
         app = Rest(repository, metrics, settings.max_request_bytes, budget).application(lifespan)
         config = uvicorn.Config(
             app,

@@ -120,7 +120,7 @@ def test_a_refusal_reaches_the_client_with_its_reason(
         (lambda r: r.inputs[0].contents.fp32_contents.append(1.0), "either contents or raw_input_contents"),
         (lambda r: setattr(r.inputs[0], "datatype", "INT8"), "takes FP32, not 'INT8'"),
         (lambda r: r.inputs[0].shape.__setitem__(0, -5), "takes the shape"),
-        (lambda r: r.ClearField("raw_input_contents"), "have the shape"),
+        (lambda r: r.ClearField("raw_input_contents"), "are 0 values, not those of the shape"),
         (lambda r: r.ClearField("inputs"), "0 inputs and 1 raw_input_contents"),
     ],
 )

@@ -8,8 +8,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
+from protocol.errors import TooLarge
+from serve import inference_pb2 as messages
+from serve import rpc
 from tests.serve.serving import Server, linear, request, rows, save, serving
 from tests.waiting import wait_for
 
@@ -105,6 +109,87 @@ def test_a_body_of_nothing_but_brackets_takes_no_memory_to_speak_of(guarded: Ser
     assert guarded.infer(body)[0] == 400
     assert guarded.infer(b"[" * MIB)[0] == 400
     assert guarded.memory() - before < 64 * MIB
+
+
+def with_data(data: bytes) -> bytes:
+    return b'{"inputs":[{"name":"input","datatype":"FP32","shape":[1000,1,4,4],"data":[' + data + b"]}]}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        with_data(b'"' + b"a" * 900_000 + b'"' + b',""' * 999),
+        with_data(b",".join([b"[-9]"] * 180_000)),
+        with_data(b",".join([b'{"":0}'] * 130_000)),
+        b'{"more":{' + b",".join(b'"%d":{}' % i for i in range(90_000)) + b'},"inputs":[]}',
+        b'{"outputs":[' + b",".join([b'{"name":"logits"}'] * 55_000) + b'],"inputs":[]}',
+        b'{"inputs":[' + b",".join([b'{"name":"","datatype":"","shape":[]}'] * 25_000) + b"]}",
+        b'{"inputs":[{"name":"input","datatype":"FP32","shape":[' + b",".join([b"9"] * 500_000) + b'],"data":[]}]}',
+    ],
+    ids=["one-long-text", "short-rows", "objects", "members", "outputs", "inputs", "shape"],
+)
+def test_no_body_takes_more_than_twenty_times_its_bytes(guarded: Server, body: bytes) -> None:
+    before = guarded.memory()
+    assert guarded.infer(body)[0] == 400
+    assert guarded.memory() - before < 20 * len(body)
+
+
+def field(number: int, content: bytes) -> bytes:
+    """A field of a protobuf message."""
+    length, size = b"", len(content)
+    while size > 0x7F:
+        length, size = length + bytes([size & 0x7F | 0x80]), size >> 7
+    return bytes([number << 3 | 2]) + length + bytes([size]) + content
+
+
+TYPED = field(1, b"input") + field(2, b"FP32") + field(3, b"\x01\x01\x04\x04")
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (b"\x2a\x00" * 500_000, "1024 inputs, outputs and parameters at most"),
+        (b"\x32\x00" * 500_000, "1024 inputs, outputs and parameters at most"),
+        (b"\x22\x00" * 500_000, "1024 inputs, outputs and parameters at most"),
+        (field(5, b"\x22\x00" * 500_000), "has no typed contents"),
+        (field(5, field(1, b"input") + field(2, b"FP32") + field(3, b"\x01" * MIB)), "must be a list of integers"),
+        (field(5, TYPED + field(5, field(3, b"\x01" * MIB))), "are 0 values"),
+        (field(5, TYPED + field(5, b"\x42\x00" * 500_000)), "are 0 values"),
+        (field(6, field(1, b"logits")) * 2 + field(5, TYPED), "asked for twice"),
+        (b"\x0b", "a group"),
+        (b"\x28" + b"\xff" * 20, "does not end"),
+        (b"\x2a\x7f", "is not a ModelInferRequest"),
+    ],
+    ids=[
+        "inputs",
+        "outputs",
+        "parameters",
+        "of-an-input",
+        "shape",
+        "int64",
+        "texts",
+        "twice",
+        "group",
+        "number",
+        "cut",
+    ],
+)
+def test_no_call_takes_more_than_twenty_times_its_bytes(guarded: Server, content: bytes, told: str) -> None:
+    before = guarded.memory()
+    with grpc.insecure_channel(guarded.grpc) as channel:
+        call = channel.unary_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError, match=told) as caught:
+            call(field(1, b"linear") + content, timeout=60)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    assert guarded.memory() - before < 20 * len(content) + 4 * MIB
+
+
+def test_more_typed_values_than_are_counted_one_by_one_must_come_as_bytes() -> None:
+    request = messages.ModelInferRequest(model_name="linear")
+    one = request.inputs.add(name="input", datatype="FP32", shape=[1 << 17, 1, 4, 4])
+    one.contents.fp32_contents.extend([0.0] * ((1 << 20) + 1))
+    with pytest.raises(TooLarge, match="send raw_input_contents"):
+        list(rpc.given(rpc.parse_request(request.SerializeToString())))
 
 
 def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(guarded: Server) -> None:
