@@ -18,6 +18,7 @@ from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
 from protocol.logs import JsonFormatter
+from protocol.text import LONGEST_NAME, cleaned
 
 LOG_FILE: Final = "log.jsonl"
 ROOT: Final = "pruneseal"
@@ -119,7 +120,7 @@ class LogObserver:
 
     def online(self, round_: int, nodes: Mapping[int, str]) -> None:
         """Info: who is online."""
-        self._names = dict(nodes)
+        self._names = {node: cleaned(name, LONGEST_NAME) for node, name in nodes.items()}
         _log.info(
             "round %d: %d nodes are online",
             round_,

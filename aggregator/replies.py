@@ -13,6 +13,8 @@ from collections.abc import Iterator, Sequence
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from protocol.text import cleaned
+
 _log = logging.getLogger("pruneseal.aggregator")
 _PULLERS = 2
 _PUSH_BATCH = 25
@@ -90,7 +92,7 @@ class _Puller:
         try:
             return list(self._grid.pull_messages([asked]))
         except Exception as error:  # whatever the transport raises: the deadline bounds how often it is tried again
-            _log.warning("pulling replies failed, trying again: %s", error)
+            _log.warning("pulling replies failed, trying again: %s", cleaned(str(error)))
             return []
 
     def _hand_over(self, reply: Message) -> None:

@@ -2,17 +2,20 @@
 
 * ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
 * ``from_request(action, to_request(action, call, frame)) == (call, frame)``
-* ``from_reply(action, to_reply(action, frame, metrics)) == (frame, metrics)`` for a frame that is not empty.
+* ``from_reply(action, to_reply(action, frame, metrics)) == (frame, metrics)`` for a frame that is not empty and metrics
+  that are known and in their range.
 * ``from_error(to_error(error, reference))[0] == error.public``
 
 Every payload travels as an `Array` of our own serialisation type. Flower's built-in aggregation refuses to average such
 an array, and our reader refuses any other, so neither end can mistake plaintext for ciphertext. This is the one file of
 the protocol that knows Flower; both ends use it.
+
+Here a peer's words come in, so here they are bounded: texts are cleaned, and of its numbers those are kept that have a
+name and a range, so that a sum of them is finite whatever a client says.
 """
 
 import re
 from collections.abc import Mapping
-from math import isfinite
 from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
@@ -20,10 +23,14 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, Reco
 from protocol import VERSION
 from protocol.call import Action, Call
 from protocol.errors import MalformedMessage, PruneSealError, VersionRefused
+from protocol.text import LONGEST_NAME, cleaned
 
 STYPE: Final = f"pruneseal.v{VERSION}"
 _ANY_VERSION: Final = re.compile(r"pruneseal\.v([0-9]{1,3})")
 _CALL, _METRICS, _REFERENCE = "call", "metrics", " [ref "
+_COUNTS: Final = frozenset({"correct", "tested", "parameters", "kept", "clipped"})
+_REALS: Final = frozenset({"loss", "test-loss", "seconds-open", "seconds-train", "seconds-encrypt"})
+_MOST_COUNT, _MOST_REAL = 1 << 48, 1e30
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -47,7 +54,8 @@ def from_record(record: ArrayRecord) -> dict[str, bytes]:
         if array.stype != STYPE and (other := _ANY_VERSION.fullmatch(array.stype)):
             raise VersionRefused(int(other[1]))
         if array.stype != STYPE or array.dtype != "bytes" or tuple(array.shape) != (len(array.data),):
-            raise MalformedMessage(f"the array {name!r} is {array.stype!r} of {array.dtype!r}, not a {STYPE} frame")
+            name, stype, dtype = (cleaned(text, LONGEST_NAME) for text in (name, array.stype, array.dtype))
+            raise MalformedMessage(f"the array {name!r} is {stype!r} of {dtype!r}, not a {STYPE} frame")
     return {name: array.data for name, array in record.items()}
 
 
@@ -109,7 +117,7 @@ def to_reply(action: Action, frame: bytes, metrics: Mapping[str, int | float]) -
 
 
 def from_reply(action: Action, content: RecordDict) -> tuple[bytes, dict[str, float]]:
-    """The frame and the finite scalars of a reply.
+    """The frame of a reply, and those of its scalars that have a name and a range here; all others are left out.
 
     Raises:
         MalformedMessage: It does not hold our one frame.
@@ -118,10 +126,18 @@ def from_reply(action: Action, content: RecordDict) -> tuple[bytes, dict[str, fl
     if set(frames) != {action.reply}:
         raise MalformedMessage(f"the reply holds no {action.reply}")
     metrics = content.metric_records.get(_METRICS) or MetricRecord()
-    numbers = {
-        key: float(value) for key, value in metrics.items() if isinstance(value, int | float) and isfinite(value)
+    return frames[action.reply], {
+        key: float(value)
+        for key in sorted(_COUNTS | _REALS)
+        if isinstance(value := metrics.get(key), int | float) and _in_range(key, value)
     }
-    return frames[action.reply], numbers
+
+
+def _in_range(key: str, value: int | float) -> bool:
+    """Whether a scalar can be what its name says; NaN can be nothing."""
+    if key in _COUNTS:
+        return isinstance(value, int) and 0 <= value <= _MOST_COUNT
+    return abs(value) <= _MOST_REAL
 
 
 # --- its refusal ---------------------------------------------------------------------------------
@@ -139,5 +155,5 @@ def to_error(error: PruneSealError, reference: str) -> Error:
 
 def from_error(error: Error) -> tuple[str, str]:
     """The sentence of an error, which is the same for all of its kind, and its whole reason, from us or from Flower."""
-    reason = error.reason or f"Flower error {error.code}"
+    reason = cleaned(error.reason or f"Flower error {error.code}")
     return reason.split(_REFERENCE)[0], reason

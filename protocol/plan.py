@@ -11,7 +11,6 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
-from math import isfinite
 from typing import Final
 
 from protocol import VERSION
@@ -19,6 +18,7 @@ from protocol.cohort import SMALLEST
 from protocol.errors import ConfigError
 from protocol.grid import Grid
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
+from protocol.text import cleaned
 
 Scalar = str | int | float | bool
 OptionTable = tuple[tuple[str, Scalar], ...]
@@ -28,6 +28,8 @@ GRANULARITIES: Final = ("weight", "filter")
 """What a method can remove: single weights, or whole filters and neurons."""
 
 _OPTIONS: Final = "options"
+_LIMIT: Final = 1 << 63
+"""Numbers are smaller, and so finite."""
 _OPTION_NAME: Final = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*")
 
 
@@ -143,7 +145,7 @@ def plan_from_config(config: Mapping[str, object]) -> Plan:
         del given[_OPTIONS]
     if unknown := sorted(set(given) - set(kinds)):
         raise ConfigError(
-            f"the run config has unknown keys: {', '.join(unknown)}; known are {', '.join(kinds)}, "
+            f"the run config has unknown keys: {cleaned(', '.join(unknown))}; known are {', '.join(kinds)}, "
             f"and the table {_OPTIONS} of the method"
         )
     if missing := sorted(set(kinds) - set(given)):
@@ -151,10 +153,12 @@ def plan_from_config(config: Mapping[str, object]) -> Plan:
     values: dict[str, object] = {}
     for key, kind in kinds.items():
         value = given[key]
+        if isinstance(value, int | float) and not abs(value) < _LIMIT:
+            raise ConfigError(f"{key} must be a finite number of at most 63 bits")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
         if type(value) is not kind:
-            raise ConfigError(f"{key} must be of type {kind.__name__}, not {value!r}")
+            raise ConfigError(f"{key} must be of type {kind.__name__}, not {cleaned(repr(value))}")
         values[key.replace("-", "_")] = value
     return Plan(options=tuple(options), **values)  # type: ignore[arg-type]  # checked above, or by the plan itself
 
@@ -170,12 +174,14 @@ def _table(options: Iterable[tuple[str, Scalar]]) -> OptionTable:
     for name, given in options:
         value = int(given) if isinstance(given, float) and given.is_integer() else given
         if not _OPTION_NAME.fullmatch(name):
-            raise ConfigError(f"an option's name is made of a-z, 0-9 and single hyphens; {name!r} is not")
+            raise ConfigError(f"an option's name is made of a-z, 0-9 and single hyphens; {cleaned(repr(name))} is not")
         if name in table:
             raise ConfigError(f"the option {name} is given twice")
         if not isinstance(value, str | int | float):
-            raise ConfigError(f"the option {name} must be a text, a number or true or false, not {value!r}")
-        if not isinstance(value, str) and not (isfinite(value) and abs(value) < 1 << 63):
-            raise ConfigError(f"the option {name} must be a finite number of at most 63 bits, not {given}")
+            raise ConfigError(
+                f"the option {name} must be a text, a number or true or false, not {cleaned(repr(value))}"
+            )
+        if not isinstance(value, str) and not abs(value) < _LIMIT:
+            raise ConfigError(f"the option {name} must be a finite number of at most 63 bits")
         table[name] = value
     return tuple(sorted(table.items()))

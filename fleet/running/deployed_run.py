@@ -12,9 +12,11 @@ from fleet.running.deployment import HOST, LOG_FOLDER, Deployment
 from fleet.running.progress import Progress
 from fleet.running.status import look
 from protocol.errors import ConfigError, DeploymentError
+from protocol.text import cleaned
 
 _LOOK_SECONDS, _ASK_SECONDS, _TROUBLE_SECONDS = 0.25, 5.0, 60.0
 _SHOWN: Final = {"message", "refused"}
+_LONGEST: Final = 1000
 
 
 def follow(deployment: Deployment, progress: Progress) -> None:
@@ -40,7 +42,9 @@ def follow(deployment: Deployment, progress: Progress) -> None:
             if status.state == FINISHED and not is_held(out):
                 return
             if status.state == FAILED and not is_held(out):
-                raise DeploymentError(f"{status.error} (The logs are in {deployment.out / LOG_FOLDER}.)")
+                raise DeploymentError(
+                    f"{cleaned(status.error, _LONGEST)} (The logs are in {deployment.out / LOG_FOLDER}.)"
+                )
             if status.asked:
                 progress.phase(status.round, status.phase, status.answered, status.asked)
         trouble.check()
@@ -76,4 +80,4 @@ class _Trouble:
             return
         self._since = min(self._since, now)
         if now - self._since > _TROUBLE_SECONDS:
-            raise DeploymentError("; ".join(wrong))
+            raise DeploymentError(cleaned("; ".join(wrong), _LONGEST))

@@ -17,8 +17,11 @@ from rich.filesize import decimal
 from rich.live import Live
 from rich.text import Text
 
+from protocol.text import cleaned
+
 _UNKNOWN_TIME: Final = "-:--:--"
 _REDRAWS_PER_SECOND: Final = 4
+_LONGEST_LINE: Final = 1000
 
 
 class Progress:
@@ -129,8 +132,7 @@ class Progress:
             text: The line; control characters in it (a node's name may come from elsewhere) are
                 shown as escapes, never obeyed.
         """
-        safe = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
-        self._line(safe, style="yellow")
+        self._line(cleaned(text, _LONGEST_LINE), style="yellow")
 
     def _line(self, text: str, style: str = "") -> None:
         """Prints one line, unwrapped and literal; rich flushes after each print."""

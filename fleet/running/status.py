@@ -11,15 +11,18 @@ from urllib.request import urlopen
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
+from rich.text import Text
 
 from aggregator.endpoint import Overview, overview
 from aggregator.records import Record
 from aggregator.status import FINISHED, RUNNING, Status
 from protocol.documents import MOST_BYTES
 from protocol.errors import CheckpointError, ConfigError
+from protocol.text import LONGEST_NAME, cleaned
 
 _SECONDS = 10
 _SHOWN: Final = 5
+_LONGEST: Final = 1000
 
 
 def look(where: str) -> Overview:
@@ -38,7 +41,9 @@ def look(where: str) -> Overview:
             with urlopen(url, timeout=_SECONDS) as answer:  # noqa: S310  # the scheme is one of the two above
                 found = Overview.parse(answer.read(MOST_BYTES + 1), "its answer")
         except (OSError, HTTPException, CheckpointError) as error:
-            raise ConfigError(f"{url} cannot be read: {error}. Is the aggregator's service running?") from error
+            raise ConfigError(
+                f"{url} cannot be read: {cleaned(str(error))}. Is the aggregator's service running?"
+            ) from error
     else:
         found = overview(Path(where))
     if found.status is None:
@@ -50,7 +55,7 @@ def show(console: Console, found: Overview) -> None:
     """Show what :func:`look` has found."""
     if found.status is not None:
         for name, text in _facts(found.status, found).items():
-            console.print(f"{name:<16}{text}", highlight=False, markup=False, soft_wrap=True)
+            console.print(cleaned(f"{name:<16}{text}", _LONGEST), highlight=False, markup=False, soft_wrap=True)
         console.print()
         console.print(_nodes(found.status))
         console.print()
@@ -59,7 +64,7 @@ def show(console: Console, found: Overview) -> None:
             console.print()
         for problem in found.status.problems[-_SHOWN:]:
             text = f"{_clock(problem.time)}  round {problem.round}  {problem.node}  {problem.kind}: {problem.text}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            console.print(cleaned(text, _LONGEST), highlight=False, markup=False, soft_wrap=True)
 
 
 def _facts(status: Status, found: Overview) -> dict[str, str]:
@@ -86,7 +91,9 @@ def _nodes(status: Status) -> Table:
     table = Table("node", "there", "last seen (UTC)", "last sum", box=None, pad_edge=False)
     for name, node in sorted(status.nodes.items()):
         seen = "never" if node.seen is None else _clock(node.seen)
-        table.add_row(name, "yes" if node.online else "no", seen, str(node.round or "none"))
+        table.add_row(
+            Text(cleaned(name, LONGEST_NAME)), "yes" if node.online else "no", seen, str(node.round or "none")
+        )
     return table
 
 
