@@ -30,6 +30,7 @@ from protocol.wire import (
     Aggregate,
     Attendance,
     Contribution,
+    announced_sizes,
     decode_aggregate,
     decode_attendance,
     encode_attendance,
@@ -88,6 +89,9 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
         PeerMismatch: It belongs to another run, round, plan or key.
         CohortRefused: It is a sum of fewer clients than the plan allows.
     """
+    announced = announced_sizes(data)
+    if announced[0] > layout.size or announced[1] not in (0, announced[0]):
+        raise PeerMismatch("values and votes", f"{layout.size} at most", f"{announced[0]} and {announced[1]}")
     aggregate = decode_aggregate(data, plan.parameters)
     for field, ours, theirs in (
         ("run", run, aggregate.run),

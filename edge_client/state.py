@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
 from typing import Final
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from protocol.errors import CheckpointError, RosterRefused
 from protocol.files import replace_file
 from protocol.grid import Reals
 from protocol.layout import Mask, Vector
+from protocol.npz import read_arrays
 from protocol.roster import Roster
 
 PENDING_FILE: Final = "pending.npz"
@@ -95,20 +95,20 @@ def load_pending(folder: Path) -> Pending:
     """
     path = folder / PENDING_FILE
     try:
-        with np.load(BytesIO(path.read_bytes()), allow_pickle=False) as file:
-            notes = json.loads(file["notes"].tobytes())
-            return Pending(
-                file["attendance"].tobytes(),
-                file["values"],
-                file["votes"],
-                file["step"],
-                file["sealed"].tobytes(),
-                dict(notes["metrics"]),
-                tuple(Sent(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
-            )
+        file = read_arrays(path.read_bytes())
+        notes = json.loads(file["notes"].tobytes())
+        return Pending(
+            file["attendance"].tobytes(),
+            file["values"],
+            file["votes"],
+            file["step"],
+            file["sealed"].tobytes(),
+            dict(notes["metrics"]),
+            tuple(Sent(int(a), bytes.fromhex(cohort), frozenset(nodes)) for a, cohort, nodes in notes["given"]),
+        )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None
-    except (OSError, EOFError, ValueError, KeyError, TypeError, RuntimeError, BadZipFile) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise CheckpointError(f"{path} is damaged ({error}); the node joins again with the next round") from error
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from export.graph import keeps_weights_elsewhere
+from export.graph import keeps_weights_elsewhere, parsed
 from protocol.errors import ExportError
 
 PROTOBUF_LIMIT: Final = 2**31 - 1
@@ -43,7 +43,7 @@ def describe(onnx_path: Path) -> dict[str, object]:
         onnx.checker.check_model(data)
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ExportError(f"{onnx_path} is not a valid ONNX file: {error}. Export the checkpoint again.") from error
-    model = onnx.load_model_from_string(data)
+    model = parsed(data, onnx_path)
     graph = model.graph
     if keeps_weights_elsewhere(model):
         raise ExportError(f"{onnx_path} keeps its weights in another file; save it as one file first")

@@ -20,6 +20,7 @@ from typing import Any, Final, cast
 
 import numpy as np
 import onnx
+from google.protobuf.message import DecodeError
 from numpy.typing import NDArray
 from onnx import numpy_helper
 from onnx.reference import ReferenceEvaluator
@@ -336,7 +337,7 @@ def parse(onnx_bytes: bytes) -> onnx.ModelProto:
         onnx.checker.check_model(onnx_bytes, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         raise ExportError(f"not a valid ONNX file: {error}. Export the checkpoint again.") from error
-    model = onnx.load_model_from_string(onnx_bytes)
+    model = parsed(onnx_bytes, "the model")
     if keeps_weights_elsewhere(model):
         raise ExportError("the ONNX file keeps its weights in another file; save it as one file first")
     return model
@@ -362,3 +363,16 @@ def _padded(options: Mapping[str, Any]) -> bool:
 def _axis(axis: onnx.TensorShapeProto.Dimension) -> int | str | None:
     kind = axis.WhichOneof("value")
     return None if kind is None else getattr(axis, kind)
+
+
+def parsed(data: bytes, where: object) -> onnx.ModelProto:
+    """The model that these bytes are.
+
+    Raises:
+        ExportError: They are none. ONNX's checker reads some that Python's protobuf does not: with a name that is no
+            UTF-8, for one.
+    """
+    try:
+        return onnx.load_model_from_string(data)
+    except DecodeError as error:
+        raise ExportError(f"{where} is not a valid ONNX file: {error}. Export the checkpoint again.") from error

@@ -118,6 +118,8 @@ def decode_cohort(data: bytes, roster: Roster) -> Cohort:
     """
     if len(data) % ATTENDANCE_BYTES:
         raise MalformedMessage(f"a cohort of {len(data)} bytes is not a whole number of attendances")
+    if len(data) > len(roster.nodes) * ATTENDANCE_BYTES:
+        raise CohortRefused(f"a cohort of {len(data) // ATTENDANCE_BYTES} is larger than the roster")
     cohort = gather_cohort([data[i : i + ATTENDANCE_BYTES] for i in range(0, len(data), ATTENDANCE_BYTES)], roster)
     if cohort.encode() != data:
         raise MalformedMessage("the members of a cohort must stand in ascending order")

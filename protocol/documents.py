@@ -11,6 +11,7 @@ depth and digits, and of the libraries at hand (msgspec, cattrs, dataclasses alo
 unknown keys from reading to writing. Its models do, its dataclasses do not: hence models, frozen as a dataclass is.
 """
 
+import os
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
@@ -80,7 +81,7 @@ class Part(BaseModel):
         """
         try:
             with path.open("rb") as file:
-                data = file.read(MOST_BYTES + 1)
+                data = file.read(min(os.fstat(file.fileno()).st_size, MOST_BYTES) + 1)
         except FileNotFoundError:
             raise
         except OSError as error:

@@ -54,8 +54,8 @@ def from_record(record: ArrayRecord) -> dict[str, bytes]:
         if array.stype != STYPE and (other := _ANY_VERSION.fullmatch(array.stype)):
             raise VersionRefused(int(other[1]))
         if array.stype != STYPE or array.dtype != "bytes" or tuple(array.shape) != (len(array.data),):
-            name, stype, dtype = (cleaned(text, LONGEST_NAME) for text in (name, array.stype, array.dtype))
-            raise MalformedMessage(f"the array {name!r} is {stype!r} of {dtype!r}, not a {STYPE} frame")
+            told, stype, dtype = (cleaned(text, LONGEST_NAME) for text in (name, array.stype, array.dtype))
+            raise MalformedMessage(f"the array {told!r} is {stype!r} of {dtype!r}, not a {STYPE} frame")
     return {name: array.data for name, array in record.items()}
 
 

@@ -111,11 +111,13 @@ def decode_support(data: bytes, size: int) -> Support:
     if low_bits is None:
         positions = np.flatnonzero(bits[:length])
     else:
-        low = bits[: n * low_bits].reshape(n, low_bits).astype(np.int64) << np.arange(low_bits)
+        low = bits[: n * low_bits].reshape(n, low_bits)
         ones = np.flatnonzero(bits[n * low_bits : length])
         if ones.size != n:
             raise MalformedMessage("a support says one number of positions and holds another")
-        positions = ((ones - np.arange(n)) << low_bits) + low.sum(axis=1, dtype=np.int64)
+        positions = (ones - np.arange(n)) << low_bits
+        for bit in range(low_bits):
+            positions += low[:, bit].astype(np.int64) << bit
     if positions.size != n or positions[-1] >= size or (np.diff(positions) <= 0).any():
         raise MalformedMessage("the positions of a support must increase and stay in the vector")
     return Support(positions.astype(np.int64), size)

@@ -301,6 +301,16 @@ def encode_aggregate(a: Aggregate, parameters: Parameters) -> bytes:
     return b"".join([_prefix(AGGREGATE), head, pack_bits(a.first, parameters.width_down), second, a.sealed])
 
 
+def announced_sizes(data: bytes) -> tuple[int, int]:
+    """How many values and votes an aggregate says that it holds; nothing else of it is read.
+
+    Raises:
+        MalformedMessage: It is no aggregate.
+    """
+    fields = dict(zip(_AGGREGATE_FIELDS, _open(data, AGGREGATE, _AGGREGATE)[0], strict=True))
+    return fields["values"], fields["votes"]
+
+
 def decode_aggregate(data: bytes, parameters: Parameters) -> Aggregate:
     """Read an aggregate.
 

@@ -174,7 +174,7 @@ def _fields(more: list[str] | None) -> dict[str, object]:
             raise ConfigError(f"--set takes KEY=VALUE, such as rounds=10 or model=lenet5, not {text}")
         try:
             found[name] = tomllib.loads(f"value = {value}")["value"]
-        except tomllib.TOMLDecodeError:
+        except (ValueError, RecursionError):
             found[name] = value
     return found
 

@@ -6,7 +6,6 @@ files have mode 0600, folders 0700. Nothing is ever overwritten.
 """
 
 import secrets
-import tomllib
 from pathlib import Path
 
 from cryptography.hazmat.primitives import serialization
@@ -23,6 +22,7 @@ from edge_client.keys import (
     SIGN_FILE,
     CohortSecret,
 )
+from fleet.provisioning.toml import read_toml
 from protocol.errors import ConfigError
 from protocol.files import create_file
 from protocol.plan import Plan, plan_from_config
@@ -140,11 +140,11 @@ def plan_from_toml(path: Path) -> Plan:
         ConfigError: The file cannot be read or holds no plan.
     """
     try:
-        config = tomllib.loads(path.read_text())["tool"]["flwr"]["app"]["config"]
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        config = read_toml(path)["tool"]["flwr"]["app"]["config"]
+    except (KeyError, TypeError) as error:
         raise ConfigError(f"{path} holds no [tool.flwr.app.config]: {error}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"{path} holds no [tool.flwr.app.config]: it is no table")
     return plan_from_config(config)
 
 

@@ -24,7 +24,6 @@ next serial number, and touches no other kit.
 
 import secrets
 import tarfile
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -49,6 +48,7 @@ from fleet.provisioning.kits import (
     write_operator_keys,
     write_operator_public,
 )
+from fleet.provisioning.toml import read_toml
 from protocol.errors import ConfigError
 from protocol.files import create_file, replace_file
 from protocol.plan import Plan, plan_from_config
@@ -108,12 +108,7 @@ def read_site(path: Path) -> Site:
     Raises:
         ConfigError: It cannot be read, or something in it is missing, unknown or impossible.
     """
-    try:
-        table = tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from error
+    table = read_toml(path)
     try:
         _known("", table, {"aggregator", "clients", "plan"})
         server, entries, given = table["aggregator"], table["clients"], table.get("plan", {})
@@ -126,7 +121,7 @@ def read_site(path: Path) -> Site:
         plan = plan_from_config({**Plan().to_config(), **most, **given})
     except KeyError as error:
         raise ConfigError(f"{path} lacks {error.args[0]}") from error
-    except (TypeError, ValueError, AttributeError) as error:
+    except (TypeError, ValueError, OverflowError, AttributeError) as error:
         raise ConfigError(f"{path} is not a site file: {error}") from error
     if not hosts or not 0 < port < 1 << 16:
         raise ConfigError(f"{path} must name one or more hosts of the aggregator, and a port from 1 to 65535")

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Final
 
 import numpy as np
-import onnx
 
 from export.describe import read_file
+from export.graph import parsed
 from export.latency import check_runnable, compare
 from fleet.results.machine import machine, versions
 from protocol.errors import ConfigError, ExportError
@@ -71,7 +71,7 @@ def run(model: Path, against: Path | None, threads: Sequence[int], batches: Sequ
 
 def _range(onnx_bytes: bytes) -> tuple[float, float]:
     """The range of raw values that a file names; [0, 1) where it names none."""
-    metadata = {entry.key: entry.value for entry in onnx.load_model_from_string(onnx_bytes).metadata_props}
+    metadata = {entry.key: entry.value for entry in parsed(onnx_bytes, "the model").metadata_props}
     try:
         low, high = json.loads(metadata.get("input_range", "null")) or (0.0, 1.0)
         inside = -1e30 < float(low) < float(high) < 1e30

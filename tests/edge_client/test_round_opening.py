@@ -1,5 +1,6 @@
 """``edge_client.round``: a client opens the sum of one whole cohort, each member once, and nothing else."""
 
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -47,6 +48,22 @@ def test_an_aggregate_that_names_another_run_round_plan_key_or_support_is_refuse
     with pytest.raises(PeerMismatch) as caught:
         four.open(replace(four.aggregate(), **changed))
     assert caught.value.field == field
+
+
+def test_an_aggregate_of_more_values_than_the_model_has_is_refused_before_it_is_decoded(
+    four: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode(*_: object) -> None:
+        raise AssertionError("it is decoded")
+
+    frame = encode_aggregate(four.aggregate(), PLAN.parameters)
+    at = 8 + 16 + 3 * 4  # prefix, run; round, attempt, clients
+    assert struct.unpack_from("<2I", frame, at) == (SIZE, 0)
+    monkeypatch.setattr("edge_client.round.decode_aggregate", decode)
+    for values, votes in ((LAYOUT.size + 1, 0), (0xFFFF_FFFF, 0xFFFF_FFFF), (SIZE, SIZE - 1)):
+        changed = frame[:at] + struct.pack("<2I", values, votes) + frame[at + 8 :]
+        with pytest.raises(PeerMismatch, match="values and votes"):
+            open_sum(changed, RUN, 1, four.fed.kits[NODES[0]], PLAN, LAYOUT)
 
 
 def test_an_honest_aggregate_of_another_run_round_or_plan_is_refused(four: Scene) -> None:

@@ -62,6 +62,7 @@ ONNX_FILES = {
     "a negative size": claiming(-6, -6),
     "a cycle": bytes(CYCLE.SerializeToString()),
     "deeply nested": b"\x3a" * 5000,
+    "a name that is no text": GOOD.replace(b"MatMul", b"MatM\xff\xff"),
 }
 SAFETENSORS = {
     "empty": b"",

@@ -1,5 +1,7 @@
 """``protocol.bits``: integers of any width, end to end, with one encoding each."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -82,3 +84,16 @@ def test_any_other_length_is_refused(length: int) -> None:
 def test_no_byte_is_spared_and_none_is_spent(count: int, width: int, length: int) -> None:
     assert packed_length(count, width) == length
     assert len(pack_bits(np.zeros(count, np.uint64), width)) == length
+
+
+def test_many_words_are_read_as_few_are_and_take_no_more_than_themselves() -> None:
+    for count in (8191, 8192, 8193, 40_001):
+        words = np.arange(count, dtype=np.uint64) % np.uint64(32)
+        assert np.array_equal(unpack_bits(pack_bits(words, 5), count, 5), words)
+    packed = bytes(packed_length(4_000_000, 5))
+    tracemalloc.start()
+    try:
+        unpack_bits(packed, 4_000_000, 5)
+        assert tracemalloc.get_traced_memory()[1] < 8 * 4_000_000 + (2 << 20)
+    finally:
+        tracemalloc.stop()

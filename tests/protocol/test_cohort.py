@@ -30,6 +30,7 @@ from protocol.cohort import (
     successor_sizes,
 )
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerError, SignatureRefused
+from protocol.roster import Roster
 from protocol.wire import ATTENDANCE_BYTES, Attendance
 from tests.factories import attend, attendance, cohort, kits, mutations, plan
 
@@ -82,6 +83,15 @@ def test_an_announced_cohort_is_a_whole_number_of_attendances(change: int) -> No
     data = WHOLE.encode() + bytes(change) if change > 0 else WHOLE.encode()[:change]
     with pytest.raises(MalformedMessage, match="not a whole number of attendances"):
         decode_cohort(data, ROSTER)
+
+
+def test_more_attendances_than_nodes_are_refused_before_any_is_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    def verify(*_: object) -> None:
+        raise AssertionError("it is verified")
+
+    monkeypatch.setattr(Roster, "verify", verify)
+    with pytest.raises(CohortRefused, match="larger than the roster"):
+        decode_cohort(WHOLE.encode()[:ATTENDANCE_BYTES] * (len(ROSTER.nodes) + 1), ROSTER)
 
 
 def test_nobody_is_no_cohort() -> None:

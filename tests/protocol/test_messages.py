@@ -1,5 +1,6 @@
 """``protocol.messages``: our frames and what stands around them in Flower's records, written and read in one place."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from protocol.messages import (
     to_reply,
     to_request,
 )
+from protocol.text import LONGEST
 
 
 @given(st.dictionaries(st.text(max_size=6), st.binary(min_size=1, max_size=40), max_size=4))
@@ -98,7 +100,13 @@ def test_one_foreign_array_spoils_the_record() -> None:
 
 RUN = bytes(range(16))
 numbers = st.integers(1, (1 << 32) - 1)
-metrics = st.dictionaries(st.text(max_size=6), st.floats(allow_nan=False, allow_infinity=False), max_size=3)
+metrics = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("loss", "test-loss", "seconds-train"), st.floats(-1e30, 1e30)),
+        **dict.fromkeys(("correct", "tested", "kept", "clipped"), st.integers(0, 1 << 48)),
+    },
+)
 
 
 @given(st.sampled_from(Action), st.binary(min_size=16, max_size=16), numbers, numbers, st.binary(max_size=40))
@@ -159,10 +167,44 @@ def test_a_reply_without_its_one_frame_is_refused(action: Action) -> None:
             from_reply(action, content)
 
 
-def test_what_is_no_finite_number_is_no_metric() -> None:
-    content = to_reply(Action.TRAIN, b"frame", {"loss": float("nan"), "clipped": 3})
-    content.metric_records["metrics"]["counts"] = [1, 2]
-    assert from_reply(Action.TRAIN, content) == (b"frame", {"clipped": 3.0})
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"loss": float("nan")},
+        {"loss": float("inf")},
+        {"loss": -1e308},
+        {"test-loss": [0.5]},
+        {"clipped": -1},
+        {"tested": 3.0},
+        {"correct": (1 << 48) + 1},
+        {"kept": [1, 2]},
+        {f"m{number}": 1.0 for number in range(1000)},
+        {"\x1b[2J": 1},
+    ],
+)
+def test_a_metric_without_a_name_here_or_out_of_its_range_is_left_out(told: dict[str, Any]) -> None:
+    content = to_reply(Action.TRAIN, b"frame", {"clipped": 3, "loss": 0.5, **told})
+    kept = {key: value for key, value in (("clipped", 3.0), ("loss", 0.5)) if key not in told}
+    assert from_reply(Action.TRAIN, content) == (b"frame", kept)
+
+
+def test_sums_of_metrics_stay_finite_whatever_clients_say() -> None:
+    _, largest = from_reply(Action.TRAIN, to_reply(Action.TRAIN, b"frame", {"loss": 1e30}))
+    assert math.isfinite(sum(largest["loss"] * 0xFFFF_FFFF for _ in range(1000)))
+
+
+def test_the_words_of_a_foreign_array_are_bounded_and_cleaned() -> None:
+    array = Array(dtype="\x1b[31m" * 1000, shape=(4,), stype="\n" * 1000, data=b"four")
+    with pytest.raises(MalformedMessage, match="not a") as caught:
+        from_record(ArrayRecord({"name\u202e" * 1000: array}))
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
+
+
+def test_the_words_of_an_error_are_bounded_and_cleaned() -> None:
+    for read in from_error(Error(2, "\x1b]0;owned\x07\r\n" * 100_000)):
+        assert read.isprintable()
+        assert len(read) == LONGEST
 
 
 def test_an_error_carries_its_kind_and_a_reference_and_no_other_text() -> None:

@@ -214,9 +214,9 @@ def test_every_name_value_and_kind_of_an_option_changes_the_digest(options: tupl
         ({"a": None}, "the option a must be a text, a number or true or false, not None"),
         ({"a": [1]}, r"the option a must be a text, a number or true or false, not \[1\]"),
         ({"a": {"b": 1}}, "the option a must be"),
-        ({"a": float("nan")}, "the option a must be a finite number of at most 63 bits, not nan"),
-        ({"a": float("-inf")}, "the option a must be a finite number of at most 63 bits, not -inf"),
-        ({"a": 1 << 63}, "the option a must be a finite number of at most 63 bits, not 9223372036854775808"),
+        ({"a": float("nan")}, "the option a must be a finite number of at most 63 bits"),
+        ({"a": float("-inf")}, "the option a must be a finite number of at most 63 bits"),
+        ({"a": 1 << 63}, "the option a must be a finite number of at most 63 bits"),
     ],
 )
 def test_an_option_is_a_scalar_with_a_name_in_kebab_case(options: dict[str, object], text: str) -> None:

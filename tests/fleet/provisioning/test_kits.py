@@ -192,10 +192,12 @@ def test_a_file_that_is_absent_is_named(tmp_path: Path) -> None:
         plan_from_toml(tmp_path / "absent.toml")
 
 
-@pytest.mark.parametrize("text", ["", "[tool.flwr.app]", "[tool", 'tool = "x"', "[tool.flwr]\napp = 3"])
+@pytest.mark.parametrize(
+    "text", ["", "[tool.flwr.app]", "[tool", 'tool = "x"', "[tool.flwr]\napp = 3", "[tool.flwr.app]\nconfig = 3"]
+)
 def test_a_file_without_a_run_config_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "app.toml").write_text(text)
-    with pytest.raises(ConfigError, match=r"holds no \[tool\.flwr\.app\.config\]"):
+    with pytest.raises(ConfigError, match=r"holds no \[tool\.flwr\.app\.config\]|is not a TOML file"):
         plan_from_toml(tmp_path / "app.toml")
 
 

@@ -335,6 +335,11 @@ def test_a_change_that_needs_new_kits_for_all_is_refused(kits: Path, tmp_path: P
         (SITE, "aab", "names a client twice"),
         (SITE, "ab", "can never form a cohort of 3"),
         (SITE + "rounds = 2\n", "abc", "not a TOML file"),
+        (SITE.replace("rounds = 3", f"rounds = {'9' * 5000}"), "abc", "not a TOML file"),
+        (SITE.replace("rounds = 3", f"seed = {'9' * 4000}"), "abc", "at most 63 bits"),
+        (SITE.replace("rounds = 3", f"rounds = {'[' * 5000}"), "abc", "not a TOML file"),
+        (f"[{'.'.join(['a'] * 600_000)}]", "abc", "is larger than"),
+        ("[aggregator]\nhosts = ['x']\nport = 1e999\n", "abc", "not a site file"),
         (SITE + "speed = 2\n", "abc", "unknown keys: speed"),
         ("speed = 1\n" + SITE, "abc", "has unknown keys: speed"),
         (SITE.replace("hosts =", "host ="), "abc", "unknown keys: host"),
@@ -346,6 +351,12 @@ def test_a_change_that_needs_new_kits_for_all_is_refused(kits: Path, tmp_path: P
 def test_a_site_file_that_cannot_be_is_refused(tmp_path: Path, text: str, names: list[str], reason: str) -> None:
     with pytest.raises(ConfigError, match=reason):
         read_site(written(tmp_path / "site.toml", *names, text=text))
+
+
+def test_a_site_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "site.toml").write_bytes(b'[aggregator]\nhosts = ["\xff"]\n')
+    with pytest.raises(ConfigError, match="not a TOML file"):
+        read_site(tmp_path / "site.toml")
 
 
 def test_a_site_file_that_is_absent_is_named(tmp_path: Path) -> None:
