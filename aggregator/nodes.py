@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
 from cryptography.hazmat.primitives.serialization import load_ssh_public_key
 
@@ -40,7 +40,7 @@ def read_keys(roster: Path, folder: Path) -> dict[bytes, str]:
             key = load_ssh_public_key(path.read_bytes())
         except OSError as error:
             raise ConfigError(f"{path} cannot be read: {error.strerror}; copy the whole of the kit's folder") from error
-        except (ValueError, UnsupportedAlgorithm) as error:
+        except (ValueError, UnsupportedAlgorithm, InternalError) as error:
             raise ConfigError(f"{path} is not a public key in OpenSSH form: {error}") from error
         if not isinstance(key, EllipticCurvePublicKey):
             raise ConfigError(f"{path} is not an EC key, which Flower needs")

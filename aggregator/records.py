@@ -1,9 +1,8 @@
 """What is written down of a round: `Record`, one in ``record.json`` and one in each line of ``metrics.jsonl``."""
 
-from collections.abc import Mapping
 from typing import Self
 
-from protocol.documents import Count, Document, Part, Seconds
+from protocol.documents import Count, Document, Part, Seconds, Table
 
 
 class PhaseSeconds(Part):
@@ -43,7 +42,7 @@ class MaskFigures(Part):
 
     regrown: Count | None = None
     agreement: float | None = None
-    layer_density: Mapping[str, float] | None = None
+    layer_density: Table[float] | None = None
     work_left: float | None = None
 
 
@@ -91,7 +90,7 @@ class Record(MaskFigures, Document):
     left_out: Count
     attempts: Count
     refused: Count
-    refusals: Mapping[str, Count]
+    refusals: Table[Count]
     loss: float | None
     clipped: Count
     values: Count

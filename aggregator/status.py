@@ -12,11 +12,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Final, Self
 
+from pydantic import Field
+
 from aggregator.journal import Journal
 from aggregator.logs import LogObserver
 from aggregator.records import MaskFigures, Record
 from protocol.cohort import Cohort
-from protocol.documents import Count, Document, Items, Part, Seconds
+from protocol.documents import Count, Document, Items, Part, Seconds, Table
 from protocol.errors import CheckpointError, PeerError, PruneSealError, StorageError
 from protocol.plan import Plan
 from protocol.roster import Roster
@@ -98,8 +100,8 @@ class Status(Document):
     phase: str = ""
     answered: Count = 0
     asked: Count = 0
-    nodes: Mapping[str, NodeStatus] = {}
-    refused: Mapping[str, Count] = {}
+    nodes: Table[NodeStatus] = Field(default_factory=dict)
+    refused: Table[Count] = Field(default_factory=dict)
     failed: Count = 0
     problems: Items[Problem] = ()
 

@@ -28,7 +28,8 @@ from random import Random
 from typing import Any, Final
 
 from benchmarks.fuzz_mutations import mutated
-from benchmarks.fuzz_readers import Reader, readers
+from benchmarks.fuzz_reader import Reader
+from benchmarks.fuzz_readers import readers
 from protocol.errors import PruneSealError
 
 _SLICE_SECONDS: Final = 0.5

@@ -1,15 +1,14 @@
 """What reads bytes of others, and genuine bytes for each: frames and files of the tests, and their bad vectors."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
 from zipfile import ZipFile
 
 import numpy as np
-from onnx import TensorProto, helper, numpy_helper
 
 from aggregator.journal import (
     AGGREGATE_FILE,
@@ -22,6 +21,8 @@ from aggregator.journal import (
     read_records,
 )
 from aggregator.status import STATUS_FILE, Status, read_status
+from benchmarks.fuzz_models import of_files, of_serving
+from benchmarks.fuzz_reader import MIB, Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, load_kit
 from edge_client.ledger import LEDGER_FILE, Ledger
@@ -29,10 +30,7 @@ from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending
 from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import plan_from_toml, write_client_keys
 from fleet.provisioning.site import read_site
-from fleet.results.inspect import describe_file
-from protocol import checkpoint
 from protocol.call import Call
-from protocol.checkpoint import Checkpoint
 from protocol.cohort import decode_cohort
 from protocol.npz import read_arrays
 from protocol.plan import plan_from_config
@@ -47,45 +45,23 @@ from protocol.wire import (
     decode_contribution,
     describe,
 )
-from serve import rest, rpc
-from serve.inference import fit
-from serve.inference_pb2 import ModelInferRequest
-from serve.model import Model, check
-from serve.repository import EXPORT_FILE, Servable, model_file
-from serve.tensors import Tensor
-from serve.trial import Limits, load
 from tests import factories
 from tests.protocol import frames
 
 _VECTORS: Final = Path(__file__).parents[1] / "tests" / "vectors"
-_SLACK: Final = 1 << 18
-_MIB: Final = 1 << 20
 _OF_TOML: Final = 600
 """What tomllib makes of a dotted name; the operator's own files, and of a bounded length."""
+_OF_JSON: Final = 40
+"""What Python makes of an empty list; our own files, and of a bounded length."""
+_OWN_JSON: Final = frozenset(
+    {
+        *("kit roster.json", "roster", "plan config", "pending notes", "run.json", "export.json", "federation.json"),
+        *(RECORD_FILE, METRICS_FILE, STATUS_FILE),
+    }
+)
 _SIZE: Final = 4096
 """Values of the vector that supports and terms are for; what they take is a multiple of it as well."""
 _OF_A_VECTOR: Final = 64 * _SIZE + (1 << 18)
-
-
-@dataclass(frozen=True)
-class Reader:
-    """Something that reads bytes of others.
-
-    Attributes:
-        name: What it reads.
-        seeds: Bytes of the kind that it is for.
-        read: Reads bytes.
-        mend: Makes what does not depend on luck right again, a signature for one; applied to half of all mutations.
-        times: How many times its bytes it may take.
-        slack: Bytes that it may take whatever it is given.
-    """
-
-    name: str
-    seeds: Sequence[bytes]
-    read: Callable[[bytes], object]
-    mend: Callable[[bytes], bytes] | None = None
-    times: int = 20
-    slack: int = _SLACK
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -94,19 +70,8 @@ def readers(folder: Path) -> list[Reader]:
     Args:
         folder: An empty folder for the files that they read.
     """
-    return [*_of_frames(), *_of_keys(folder), *_of_runs(folder), *_of_files(folder), *_of_serving(folder)]
-
-
-def _file(path: Path, read: Callable[[], object], mode: int = 0o600) -> Callable[[bytes], object]:
-    """A reader of bytes from one of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.touch(mode)
-
-    def from_file(data: bytes) -> object:
-        path.write_bytes(data)
-        return read()
-
-    return from_file
+    every = [*_of_frames(), *_of_keys(folder), *_of_runs(folder), *of_files(folder), *of_serving(folder)]
+    return [replace(reader, times=_OF_JSON) if reader.name in _OWN_JSON else reader for reader in every]
 
 
 def _vectors(pattern: str, field: str) -> list[bytes]:
@@ -155,9 +120,9 @@ def _of_frames() -> Iterator[Reader]:
         frames.CONTRIBUTIONS,
         lambda data: decode_contribution(data, frames.announced_by(1), parameters, roster),
         signed,
-        slack=_MIB,  # words that are spread out together
+        slack=MIB,  # words that are spread out together
     )
-    yield Reader("aggregate", frames.AGGREGATES, lambda data: decode_aggregate(data, parameters), slack=_MIB)
+    yield Reader("aggregate", frames.AGGREGATES, lambda data: decode_aggregate(data, parameters), slack=MIB)
     yield Reader("support", supports, lambda data: decode_support(data, _SIZE), slack=_OF_A_VECTOR)
     yield Reader("terms", terms, lambda data: decode_terms(data, layout), slack=_OF_A_VECTOR)
 
@@ -180,22 +145,27 @@ def _of_keys(folder: Path) -> Iterator[Reader]:
     lone.mkdir()
     (lone / OPERATOR_PUBLIC_FILE).write_text(factories.OPERATOR_PUBLIC)
     yield Reader(
-        "roster", [(kit / ROSTER_FILE).read_bytes(), *rosters], _file(lone / "r", lambda: load_roster(lone / "r"))
+        "roster", [(kit / ROSTER_FILE).read_bytes(), *rosters], from_file(lone / "r", lambda: load_roster(lone / "r"))
     )
     bundles = folder / BUNDLES_FILE
-    yield Reader("bundles", [b"0f" * 32 + b"\n" + b"a1" * 32], _file(bundles, lambda: accepted(folder)))
+    yield Reader("bundles", [b"0f" * 32 + b"\n" + b"a1" * 32], from_file(bundles, lambda: accepted(folder)))
     serial = folder / f"roster-{roster.cohort_id.hex()}.serial"
-    yield Reader("roster serial", [b"1", b"7"], _file(serial, lambda: accept_roster(folder, replace(roster, serial=7))))
+    yield Reader(
+        "roster serial", [b"1", b"7"], from_file(serial, lambda: accept_roster(folder, replace(roster, serial=7)))
+    )
     configs = [json.dumps(plan.to_config()).encode()]
     yield Reader("plan config", configs, _of_json(plan_from_config))
     settings = "\n".join(f"{json.dumps(key)} = {json.dumps(value)}" for key, value in plan.to_config().items()).encode()
     app, site = folder / "pyproject.toml", folder / "site.toml"
     yield Reader(
-        "app's plan", [b"[tool.flwr.app.config]\n" + settings], _file(app, lambda: plan_from_toml(app)), times=_OF_TOML
+        "app's plan",
+        [b"[tool.flwr.app.config]\n" + settings],
+        from_file(app, lambda: plan_from_toml(app)),
+        times=_OF_TOML,
     )
     clients = "".join(f'[[clients]]\nname = "site-{number}"\ndata = "digits"\n' for number in range(3)).encode()
     named = b'[aggregator]\nhosts = ["a.example"]\nport = 443\n' + clients + b"[plan]\nrounds = 20\n"
-    yield Reader("site", [named], _file(site, lambda: read_site(site)), times=_OF_TOML)
+    yield Reader("site", [named], from_file(site, lambda: read_site(site)), times=_OF_TOML)
 
 
 def _restored(path: Path, genuine: bytes, read: Callable[[], object]) -> Callable[[bytes], object]:
@@ -235,29 +205,27 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
         votes=np.ones(7, np.bool_),
         step=np.ones(7),
         sealed=factories.SEALED,
-        state=bytes(32),
         metrics={"loss": 0.5, "clipped": 3},
+        state=bytes(32),
     )
     save_pending(state, pending)
     saved = (state / PENDING_FILE).read_bytes()
     arrays = read_arrays(saved)
-    place = _file(state / PENDING_FILE, lambda: load_pending(state))
+    place = from_file(state / PENDING_FILE, lambda: load_pending(state))
     yield Reader("pending", [saved], place)
     yield Reader("pending notes", [arrays["notes"].tobytes()], lambda data: place(_npz({**arrays, "notes": data})))
     yield Reader("pending values", [_npy(arrays["values"])], lambda data: place(_npz(arrays, values=data)))
 
     call = Call(factories.RUN, 2, 1)
-    ledger = Ledger(state, {call.run: (2, 1)})
-    ledger.save()
+    Ledger(state, {call.run: (2, 1)}).save()
     kept = (state / LEDGER_FILE).read_bytes()
-    yield Reader(LEDGER_FILE, [kept], _file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1)))
+    yield Reader(LEDGER_FILE, [kept], from_file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1)))
 
     journal = Journal(run, plan)
-    journal.begin(
-        Attempt(round=2, attempt=3, trained=3, announced=2, cohorts=((1, 2, 300),), sources=((1, 7000), (2, 7001)))
-    )
+    sources = ((1, 7000), (2, 7001))
+    journal.begin(Attempt(round=2, attempt=3, trained=3, announced=2, cohorts=((1, 2, 300),), sources=sources))
     begun = (run / ATTEMPT_FILE).read_bytes()
-    yield Reader(ATTEMPT_FILE, [begun], _file(run / ATTEMPT_FILE, journal.begun))
+    yield Reader(ATTEMPT_FILE, [begun], from_file(run / ATTEMPT_FILE, journal.begun))
     record = factories.record(1)
     journal.save(b"sum", record)
     journal.publish(record)
@@ -271,7 +239,7 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
         METRICS_FILE, [metrics, metrics * 3], _restored(run / METRICS_FILE, metrics, lambda: read_records(run))
     )
     status = Status(run="ab" * 16, plan="cd" * 32, method="fedavg", rounds=3, refused={"Duplicate": 1}).to_json()
-    yield Reader(STATUS_FILE, [status], _file(run / STATUS_FILE, lambda: read_status(run)))
+    yield Reader(STATUS_FILE, [status], from_file(run / STATUS_FILE, lambda: read_status(run)))
     federation = Federation(plan="ab" * 32, hosts=("a.example",), port=443, numbers={"a": 0, "b": 1}).to_json()
     yield Reader("federation.json", [federation], lambda data: Federation.parse(data, "it"))
     assert (newest / AGGREGATE_FILE).exists()
@@ -291,89 +259,3 @@ def _npz(arrays: dict[str, Any], **members: bytes) -> bytes:
             given = np.frombuffer(array, np.uint8) if isinstance(array, bytes) else array
             archive.writestr(f"{name}.npy", members.get(name, _npy(given)))
     return file.getvalue()
-
-
-# --- models ------------------------------------------------------------------------------------------
-
-
-def _onnx() -> bytes:
-    """A linear model with a dense and a sparse constant, an attribute and metadata."""
-    weight = np.arange(36, dtype=np.float32).reshape(6, 6)
-    graph = helper.make_graph(
-        [
-            helper.make_node("MatMul", ["input", "w"], ["a"]),
-            helper.make_node("Constant", [], ["b"], value=numpy_helper.from_array(weight[0], "c")),
-            helper.make_node("Add", ["a", "b"], ["logits"]),
-        ],
-        "g",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, ("batch", 6))],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ("batch", 6))],
-        [numpy_helper.from_array(weight, "w")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    helper.set_model_props(model, {"labels": '["a", "b"]', "input_range": "[0, 1]"})
-    return bytes(model.SerializeToString())
-
-
-def _of_files(folder: Path) -> Iterator[Reader]:
-    stored, shown = folder / "model.safetensors", folder / "model.onnx"
-    tensors: dict[str, np.ndarray[Any, Any]] = {"a": np.ones((3, 2), np.float32), "b": np.zeros(4, np.int64)}
-    checkpoint.save(stored, Checkpoint(tensors, {"model": "digits-mlp", "round": "3"}))
-    saved = stored.read_bytes()
-    yield Reader("checkpoint", [saved], _file(stored, lambda: checkpoint.load(stored)))
-    other = folder / "file"
-    yield Reader("inspect", [saved, *frames.AGGREGATES], _file(other, lambda: describe_file(other)))
-    yield Reader("inspect onnx", [_onnx()], _file(shown, lambda: describe_file(shown)), slack=_MIB)
-
-
-# --- serving -----------------------------------------------------------------------------------------
-
-
-def _of_serving(folder: Path) -> Iterator[Reader]:
-    inputs = {
-        "input": Tensor("input", "FP32", np.dtype("<f4"), (-1, 4)),
-        "count": Tensor("count", "INT64", np.dtype("<i8"), (-1, 1)),
-        "flag": Tensor("flag", "BOOL", np.dtype("?"), (-1, -1)),
-    }
-    outputs = tuple(Tensor(name, "FP32", np.dtype("<f4"), (-1, 4)) for name in ("logits", "more"))
-    servable = Servable("m", "1", Model(inputs, outputs, {}, None), None)  # type: ignore[arg-type]  # nothing runs
-
-    def of_rest(header: int | None) -> Callable[[bytes], object]:
-        def ask(data: bytes) -> object:
-            head, binary = rest.parse_request(data, None if header is None else str(header))
-            return fit(servable, rest.given(head.inputs, binary), [output.name for output in head.outputs])
-
-        return ask
-
-    def of_rpc(data: bytes) -> object:
-        request = rpc.parse_request(data)
-        return fit(servable, rpc.given(request), [output.name for output in request.outputs])
-
-    x, n, f = [[0.5, -1, 2, 3]] * 2, [[7], [1 << 60]], [[True, False]] * 2
-    named = [("input", "FP32", [2, 4], x), ("count", "INT64", [2, 1], n), ("flag", "BOOL", [2, 2], f)]
-    told = [{"name": name, "datatype": kind, "shape": shape, "data": data} for name, kind, shape, data in named]
-    asked = [{"name": "more", "parameters": {"binary_data": True}}]
-    full = json.dumps({"id": "7", "inputs": told, "outputs": asked}).encode()
-    raws = [np.array(data, inputs[name].dtype).tobytes() for name, _, _, data in named]
-    for one, raw in zip(told, raws, strict=True):
-        del one["data"]
-        one["parameters"] = {"binary_data_size": len(raw)}
-    head = json.dumps({"inputs": told}).encode()
-    typed = ModelInferRequest(model_name="m")
-    for name, kind, shape, _ in named:
-        typed.inputs.add(name=name, datatype=kind, shape=shape)
-    binary = ModelInferRequest()
-    binary.CopyFrom(typed)
-    binary.raw_input_contents.extend(raws)
-    typed.inputs[0].contents.fp32_contents.extend([0.5] * 8)
-    typed.inputs[1].contents.int64_contents.extend([1, -1])
-    typed.inputs[2].contents.bool_contents.extend([True] * 4)
-    yield Reader("rest json", [full], of_rest(None))
-    yield Reader("rest binary", [b"".join((head, *raws))], of_rest(len(head)))
-    yield Reader("grpc", [typed.SerializeToString(), binary.SerializeToString()], of_rpc)
-    place = folder / "export"
-    exported = json.dumps({"recommended": "model.onnx", "files": {"model.onnx": {"bytes": 3}}}).encode()
-    yield Reader("export.json", [exported], _file(place / EXPORT_FILE, lambda: model_file(place)))
-    yield Reader("model", [_onnx()], check, slack=_MIB)
-    tried, limits = folder / "tried.onnx", Limits(file_bytes=_MIB, memory_bytes=2 << 30, seconds=20.0)
-    yield Reader("model tried", [_onnx()], _file(tried, lambda: load(tried, 1, limits)), slack=4 * _MIB)

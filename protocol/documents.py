@@ -12,10 +12,22 @@ unknown keys from reading to writing. Its models do, its dataclasses do not: hen
 """
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Final, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, ValidationInfo, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    FailFast,
+    Field,
+    Strict,
+    ValidationError,
+    ValidationInfo,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails, PydanticCustomError, from_json
 
 from protocol.errors import CheckpointError, PruneSealError
@@ -31,8 +43,18 @@ _SHOWN: Final = 200
 _READING: Final = "reading"
 _OTHER: Final = "other_format"
 
-Items = Annotated[tuple[_T, ...], Strict(False)]  # a JSON array is a list
-"""Any number of values of one type."""
+
+def _until_one_fails(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
+    """Validate a JSON object's values one after another; pydantic itself notes what is wrong with each of them."""
+    if not isinstance(value, dict):
+        return validate(value)
+    return {name: one for key, given in value.items() for name, one in validate({key: given}).items()}
+
+
+Items = Annotated[tuple[_T, ...], Strict(False), FailFast()]  # a JSON array is a list
+"""Any number of values of one type. The first wrong one is told of, and no memory is spent on the others."""
+Table = Annotated[Mapping[str, _T], WrapValidator(_until_one_fails)]
+"""Any number of values of one type by name, likewise."""
 Count = Annotated[int, Field(ge=0, le=_MOST_COUNT)]
 """A number of things or bytes; it fits into 63 bits."""
 Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS)]

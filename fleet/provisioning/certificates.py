@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final, Self
 
 from cryptography import x509
-from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import SECP384R1, EllipticCurvePrivateKey, generate_private_key
 from cryptography.hazmat.primitives.hashes import SHA384
@@ -80,7 +80,7 @@ class Authority:
             key = serialization.load_pem_private_key((folder / CA_KEY_FILE).read_bytes(), password=None)
         except OSError as error:
             raise KeyFileError(f"{error.filename} cannot be read: {error.strerror}") from error
-        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError) as error:
             raise KeyFileError(f"{folder} holds no certificate authority in PEM form: {error}") from error
         if not isinstance(key, EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
             raise KeyFileError(f"{CA_KEY_FILE} in {folder} is not the key of {CA_FILE}")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InternalError, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -134,7 +135,12 @@ def _forms(data: bytes) -> set[bytes]:
     raw = {text}
     if text.startswith(b"-----BEGIN"):
         ssh = text.startswith(b"-----BEGIN OPENSSH")
-        key = (serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key)(data, None)
+        try:
+            key: object = (serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key)(
+                data, None
+            )
+        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
+            key = None  # a file that holds no key is refused where it is used; as it lies here, it may lie elsewhere
         if isinstance(key, EllipticCurvePrivateKey):
             raw.add(key.private_numbers().private_value.to_bytes(key.key_size // 8, "big"))
         elif isinstance(key, Ed25519PrivateKey | X25519PrivateKey):

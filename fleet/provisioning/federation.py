@@ -1,8 +1,6 @@
 """What the operator keeps of a federation: ``federation.json`` in the operator's kit."""
 
-from collections.abc import Mapping
-
-from protocol.documents import Count, Document, Items
+from protocol.documents import Count, Document, Items, Table
 from protocol.errors import ConfigError
 
 
@@ -22,4 +20,4 @@ class Federation(Document):
     plan: str
     hosts: Items[str]
     port: Count
-    numbers: Mapping[str, Count]
+    numbers: Table[Count]

@@ -1,11 +1,10 @@
 """What stands in ``export.json``: every figure of an export folder, measured from the very files in it."""
 
-from collections.abc import Mapping
 from typing import Annotated, Final
 
 from pydantic import Strict
 
-from protocol.documents import Count, Document, Items, Part, Seconds
+from protocol.documents import Count, Document, Items, Part, Seconds, Table
 
 MODEL_FILE: Final = "model.onnx"
 INT8_FILE: Final = "model.int8.onnx"
@@ -66,7 +65,7 @@ class Setting(Part):
 
     threads: Count
     batch: Count
-    files: Mapping[str, Timing]
+    files: Table[Timing]
 
 
 class Export(Document):
@@ -100,7 +99,7 @@ class Export(Document):
     version: str = "1.0"
     recommended: str
     reasons: Items[str]
-    files: Mapping[str, ExportedFile]
+    files: Table[ExportedFile]
     dense_bytes: Count
     int8_refused: str | None
     int8_tolerance: float
@@ -114,8 +113,8 @@ class Export(Document):
     multiply_accumulates_left: float | None
     layers: Items[Layer]
     rounded_channels: bool
-    rounding_speeds: Mapping[str, float]
+    rounding_speeds: Table[float]
     left_as_it_was: Items[str]
     latency: Items[Setting]
-    machine: Mapping[str, str | Count]
-    provenance: Mapping[str, str]
+    machine: Table[str | Count]
+    provenance: Table[str]

@@ -1,9 +1,7 @@
 """What stands in ``summary.json``: a run as a whole."""
 
-from collections.abc import Mapping
-
 from fleet.results.exported import INT8_FILE, MODEL_FILE, Export
-from protocol.documents import Count, Document, Part, Seconds
+from protocol.documents import Count, Document, Part, Seconds, Table
 
 
 class ModelFigures(Part):
@@ -141,4 +139,4 @@ class Summary(ModelFigures, Document):
     security_level: Count
     seconds: Seconds
     verified: Verified | None
-    plan: Mapping[str, str | int | float | bool]
+    plan: Table[str | int | float | bool]

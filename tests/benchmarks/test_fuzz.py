@@ -9,7 +9,8 @@ import pytest
 
 from benchmarks import fuzz
 from benchmarks.fuzz import attempt, main, mutation, run
-from benchmarks.fuzz_readers import Reader, readers
+from benchmarks.fuzz_reader import Reader
+from benchmarks.fuzz_readers import readers
 from protocol.errors import MalformedMessage
 
 SEED = 20

@@ -218,11 +218,19 @@ def test_a_pem_of_another_kind_of_key_is_refused(name: str, fed: Federation, tmp
             load_kit(folder)
 
 
+STUMBLES = bytes.fromhex(
+    "2d2d2d2d2d424547494e2050524956415445204b45592d2d2d2d2d0a4d43344341514177425159444b3256764243494549484e705a32344241"
+    "41414163326c6e626745414141427a615764754151414141484e705a323442414141410a2d2d2d2d2d454e442050524956415445204b45592d"
+    "2d2d2d2d"
+)
+"""An X25519 key of which a bit has flipped; OpenSSL leaves an error behind at which cryptography stumbles."""
+
+
 @pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
 def test_what_is_no_open_private_key_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     locked = fed.kits[2].sign_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
-    for content in (b"", b"garbage", pem(fed.kits[2].sign_key)[:-40], locked):
+    for content in (b"", b"garbage", pem(fed.kits[2].sign_key)[:-40], locked, STUMBLES):
         (folder / name).write_bytes(content)
         with pytest.raises(KeyFileError, match=f"{name} is not a private key in PEM form"):
             load_kit(folder)

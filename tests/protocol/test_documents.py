@@ -1,7 +1,7 @@
 """``protocol.documents``: what is written is read back, what is newer is kept, what is damaged is named."""
 
 import json
-from collections.abc import Mapping
+import tracemalloc
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
-from protocol.documents import MOST_BYTES, Count, Document, Items, Part, Seconds, count
+from protocol.documents import MOST_BYTES, Count, Document, Items, Part, Seconds, Table, count
 from protocol.errors import CheckpointError, ConfigError
 
 
@@ -25,7 +25,7 @@ class Sheet(Document):
     version: str = "1.2"
     number: Count
     leaves: Items[Leaf] = ()
-    by_name: Mapping[str, Leaf] = {}
+    by_name: Table[Leaf] = Field(default_factory=dict)
     spent: Seconds = 0.0
     good: bool = True
 
@@ -189,3 +189,22 @@ def test_no_more_is_read_of_a_file_than_a_document_may_be_long(tmp_path: Path) -
 )
 def test_a_peers_number_is_counted_as_one_that_fits(told: float, counted: int) -> None:
     assert count(told) == counted
+
+
+@pytest.mark.parametrize(
+    "members",
+    [
+        '"leaves": [' + "0," * 50_000 + "0]",
+        '"by_name": {' + ",".join(f'"{number}": 0' for number in range(50_000)) + "}",
+    ],
+    ids=["items", "table"],
+)
+def test_what_is_wrong_everywhere_is_told_of_once_and_takes_no_more_memory_than_what_is_right(members: str) -> None:
+    data = raw(members)
+    tracemalloc.start()
+    try:
+        with pytest.raises(CheckpointError, match=r"'(leaves|by_name)\.0': input should be"):
+            Sheet.parse(data, "it")
+        assert tracemalloc.get_traced_memory()[1] < 20 * len(data)
+    finally:
+        tracemalloc.stop()
