@@ -56,7 +56,7 @@ _OF_JSON: Final = 40
 _OWN_JSON: Final = frozenset(
     {
         *("kit roster.json", "roster", "plan config", "pending notes", "run.json", "export.json", "federation.json"),
-        *(RECORD_FILE, METRICS_FILE, STATUS_FILE),
+        *(RECORD_FILE, METRICS_FILE, STATUS_FILE, LEDGER_FILE, ATTEMPT_FILE),
     }
 )
 _SIZE: Final = 4096

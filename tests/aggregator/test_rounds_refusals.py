@@ -98,7 +98,7 @@ SENT_BY_ANY: dict[str, tuple[Behaviour, str]] = {
     "another frame's name": (under_another_name, "MalformedMessage"),
     "another record's name": (in_another_record, "MalformedMessage"),
     "a flipped magic": (flip(0), "MalformedMessage"),
-    "a flipped version": (flip(4), "MalformedMessage"),
+    "a flipped version": (flip(4), "VersionRefused"),
     "a flipped kind": (flip(5), "MalformedMessage"),
     "a flipped run": (flip(8), "SignatureRefused"),
     "a flipped plan": (flip(60), "SignatureRefused"),

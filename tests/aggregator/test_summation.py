@@ -18,7 +18,7 @@ from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import MalformedMessage
 from protocol.grid import Integers
-from protocol.parameters import DEGREE, MODULUS, SEED_BYTES
+from protocol.parameters import CHECKS, DEGREE, MODULUS, SEED_BYTES
 from protocol.plan import Plan
 from protocol.wire import Aggregate, Attendance, Contribution, decode_aggregate, encode_aggregate
 from tests.aggregator.stub_grid import LAYOUT, StubClient, make_kits, small_plan
@@ -182,8 +182,9 @@ def resident() -> int:
 def test_memory_grows_from_five_contributions_to_fifty_by_their_seeds_alone() -> None:
     members, blocks = 50, 24
     plan = small_plan(max_cohort=members)
-    values = blocks * DEGREE * plan.parameters.fields - 2
-    slots = plan.parameters.slots(values, 0)
+    p = plan.parameters
+    values = (blocks * DEGREE - p.tags) * p.fields - CHECKS
+    slots = p.slots(values, 0)
     cohort = large_cohort(members, values, plan)
 
     random = np.random.default_rng(7)

@@ -32,6 +32,7 @@ from protocol.errors import (
     PruneSealError,
     SignatureRefused,
     TrainingError,
+    VersionRefused,
 )
 from protocol.messages import STYPE, from_record, to_record
 from protocol.plan import Plan
@@ -216,12 +217,22 @@ def test_a_contribution_without_training_or_with_a_damaged_state_is_refused(node
         assert_refused(nodes.send(0, kind), LedgerLost, [str(nodes.folder)])
 
 
-@pytest.mark.parametrize("garbage", [b"garbage", b"PRSL" + bytes(400), MARKER.encode() * 30])
+@pytest.mark.parametrize("garbage", [b"garbage", b"PRSL\x02" + bytes(400), MARKER.encode() * 30])
 @pytest.mark.parametrize("kind", ["train", "evaluate"])
 def test_an_aggregate_that_does_not_parse_is_refused(kind: str, garbage: bytes, nodes: Nodes) -> None:
     nodes.train()
     call = {**CALL, "round": 2 if kind == "train" else nodes.plan.rounds + 1}
     assert_refused(nodes.send(0, kind, {"aggregate": garbage}, call), MalformedMessage)
+
+
+@pytest.mark.parametrize("version", [0, 1, 3])
+@pytest.mark.parametrize("kind", ["train", "evaluate"])
+def test_an_aggregate_of_another_version_is_refused_with_this_nodes_version(
+    kind: str, version: int, nodes: Nodes
+) -> None:
+    answer = nodes.send(0, kind, {"aggregate": b"PRSL" + bytes([version]) + bytes(400)}, {**CALL, "round": 2})
+    assert_refused(answer, VersionRefused)
+    assert "speaks protocol version 2" in answer.error.reason
 
 
 def test_refusals_of_a_cohort_have_their_own_codes(nodes: Nodes) -> None:
