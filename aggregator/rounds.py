@@ -10,7 +10,7 @@ complete round.
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from math import ceil, isfinite
+from math import ceil
 from statistics import median_low
 
 import numpy as np
@@ -25,7 +25,6 @@ from aggregator.summation import CohortSum
 from aggregator.tally import Tally
 from protocol.call import Action
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
-from protocol.documents import count
 from protocol.errors import AgreementError, QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
@@ -88,8 +87,8 @@ class Run:
             attempts=tally.attempt,
             refused=sum(tally.refused.values()),
             refusals=dict(tally.refused),
-            loss=_finite(sum(loss * samples for loss, samples in losses) / cohort.samples),
-            clipped=count(tally.clipped),
+            loss=sum(loss * samples for loss, samples in losses) / cohort.samples,
+            clipped=tally.clipped,
             values=tally.values,
             value_bytes=tally.value_bytes,
             vote_bytes=tally.vote_bytes,
@@ -189,7 +188,7 @@ class Run:
                     bare = contribution_length(contribution.values, 0, len(contribution.sealed), self._plan.parameters)
                     tally.value_bytes += bare
                     tally.vote_bytes += len(answer.frame) - bare
-                    clipped += count(answer.metrics.get("clipped", 0))
+                    clipped += int(answer.metrics.get("clipped", 0))
                     answered.append(node)
                     self._observer.phase(tally.round, "contribute", len(answered), len(members))
             if total.complete:
@@ -228,9 +227,9 @@ class Run:
         parameters, kept = median_low(sizes)
         tested = totals["tested"]
         scores = Scores(
-            accuracy=_finite(totals["correct"] / tested) if tested else None,
-            test_loss=_finite(totals["test-loss"] / tested) if tested else None,
-            kept=count(kept),
+            accuracy=totals["correct"] / tested if tested else None,
+            test_loss=totals["test-loss"] / tested if tested else None,
+            kept=int(kept),
             sparsity=1 - kept / max(parameters, 1),
         )
         record = record.scored(scores, uplink, downlink)
@@ -268,8 +267,3 @@ class Run:
         # The same nodes in every attempt of a round: clients follow only into a part of the cohort that they know.
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         return sorted(online[i] for i in order.choice(len(online), min(count, len(online)), replace=False))
-
-
-def _finite(value: float) -> float | None:
-    """What clients have told, added up; None where it is no number any more."""
-    return value if isfinite(value) else None
