@@ -68,7 +68,7 @@ class Record(MaskFigures, Document):
         attempts: Attempts that it took.
         refused: Messages that did not count.
         refusals: The same by kind.
-        loss: The cohort's mean training loss, weighted by samples; None where what clients told adds up to no number.
+        loss: The cohort's mean training loss, weighted by samples.
         clipped: Values that were clipped to the grid, over the cohort.
         values: Values that travelled, over all attempts.
         value_bytes: Bytes of contributions without votes.
@@ -91,7 +91,7 @@ class Record(MaskFigures, Document):
     attempts: Count
     refused: Count
     refusals: Table[Count]
-    loss: float | None
+    loss: float
     clipped: Count
     values: Count
     value_bytes: Count

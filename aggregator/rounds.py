@@ -10,7 +10,7 @@ complete round.
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from math import ceil, isfinite
+from math import ceil
 from statistics import median_low
 
 import numpy as np
@@ -26,7 +26,6 @@ from aggregator.summation import CohortSum
 from aggregator.tally import Tally
 from protocol.call import Action
 from protocol.cohort import Cohort, gather_cohort, successor_sizes
-from protocol.documents import count
 from protocol.errors import QuorumError
 from protocol.plan import Plan
 from protocol.roster import Roster
@@ -105,8 +104,8 @@ class Run:
             attempts=tally.attempt,
             refused=sum(tally.refused.values()),
             refusals=dict(tally.refused),
-            loss=_finite(loss / sum(weights.values())),
-            clipped=count(tally.clipped),
+            loss=loss / sum(weights.values()),
+            clipped=tally.clipped,
             values=tally.values,
             value_bytes=tally.value_bytes,
             vote_bytes=tally.vote_bytes,
@@ -220,7 +219,7 @@ class Run:
                     bare = contribution_length(contribution.values, 0, len(contribution.sealed), self._plan.parameters)
                     tally.value_bytes += bare
                     tally.vote_bytes += len(answer.frame) - bare
-                    clipped += count(answer.metrics.get("clipped", 0))
+                    clipped += int(answer.metrics.get("clipped", 0))
                     answered.append(node)
                     self._observer.phase(tally.round, "contribute", len(answered), len(members))
             if total.complete:
@@ -274,9 +273,9 @@ class Run:
         parameters, kept = median_low(sizes)
         tested = totals["tested"]
         scores = Scores(
-            accuracy=_finite(totals["correct"] / tested) if tested else None,
-            test_loss=_finite(totals["test-loss"] / tested) if tested else None,
-            kept=count(kept),
+            accuracy=totals["correct"] / tested if tested else None,
+            test_loss=totals["test-loss"] / tested if tested else None,
+            kept=int(kept),
             sparsity=1 - kept / max(parameters, 1),
         )
         record = record.scored(scores, uplink, downlink)
@@ -335,8 +334,3 @@ class Run:
         drawn.sort(key=tally.sitting_out.__contains__)
         members = {tally.sources[node] for node in tally.cohorts[-1]} if tally.cohorts else set()
         return sorted({*drawn[:count], *members.intersection(online)})
-
-
-def _finite(value: float) -> float | None:
-    """What clients have told, added up; None where it is no number any more."""
-    return value if isfinite(value) else None

@@ -139,5 +139,6 @@ def _describe_value(value: onnx.ValueInfoProto) -> dict[str, object]:
 
 
 def _dtype(number: int) -> str:
-    """ONNX's name of an element type in small letters, such as ``float`` or ``int64``."""
-    return str(onnx.TensorProto.DataType.Name(number)).lower()
+    """ONNX's name of an element type in small letters, such as ``float`` or ``int64``; or that it has none."""
+    known = number in onnx.TensorProto.DataType.values()
+    return str(onnx.TensorProto.DataType.Name(number)).lower() if known else f"unknown type {number}"

@@ -61,11 +61,6 @@ Seconds = Annotated[float, Field(ge=0, le=_MOST_SECONDS)]
 """A duration, or a time since 1970; three thousand years at most."""
 
 
-def count(value: float) -> int:
-    """A number that a peer has told, as the nearest `Count`; of what is none, 0."""
-    return int(min(max(value, 0), _MOST_COUNT)) if value == value else 0  # noqa: PLR0124  # NaN
-
-
 class Part(BaseModel):
     """A part of a document. Its numbers are finite, and an integer is no text, no boolean and no fraction."""
 

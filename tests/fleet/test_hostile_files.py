@@ -75,6 +75,15 @@ SAFETENSORS = {
 }
 
 
+def test_a_type_of_elements_that_onnx_does_not_know_is_described_as_unknown(tmp_path: Path) -> None:
+    model = graph(make_node("MatMul", ["input", "w"], ["logits"]))
+    model.graph.output[0].type.tensor_type.elem_type = 333
+    (tmp_path / "model.onnx").write_bytes(model.SerializeToString())
+    result = call("inspect", tmp_path / "model.onnx")
+    assert result.exit_code == 0
+    assert "unknown type 333" in result.output
+
+
 def refused(result: Result) -> None:
     assert result.exit_code == 1, result.output
     assert isinstance(result.exception, SystemExit)
