@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field
+from pydantic import Field, Strict
 
 from aggregator.records import Record
 from protocol.documents import Count, Document, Items
@@ -89,7 +89,7 @@ class Attempt(Document):
     trained: Count
     announced: Count
     cohorts: Items[Items[Count]]
-    sources: Items[tuple[Count, Annotated[int, Field(ge=0, lt=1 << 64)]]]
+    sources: Items[Annotated[tuple[Count, Annotated[int, Field(ge=0, lt=1 << 64)]], Strict(False)]]
 
 
 class Journal:

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from functools import cached_property
+from math import isfinite
 from typing import Final
 
 from protocol import VERSION
@@ -176,7 +177,7 @@ def plan_from_config(config: Mapping[str, object]) -> Plan:
     values: dict[str, object] = {}
     for key, kind in kinds.items():
         value = given[key]
-        if isinstance(value, int | float) and not abs(value) < _LIMIT:
+        if isinstance(value, int | float) and not _fits(value):
             raise ConfigError(f"{key} must be a finite number of at most 63 bits")
         if kind is float and isinstance(value, int) and not isinstance(value, bool):
             value = float(value)
@@ -204,7 +205,12 @@ def _table(options: Iterable[tuple[str, Scalar]]) -> OptionTable:
             raise ConfigError(
                 f"the option {name} must be a text, a number or true or false, not {cleaned(repr(value))}"
             )
-        if not isinstance(value, str) and not abs(value) < _LIMIT:
+        if not isinstance(value, str) and not _fits(value):
             raise ConfigError(f"the option {name} must be a finite number of at most 63 bits")
         table[name] = value
     return tuple(sorted(table.items()))
+
+
+def _fits(value: float) -> bool:
+    """Whether a number can be written and read anywhere: finite, and of at most 63 bits where it is whole."""
+    return abs(value) < _LIMIT if isinstance(value, int) else isfinite(value)

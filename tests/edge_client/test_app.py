@@ -230,6 +230,7 @@ def test_an_aggregate_that_does_not_parse_is_refused(kind: str, garbage: bytes, 
 def test_an_aggregate_of_another_version_is_refused_with_this_nodes_version(
     kind: str, version: int, nodes: Nodes
 ) -> None:
+    nodes.train()
     call = {**CALL, "round": 2 if kind == "train" else nodes.plan.rounds + 1}
     answer = nodes.send(0, kind, {"aggregate": b"PRSL" + bytes([version]) + bytes(400)}, call)
     assert_refused(answer, VersionRefused)
