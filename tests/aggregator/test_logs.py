@@ -13,6 +13,7 @@ from aggregator.rounds import Run
 from aggregator.settings import AggregatorSettings
 from protocol.errors import AgreementError, CohortRefused, PruneSealError, StorageError
 from protocol.roster import OPERATOR_PUBLIC_FILE
+from protocol.text import LONGEST_NAME
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
     TRAIN,
@@ -30,6 +31,14 @@ from tests.aggregator.stub_grid import (
 from tests.factories import OPERATOR_PUBLIC, signed_roster
 
 BAD = 5
+
+
+def test_a_node_s_name_is_bounded_and_cleaned() -> None:
+    observer = LogObserver()
+    observer.online(1, {7: "\x1b]0;owned\x07" * 1000, 8: ""})
+    assert observer.name(7).isprintable()
+    assert len(observer.name(7)) == LONGEST_NAME
+    assert observer.name(8) == "8"
 
 
 @pytest.fixture

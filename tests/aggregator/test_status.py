@@ -68,6 +68,17 @@ def test_refusals_and_errors_are_counted_and_kept_with_node_and_text(scene: Scen
     assert first.node != second.node
 
 
+def test_what_a_node_says_is_bounded_and_cleaned_before_it_is_logged_stored_or_told(scene: Scene) -> None:
+    scene.grid.when(TRAIN, fails("\x1b[2J\r\n\u202e" * 10_000), 5)
+    run(scene)
+    (problem, _) = known(scene.folder).problems
+    told = [entry["message"] for entry in logged(scene.folder)]
+    for text in (problem.text, *told):
+        assert text.isprintable()
+        assert len(text) < 1000
+    assert any(r"clients did not train (1 x " in text for text in told)
+
+
 def test_every_line_of_the_log_is_json_with_the_run_and_the_round(scene: Scene) -> None:
     scene.grid.when(TRAIN, sends_nothing, 5, round=1)
     run(scene)

@@ -13,6 +13,8 @@ from benchmarks.fuzz_reader import Reader
 from benchmarks.fuzz_readers import readers
 from protocol.errors import MalformedMessage
 
+pytestmark = pytest.mark.slow
+
 SEED = 20
 SLICE, SLOW = 200, {"model tried": 2}
 """How often each reader is tried; one starts a process each time."""

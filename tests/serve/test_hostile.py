@@ -1,5 +1,6 @@
 """Clients that mean harm: the server closes or refuses, its memory stays bounded, and it answers others meanwhile."""
 
+import asyncio
 import contextlib
 import http.client
 import resource
@@ -11,9 +12,12 @@ from pathlib import Path
 import grpc
 import pytest
 
-from protocol.errors import TooLarge
+from protocol.errors import Overloaded, TooLarge
 from serve import inference_pb2 as messages
 from serve import rpc
+from serve.limits import ByteBudget
+from serve.metrics import Metrics
+from serve.repository import Repository
 from tests.serve.serving import Server, linear, request, rows, save, serving
 from tests.waiting import wait_for
 
@@ -190,6 +194,13 @@ def test_more_typed_values_than_are_counted_one_by_one_must_come_as_bytes() -> N
     one.contents.fp32_contents.extend([0.0] * ((1 << 20) + 1))
     with pytest.raises(TooLarge, match="send raw_input_contents"):
         list(rpc.given(rpc.parse_request(request.SerializeToString())))
+
+
+def test_calls_share_the_memory_that_all_requests_have() -> None:
+    metrics = Metrics()
+    calls = rpc.Rpc(Repository(Path(), lambda *_: pytest.fail("it is loaded"), metrics), metrics, ByteBudget(10))
+    with pytest.raises(Overloaded):
+        asyncio.run(calls._infer(bytes(11)))
 
 
 @pytest.mark.slow

@@ -91,6 +91,15 @@ def test_how_a_run_ended_is_shown_with_what_to_do(tmp_path: Path, state: str, er
     assert (f"error           {error}" in text) == bool(error)
 
 
+def test_nothing_that_an_endpoint_says_moves_the_terminal_or_fills_it(tmp_path: Path) -> None:
+    evil = "\x1b[2J\r\u202e" * 1000
+    problem = Problem(time=0.0, round=1, node=evil, kind=evil, text=evil)
+    changes = {"state": FAILED, "error": evil, "method": evil, "refused": {evil: 1}, "problems": (problem,)}
+    text = shown(look(str(write(tmp_path / "run", nodes={evil: NodeStatus()}, **changes))))
+    assert text.replace("\n", "").isprintable()
+    assert len(text) < 10_000
+
+
 def test_the_endpoint_shows_what_the_folder_shows(tmp_path: Path) -> None:
     folder = write(tmp_path / "run", state=FINISHED)
     with endpoint("127.0.0.1", 0, AggregatorSettings(tmp_path / "roster.json", folder), list) as port:
