@@ -59,6 +59,8 @@ PLAN: Final = Plan(
     fraction=1.0,
     min_cohort=3,
     max_cohort=5,
+    colluders=1,
+    max_share=0.5,
     bits=16,
     model="digits-mlp",
     data="digits",
@@ -694,6 +696,8 @@ def _bad_plans() -> Bad:
         "option_value": case("ConfigError", **{"options.exponent": [3.0]}),
         "sparsity": case("ConfigError", sparsity=1.0),
         "pair": case("ConfigError", min_cohort=2),
+        "colluders": case("ConfigError", colluders=2),
+        "share": case("ConfigError", max_share=0.33),
         "headroom": case("HeadroomError", bits=24, max_cohort=1 << 30),
     }
 
