@@ -101,7 +101,7 @@ class Plan:
             (
                 "min_cohort",
                 self.min_cohort >= smallest(self.colluders),
-                f"{smallest(self.colluders)} or more with {self.colluders} colluders: a smaller sum exposes members",
+                f"{smallest(self.colluders)} (colluders + 2) or more: a smaller sum exposes its members",
             ),
             (
                 "max_share",

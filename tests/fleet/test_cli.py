@@ -48,7 +48,7 @@ def test_help_of_run_names_what_can_be_chosen() -> None:
         ("--method", "fedsparsfy", "there is no method 'fedsparsfy'; known are fedavg, fedsparsify-global"),
         ("--sparsity", "95", "sparsity must be a fraction in [0, 1), not 95.0"),
         ("--granularity", "channel", "granularity must be one of weight, filter, not channel"),
-        ("--min-cohort", "2", "min-cohort must be 3 or more: a smaller sum exposes its members, not 2"),
+        ("--min-cohort", "2", "min-cohort must be 3 (colluders + 2) or more: a smaller sum exposes its members, not 2"),
         ("--clients", "2", "max-cohort must be at least min-cohort, not 2"),
         ("--bits", "30", "bits must lie between 2 and 24, not 30"),
         ("--drop", "1.5", "drop must be a probability in [0, 1), not 1.5"),
@@ -197,7 +197,7 @@ def test_provision_makes_kits_once_and_never_overwrites_them(tmp_path: Path) -> 
     ("text", "told"),
     [
         ("[tool]\n", "holds no [tool.flwr.app.config]"),
-        ("not toml", "holds no [tool.flwr.app.config]"),
+        ("not toml", "is not a TOML file"),
         ("[tool.flwr.app.config]\nround = 3\n", "the run config has unknown keys: round"),
     ],
 )
