@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Final
@@ -25,7 +26,7 @@ from benchmarks.fuzz_models import of_files, of_serving
 from benchmarks.fuzz_reader import MIB, Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, load_kit
-from edge_client.ledger import LEDGER_FILE, Ledger
+from edge_client.ledger import LEDGER_FILE, Ledger, Sent
 from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
 from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import plan_from_toml, write_client_keys
@@ -56,7 +57,7 @@ _OF_JSON: Final = 40
 _OWN_JSON: Final = frozenset(
     {
         *("kit roster.json", "roster", "plan config", "pending notes", "run.json", "export.json", "federation.json"),
-        *(RECORD_FILE, METRICS_FILE, STATUS_FILE, LEDGER_FILE, ATTEMPT_FILE),
+        *(RECORD_FILE, METRICS_FILE, STATUS_FILE, LEDGER_FILE, "ledger body", ATTEMPT_FILE),
     }
 )
 _SIZE: Final = 4096
@@ -217,9 +218,18 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader("pending values", [_npy(arrays["values"])], lambda data: place(_npz(arrays, values=data)))
 
     call = Call(factories.RUN, 2, 1)
-    Ledger(state, {call.run: (2, 1)}).save()
+    given = [Sent(factories.RUN, 1, 1, bytes(32), bytes(range(32)), frozenset({1, 2, 300}))]
+    Ledger(state, {call.run: (2, 1)}, given).save()
     kept = (state / LEDGER_FILE).read_bytes()
-    yield Reader(LEDGER_FILE, [kept], from_file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1)))
+    ledger = from_file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1))
+    yield Reader(LEDGER_FILE, [kept], ledger)
+    outer = json.loads(kept)
+
+    def whole(body: bytes) -> bytes:
+        text = body.decode("latin-1")
+        return json.dumps({**outer, "sha256": sha256(text.encode()).hexdigest(), "body": text}).encode()
+
+    yield Reader("ledger body", [outer["body"].encode()], lambda body: ledger(whole(body)))
 
     journal = Journal(run, plan)
     sources = ((1, 7000), (2, 7001))

@@ -52,7 +52,7 @@ def describe(onnx_path: Path) -> dict[str, object]:
             *(_Tensor.dense(tensor) for tensor in graph.initializer),
             *(_Tensor.sparse(tensor) for tensor in graph.sparse_initializer),
         ]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:  # the last for a type of elements that ONNX does not know
         raise ExportError(f"a constant of {onnx_path} cannot be read: {error}. Export it again.") from error
     elements = sum(tensor.elements for tensor in initializers)
     zeros = sum(tensor.zeros for tensor in initializers)

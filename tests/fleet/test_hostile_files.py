@@ -50,7 +50,10 @@ CYCLE = graph(
     make_node("Add", ["input", "b"], ["a"]), make_node("Relu", ["a"], ["b"]), make_node("Relu", ["b"], ["logits"])
 )
 GOOD = bytes(graph(make_node("MatMul", ["input", "w"], ["logits"])).SerializeToString())
+UNKNOWN_TYPE = graph(make_node("MatMul", ["input", "w"], ["logits"]))
+UNKNOWN_TYPE.graph.initializer[0].data_type = 114
 ONNX_FILES = {
+    "a constant of no known type": bytes(UNKNOWN_TYPE.SerializeToString()),
     "empty": b"",
     "bad magic": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "cut off": GOOD[:-40],
