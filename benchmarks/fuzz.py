@@ -126,18 +126,21 @@ def run(
 
     child = context.Process(target=work)
     child.start()
+    sender.close()  # so that the pipe ends with the child
     before, since = list(told), time.monotonic()
-    while child.is_alive() and not receiver.poll(1.0):
+    while not receiver.poll(1.0):
         if (now := list(told)) != before:
             before, since = now, time.monotonic()
         elif time.monotonic() - since > _PATIENCE_SECONDS:
             child.kill()
-    found = receiver.recv() if receiver.poll() else None
-    child.join()
-    counts = Counter({reader.name: told[place] for place, reader in enumerate(readers)})
-    if found is None and child.exitcode:
+    try:
+        found = receiver.recv()
+        child.join()
+    except EOFError:
+        child.join()
         reader, index = readers[told[-1]], told[told[-1]]
         found = Finding(reader.name, index, mutation(reader, seed, index), f"the process ends with {child.exitcode}")
+    counts = Counter({reader.name: told[place] for place, reader in enumerate(readers)})
     return counts, found
 
 

@@ -119,7 +119,7 @@ def test_a_file_that_is_no_image_is_told_so(page: webdriver.Chrome, tmp_path: Pa
     [
         ("hello", "That is not JSON"),
         ("{}", "The row must be a list of numbers"),
-        ("[1, 2]", "The server refused this (400): the data of 'input' have the shape [2], not [1, 1, 4, 4]"),
+        ("[1, 2]", "(400): the data of 'input' are 2 values, not those of the shape [1, 1, 4, 4]"),
         ('["a"]', "The server refused this (400)"),
     ],
 )
