@@ -3,39 +3,48 @@
 Every refusal is a `PeerError`; the round goes on without the message.
 """
 
+from protocol.call import Call
 from protocol.cohort import Cohort
 from protocol.errors import Duplicate, MalformedMessage, PeerMismatch
+from protocol.openings import Nodes, nodes_digest, require_openable
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.terms import support_digest
-from protocol.wire import Attendance, Contribution, decode_attendance, decode_contribution
+from protocol.sharing import dealt_digest
+from protocol.wire import SHARE_BYTES, Attendance, Contribution, decode_attendance, decode_contribution
 
 
 class AttendanceAdmission:
     """Admits the attendances of one `train` message.
 
     Args:
-        run, round_, attempt: What was asked.
+        call: What was asked.
+        invited: Who was.
         plan: The plan of the run.
         roster: Who may answer.
     """
 
-    def __init__(self, run: bytes, round_: int, attempt: int, plan: Plan, roster: Roster) -> None:
-        self._asked = (run, round_, attempt, plan.digest, roster.key_id(run, round_))
-        self._roster = roster
+    def __init__(self, call: Call, invited: Nodes, plan: Plan, roster: Roster) -> None:
+        key = roster.key_id(call.run, call.round)
+        self._asked = (call.run, call.round, call.attempt, plan.digest, key, nodes_digest(invited))
+        self._roster, self._invited, self._colluders = roster, invited, plan.colluders
         self._seen: set[int] = set()
 
-    def admit(self, data: bytes) -> Attendance:
-        """Read one attendance.
+    def admit(self, node: int, data: bytes, shares: bytes) -> Attendance:
+        """Read the attendance that came from where ``node`` is reached, and the shares that came with it.
 
         Raises:
             MalformedMessage, SignatureRefused: It does not parse, or its node has not signed it.
-            PeerMismatch: It answers another message, plan or key.
+            PeerMismatch: It answers another message, plan, key or invitation, or the shares are other ones.
             Duplicate: The node has already answered.
+            CohortRefused: It remembers a sum that no sum of these nodes must follow.
         """
         attendance = decode_attendance(data, self._roster)
-        given = (attendance.run, attendance.round, attendance.attempt, attendance.plan, attendance.key)
-        _require(("run", "round", "attempt", "plan", "key"), self._asked, given)
+        fields = ("run", "round", "attempt", "plan", "key", "invited")
+        _require(fields, self._asked, tuple(getattr(attendance, field) for field in fields))
+        _require(("node", "shares"), (node, attendance.dealt), (attendance.node, dealt_digest(shares)))
+        if len(shares) != SHARE_BYTES * len(self._invited):
+            raise MalformedMessage(f"{len(shares)} bytes are not the shares of {len(self._invited)} invited")
+        require_openable(attendance.memory, self._invited, (), self._colluders)
         _once(self._seen, attendance.node, "attendance")
         return attendance
 
@@ -52,7 +61,7 @@ class ContributionAdmission:
 
     def __init__(self, cohort: Cohort, attempt: int, plan: Plan, roster: Roster) -> None:
         self._members = {member.node: member for member in cohort.members}
-        self._digest, self._bearer, self._attempt = cohort.digest(attempt), cohort.bearer, attempt
+        self._digest, self._attempt = cohort.digest(attempt), attempt
         self._plan, self._roster = plan, roster
         self._seen: set[int] = set()
 
@@ -65,7 +74,7 @@ class ContributionAdmission:
             Duplicate: The node has already contributed.
         """
         member = self._members[node]
-        contribution = decode_contribution(data, member, self._plan.parameters, self._roster)
+        contribution = decode_contribution(data, member, len(self._members), self._plan.parameters, self._roster)
         _require(
             ("run", "round", "attempt", "plan", "key", "cohort", "support"),
             (member.run, member.round, self._attempt, member.plan, member.key, self._digest, member.support),
@@ -80,10 +89,6 @@ class ContributionAdmission:
             ),
         )
         _once(self._seen, node, "contribution")
-        if (node == self._bearer) != bool(contribution.sealed):
-            raise MalformedMessage("the sealed terms come from the first member of the cohort, and from no other")
-        if contribution.sealed and support_digest(contribution.sealed) != member.support:
-            raise PeerMismatch("support", member.support, support_digest(contribution.sealed))
         return contribution
 
 

@@ -1,6 +1,6 @@
-"""One message to many nodes: the frames that come back, and what is told of those that do not count."""
+"""A message to many nodes: the frames that come back, and what is told of those that do not count."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from flwr.app import Message
@@ -16,10 +16,10 @@ from protocol.messages import from_error, from_reply, to_request
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's answer: where it came from, its frame and its scalars."""
+    """One client's answer: where it came from, its frames by name and its scalars."""
 
     source: int
-    frame: bytes
+    frames: Mapping[str, bytes]
     metrics: Mapping[str, float]
 
 
@@ -36,13 +36,20 @@ class Asker:
     def __init__(self, grid: Grid, run: bytes, deadline: float, observer: Observer) -> None:
         self._grid, self._run, self._deadline, self._observer = grid, run, deadline, observer
 
-    def ask(self, tally: Tally, action: Action, nodes: Sequence[int], frame: bytes) -> Iterator[Answer]:
-        """Send one message to many nodes; yield the frames that come back, count bytes, report failures."""
-        content = to_request(action, Call(self._run, tally.round, tally.attempt), frame)
+    def ask(self, tally: Tally, action: Action, nodes: Mapping[int, Mapping[str, bytes]]) -> Iterator[Answer]:
+        """Send a message to many nodes; yield what comes back, count bytes, report failures.
+
+        Args:
+            tally: The round's.
+            action: What they are asked to do.
+            nodes: By their number in Flower, the frames that each is sent.
+        """
+        call = Call(self._run, tally.round, tally.attempt)
         messages = [
-            Message(content, node, action.value, ttl=self._deadline, group_id=str(tally.round)) for node in nodes
+            Message(to_request(action, call, frames), node, action.value, ttl=self._deadline, group_id=str(tally.round))
+            for node, frames in nodes.items()
         ]
-        tally.downlink += len(frame) * len(messages)
+        tally.downlink += sum(len(frame) for frames in nodes.values() for frame in frames.values())
         tally.recent.clear()
         for source, message in stream_replies(self._grid, messages, self._deadline):
             if message.has_error():
@@ -56,7 +63,7 @@ class Asker:
             with Refusals(tally, self._observer, source):
                 answer = Answer(source, *from_reply(action, message.content))
             if answer is not None:
-                tally.uplink += len(answer.frame)
+                tally.uplink += sum(map(len, answer.frames.values()))
                 yield answer
 
 

@@ -3,7 +3,8 @@
 ``rounds/round-000007/`` holds ``aggregate.bin``, the whole state of the run, and ``record.json``, the round's metrics
 so far. The folder is written under a temporary name, synced and renamed, so it exists complete or not at all; a killed
 aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the next message has told how its model
-does. ``attempt.json`` says how far the round under way had come, and is written before each message of it is sent.
+does. ``attempt.json`` says how far the round under way had come, and is written before its messages are sent;
+``masked-000007.npz`` is its sum, which waits to be released.
 ``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
 """
 
@@ -18,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import Field, Strict
+from pydantic import Field
 
 from aggregator.records import Record
 from protocol.documents import Count, Document, Items
@@ -33,6 +34,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 RUN_FILE: Final = "run.json"
 LOCK_FILE: Final = "lock"
 ATTEMPT_FILE: Final = "attempt.json"
+MASKED_FILE: Final = "masked-{:06d}.npz"
 _ROUNDS = "rounds"
 _KEPT = 2
 _LOCK_SECONDS = 2.0
@@ -76,20 +78,16 @@ class Attempt(Document):
     Attributes:
         round: The round.
         attempt: Its number within the round.
-        trained: The attempt that clients were last asked to train in.
-        announced: The attempt that a cohort was last announced in, or 0.
-        cohorts: The members of the cohorts announced in this round, in order.
-        sources: The number of each node that trained, on the roster and in Flower.
+        invited: The numbers of the nodes that were invited last.
+        announced: Whether a cohort was announced in this round; from then on, the same nodes have to be invited.
     """
 
     format: str = "pruneseal-attempt"
     version: str = "1.0"
     round: Count
     attempt: Count
-    trained: Count
-    announced: Count
-    cohorts: Items[Items[Count]]
-    sources: Items[Annotated[tuple[Count, Annotated[int, Field(ge=0, lt=1 << 64)]], Strict(False)]]
+    invited: Items[Count]
+    announced: bool
 
 
 class Journal:
@@ -185,6 +183,29 @@ class Journal:
                 "had not come to a cohort: remove it then, else start a new run"
             ) from error
 
+    def wait(self, round_: int, masked: bytes) -> None:
+        """Write down a sum that is about to be released; from then on, no other sum of this round may be.
+
+        Raises:
+            StorageError: The disk does not take it; nothing may be sent.
+        """
+        with self._writing(round_):
+            replace_file(self._folder / MASKED_FILE.format(round_), masked)
+
+    def waiting(self, round_: int) -> bytes:
+        """The sum of a round that waits to be released; empty where none does.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        path = self._folder / MASKED_FILE.format(round_)
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+
     def save(self, aggregate: bytes, record: Record) -> None:
         """Write a completed round durably, and forget all but the newest few.
 
@@ -204,6 +225,7 @@ class Journal:
             sync_directory(rounds)
             for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
                 shutil.rmtree(old)
+            (self._folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
 
     def publish(self, record: Record) -> None:
         """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes.

@@ -15,7 +15,7 @@ from typing import Final
 
 from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
-from protocol.cohort import Cohort
+from aggregator.summation import MaskedSum
 from protocol.errors import PeerError
 from protocol.logs import JsonFormatter
 from protocol.text import LONGEST_NAME, cleaned
@@ -142,10 +142,10 @@ class LogObserver:
         more = _fields("failed", round_, node=self.name(node), reason=reason)
         _log.warning("round %d: %s", round_, reason, extra=more)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
+    def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
         """Info: a sum is complete."""
-        more = _fields("summed", round_, attempt=attempt, clients=len(cohort.members), bytes=len(aggregate))
-        _log.info("round %d, attempt %d: added %d clients", round_, attempt, len(cohort.members), extra=more)
+        more = _fields("summed", round_, attempt=total.attempt, clients=len(total.nodes), bytes=len(aggregate))
+        _log.info("round %d, attempt %d: added %d clients", round_, total.attempt, len(total.nodes), extra=more)
         return MaskFigures()
 
     def round_done(self, record: Record) -> None:

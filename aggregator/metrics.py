@@ -68,9 +68,8 @@ class RunCollector(Collector):
         records = read_records(self._folder)
         yield _counter("rounds", "Complete rounds", len(records))
         yield _counter("attempts", "Attempts at complete rounds", sum(record.attempts for record in records))
-        yield _counter("dropped_clients", "Clients asked that are in no sum", sum(record.dropped for record in records))
         yield _counter(
-            "left_out_clients", "Survivors left out to keep a sum safe", sum(record.left_out for record in records)
+            "dropped_clients", "Clients asked that are not in the sum", sum(record.dropped for record in records)
         )
         yield _counter(
             "uplink_bytes", "Bytes of frames from the clients", sum(record.uplink_bytes for record in records)

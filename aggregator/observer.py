@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from aggregator.records import MaskFigures, Record
-from protocol.cohort import Cohort
+from aggregator.summation import MaskedSum
 from protocol.errors import PeerError
 
 
@@ -23,8 +23,13 @@ class Observer(Protocol):
     def failed(self, round_: int, node: int, reason: str) -> None:
         """A node, or Flower in its place, has answered with an error."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
-        """A cohort's sum is complete, and about to be written.
+    def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
+        """A sum is open to the clients, and about to be written.
+
+        Args:
+            round_: Whose.
+            total: Who is in it, and of which attempt.
+            aggregate: The sum as it is sent.
 
         Returns:
             Figures for the round's line of metrics, from an observer that can open the sum. An aggregator cannot: none.

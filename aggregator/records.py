@@ -11,12 +11,14 @@ class PhaseSeconds(Part):
     Attributes:
         train: Until attendances were in.
         contribute: Until contributions were in, without adding them.
-        add: Adding ciphertexts.
+        release: Until consents were in.
+        add: Adding ciphertexts, and taking the masks from the sum.
         other: What is left of the round.
     """
 
     train: Seconds
     contribute: Seconds
+    release: Seconds
     add: Seconds
     other: Seconds
 
@@ -63,8 +65,7 @@ class Record(MaskFigures, Document):
     Attributes:
         round: Its number, from 1.
         cohort: Clients in the sum.
-        dropped: Clients that were asked and are in no sum, without those left out.
-        left_out: Survivors left out to keep the sum safe.
+        dropped: Clients that were asked and are not in the sum.
         attempts: Attempts that it took.
         refused: Messages that did not count.
         refusals: The same by kind.
@@ -87,7 +88,6 @@ class Record(MaskFigures, Document):
     round: Count
     cohort: Count
     dropped: Count
-    left_out: Count
     attempts: Count
     refused: Count
     refusals: Table[Count]

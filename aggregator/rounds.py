@@ -1,19 +1,19 @@
-"""The rounds of a run: train, announce the cohort, add, write down; and what happens when somebody is lost.
+"""The rounds of a run: train, announce the cohort, add, release, write down; and what happens when somebody is lost.
 
-A round takes two messages. `train` carries the last aggregate and is answered with attendances; `contribute` carries
-the announced cohort, those who answered in time, and is answered with contributions for exactly that cohort. If a
-member is lost in between, a safe part of the survivors is asked again (`protocol/cohort.py` says which cohorts may
-follow one another); where too few are left for that, the round starts over. Nothing is lost silently: after
-``plan.attempts`` attempts at a round the run stops with an error that says what to do, and resumes from the last
-complete round.
+A round takes three messages. `train` invites, carries the last aggregate and is answered with attendances;
+`contribute` carries the announced cohort, those who attended in time, and is answered with masked contributions;
+`release` names those whose contributions are in the sum, and is answered with shares of what is left of their masks.
+Whoever is lost after any of them is not needed any more, as long as a quorum of the invited is left
+(`protocol/openings.py`). Where too few attend or contribute, the round starts over with a new attempt, and clients
+answer with what they have trained already. A sum whose release was asked for waits on disk: from then on no other may
+be opened. Nothing is lost silently: after ``plan.attempts`` tries the run stops with an error that says what to do, and
+resumes where it was.
 """
 
 import time
-from collections.abc import Collection, Mapping, Sequence
-from math import ceil
+from collections.abc import Mapping, Sequence
 from statistics import median_low
 
-import numpy as np
 from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
@@ -22,17 +22,20 @@ from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import PhaseSeconds, Record, Scores
-from aggregator.summation import CohortSum
+from aggregator.recovery import Recovery
+from aggregator.selection import Selection
+from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from aggregator.tally import Tally
-from protocol.call import Action
-from protocol.cohort import Cohort, gather_cohort, successor_sizes
-from protocol.errors import QuorumError
+from protocol.call import Action, Call
+from protocol.cohort import Cohort, gather_cohort
+from protocol.errors import QuorumError, ShareError
+from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
+from protocol.release import Release, encode_release
 from protocol.roster import Roster
 from protocol.wire import contribution_length, encode_aggregate
 
 _WAIT_SECONDS = 0.5
-_SAMPLING, _SURVIVORS = 0x53414D50, 0x53555256
 
 
 class Run:
@@ -50,6 +53,7 @@ class Run:
         self._grid, self._plan, self._roster = grid, plan, roster
         self._journal, self._observer = journal, observer
         self._asker = Asker(grid, journal.run, plan.deadline, observer)
+        self._selection = Selection(grid, plan, roster, observer)
         self._aggregate = b""
         self._unpublished: Record | None = None
 
@@ -73,38 +77,30 @@ class Run:
         begun = self._journal.begun()
         if begun is None or begun.round != number:
             return Tally(number)
-        # Clients answer a repeated `train` as before, unless they have heard of a later attempt since.
-        attempt = begun.attempt - (begun.trained == begun.attempt)
-        return Tally(
-            number,
-            attempt=attempt,
-            announced=begun.announced,
-            cohorts=[frozenset(cohort) for cohort in begun.cohorts],
-            sources=dict(begun.sources),
-        )
+        return Tally(number, attempt=begun.attempt, invited=frozenset(begun.invited), announced=begun.announced)
 
     # --- one round -----------------------------------------------------------------------------
 
     def _round(self, tally: Tally) -> None:
         start = time.monotonic()
-        cohort = None
-        while cohort is None:
-            trained = self._train(tally)
-            cohort = self._contribute(tally, trained)
-        weights = cohort.weights(self._plan.max_share)
-        loss = sum(trained[node].metrics.get("loss", 0.0) * weight for node, weight in weights.items())
-        spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "add")}
+        waiting = self._journal.waiting(tally.round)
+        total = MaskedSum.from_bytes(waiting, self._roster) if waiting else None
+        trained: Mapping[int, Answer] = {}
+        while total is None:
+            trained, invited = self._train(tally)
+            total = self._contribute(tally, trained, invited)
+        self._release(tally, total)
+        spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "release", "add")}
         seconds = PhaseSeconds(**spent, other=max(0.0, time.monotonic() - start - sum(spent.values())))
-        opened = self._observer.summed(tally.round, tally.attempt, cohort, self._aggregate)
+        opened = self._observer.summed(tally.round, total, self._aggregate)
         record = Record(
             round=tally.round,
-            cohort=len(cohort.members),
-            dropped=tally.asked - tally.left_out - len(cohort.members),
-            left_out=tally.left_out,
-            attempts=tally.attempt,
+            cohort=len(total.nodes),
+            dropped=max(tally.asked, len(total.cohort.members)) - len(total.nodes),
+            attempts=total.attempt,
             refused=sum(tally.refused.values()),
             refusals=dict(tally.refused),
-            loss=loss / sum(weights.values()),
+            loss=self._loss(total, trained),
             clipped=tally.clipped,
             values=tally.values,
             value_bytes=tally.value_bytes,
@@ -117,118 +113,170 @@ class Run:
         self._journal.save(self._aggregate, record)
         self._unpublished = record
 
-    def _train(self, tally: Tally) -> dict[int, Answer]:
-        """Ask for attendances until enough are in; each by the number of its node."""
+    def _loss(self, total: MaskedSum, trained: Mapping[int, Answer]) -> float:
+        """The mean training loss of those in the sum, weighted as they are, as far as it was told."""
+        weights = total.cohort.weights(self._plan.max_share)
+        told = {node: weights[node] for node in total.nodes if node in trained}
+        loss = sum(trained[node].metrics.get("loss", 0.0) * weight for node, weight in told.items())
+        return loss / max(1, sum(told.values()))
+
+    def _train(self, tally: Tally) -> tuple[dict[int, Answer], Nodes]:
+        """Ask for attendances until enough are in: each by the number of its node, and who was invited."""
         while True:
-            self._next_attempt(tally, Action.TRAIN)
-            nodes, sitting_out = self._select(tally), len(tally.sitting_out)
-            tally.asked, tally.left_out = len(nodes), 0
-            admission = AttendanceAdmission(self._journal.run, tally.round, tally.attempt, self._plan, self._roster)
-            present: dict[int, Answer] = {}
-            said: dict[int, Sequence[object]] = {}
-            start = time.monotonic()
-            for answer in self._asker.ask(tally, Action.TRAIN, nodes, self._aggregate):
-                with Refusals(tally, self._observer, answer.source):
-                    attendance = admission.admit(answer.frame)
-                    present[attendance.node], said[attendance.node] = answer, derived(attendance)
-                    tally.sources[attendance.node] = answer.source
-                    self._observer.phase(tally.round, "train", len(present), len(nodes))
-            present = self._agreeing(tally, present, said, FIELDS)
-            tally.seconds["train"] += time.monotonic() - start
-            enough = len(present) >= self._plan.min_cohort
+            invited, nodes = self._selection.select(tally)
+            tally.invited, sitting_out = invited, len(tally.sitting_out)
+            self._next_attempt(tally)
+            tally.asked = len(nodes)
+            present = self._attending(tally, nodes)
+            enough = len(present) >= self._selection.quorum(len(invited))
             if len(present) < len(nodes):
                 lost = f"{len(nodes) - len(present)} of {len(nodes)} clients did not train{tally.reasons(tally.recent)}"
                 self._tell(tally, lost if enough else f"{lost}; asking again")
             if enough:
                 self._publish(list(present.values()))
-                return present
+                return present, invited
             if len(tally.sitting_out) > sitting_out:
                 tally.tries -= 1  # others are asked instead, and each node sits out a round once
             time.sleep(_WAIT_SECONDS)
 
-    def _contribute(self, tally: Tally, trained: Mapping[int, Answer]) -> Cohort | None:
-        """Add up the contributions of the largest safe cohort; None where no safe one is left."""
-        able, lost = list(trained), ""
-        while alive := self._members(tally, able):
-            if lost:
-                self._tell(tally, f"{lost}; asking {len(alive)} of {len(able)} survivors again")
-            if tally.announced == tally.attempt and tally.cohorts[-1] != frozenset(alive):
-                self._next_attempt(tally, Action.CONTRIBUTE)
-            tally.left_out += len(able) - len(alive)
-            tally.cohorts.append(frozenset(alive))
-            tally.announced = tally.attempt
-            self._begin(tally)
-            cohort = gather_cohort([trained[node].frame for node in alive], self._roster)
-            able = self._sum(tally, cohort, {trained[node].source: node for node in alive})
-            if len(able) == len(alive):
-                return cohort
-            lost = f"{len(alive) - len(able)} of {len(alive)} clients were lost{tally.reasons(tally.recent)}"
-        missing = lost or "members of the round's last cohort are missing"
-        self._tell(tally, f"{missing}, too many for a safe sum of the others; the round starts over")
-        return None
+    def _attending(self, tally: Tally, nodes: Mapping[int, int]) -> dict[int, Answer]:
+        """Ask these nodes to train; the answers of those that agree, by their numbers."""
+        admission = AttendanceAdmission(self._call(tally), tally.invited, self._plan, self._roster)
+        frames = {"invited": encode_nodes(tally.invited), "aggregate": self._aggregate}
+        numbers = {source: number for number, source in nodes.items()}
+        present: dict[int, Answer] = {}
+        said: dict[int, Sequence[object]] = {}
+        start = time.monotonic()
+        for answer in self._asker.ask(tally, Action.TRAIN, dict.fromkeys(numbers, frames)):
+            with Refusals(tally, self._observer, answer.source):
+                node = numbers[answer.source]
+                attendance = admission.admit(node, answer.frames["attendance"], answer.frames["shares"])
+                present[node], said[node] = answer, derived(attendance)
+                self._observer.phase(tally.round, "train", len(present), len(nodes))
+        present = self._agreeing(tally, present, said, FIELDS)
+        tally.seconds["train"] += time.monotonic() - start
+        return present
 
-    def _wanted(self, tally: Tally, online: Collection[int]) -> str:
-        """Why an attempt with these nodes would be in vain; empty where it would not."""
-        least = self._plan.min_cohort
-        if len(online) < least:
-            return f"{len(online)} nodes are online; the plan needs {least}"
-        if not tally.cohorts:
-            return ""
-        first, last = tally.cohorts[0], tally.cohorts[-1]
-        if not any(source in online for source in tally.sources.values()):
-            return ""  # Flower has numbered its nodes anew
-        back = sum(tally.sources[node] in online for node in last)
-        sizes = successor_sizes(len(first), len(last), least, self._plan.colluders)
-        least = sizes.start if sizes else len(last)
-        return "" if back >= least else f"{back} nodes of the round's last cohort are online; a safe sum needs {least}"
-
-    def _members(self, tally: Tally, able: Sequence[int]) -> list[int]:
-        """The members of the next cohort: as many of those who can answer as may follow the round's earlier cohorts."""
-        if not tally.cohorts:
-            return sorted(able)
-        first, last = tally.cohorts[0], tally.cohorts[-1]
-        left = sorted(last.intersection(able))
-        if len(left) == len(last):
-            return left
-        sizes = [
-            size
-            for size in successor_sizes(len(first), len(last), self._plan.min_cohort, self._plan.colluders)
-            if size <= len(left)
-        ]
-        if not sizes:
-            return []
-        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt, _SURVIVORS])
-        return sorted(order.choice(left, max(sizes), replace=False).tolist())
-
-    def _sum(self, tally: Tally, cohort: Cohort, members: Mapping[int, int]) -> list[int]:
-        """Ask a cohort and add what arrives; the nodes whose contributions are in the sum."""
-        admission = ContributionAdmission(cohort, tally.attempt, self._plan, self._roster)
-        total = CohortSum(cohort, tally.attempt, self._plan)
-        answered: list[int] = []
-        clipped = 0
+    def _contribute(self, tally: Tally, trained: Mapping[int, Answer], invited: Nodes) -> MaskedSum | None:
+        """Announce the cohort and add up what its members send; None where that cannot be opened."""
+        cohort = gather_cohort([answer.frames["attendance"] for answer in trained.values()], self._roster)
+        dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
+        tally.announced = True
+        self._begin(tally)
         start, added = time.monotonic(), tally.seconds["add"]
+        total, held = CohortSum(cohort, self._plan), dict.fromkeys(cohort.nodes, 0)
         try:
-            for answer in self._asker.ask(tally, Action.CONTRIBUTE, list(members), cohort.encode()):
-                with Refusals(tally, self._observer, answer.source):
-                    node = members[answer.source]
-                    contribution = admission.admit(node, answer.frame)
-                    adding = time.monotonic()
-                    total.add(contribution)
-                    tally.seconds["add"] += time.monotonic() - adding
-                    tally.values += contribution.values
-                    bare = contribution_length(contribution.values, 0, len(contribution.sealed), self._plan.parameters)
-                    tally.value_bytes += bare
-                    tally.vote_bytes += len(answer.frame) - bare
-                    clipped += int(answer.metrics.get("clipped", 0))
-                    answered.append(node)
-                    self._observer.phase(tally.round, "contribute", len(answered), len(members))
-            if total.complete:
-                self._aggregate = encode_aggregate(total.aggregate(), self._plan.parameters)
+            self._add(tally, cohort, trained, total, held, invited, dealt)
+            masked = total.masked(tally.attempt, invited, dealt) if total.nodes else None
         finally:
             total.close()
-        tally.clipped = clipped
         tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
-        return answered
+        least, members = self._selection.quorum(len(invited)), len(cohort.members)
+        if masked is None or len(masked.nodes) < least:
+            lost = f"{members - len(total.nodes)} of {members} clients were lost{tally.reasons(tally.recent)}"
+            self._tell(tally, f"{lost}; {least} are needed for a sum, so the round starts over")
+            return None
+        for node in sorted(node for node, holders in held.items() if holders < least):
+            with Refusals(tally, self._observer, trained[node].source):
+                raise ShareError(node)
+            self._tell(tally, f"node {node} has dealt shares that others cannot use; the round starts over without it")
+            tally.excluded.add(node)
+            masked = None
+        return masked
+
+    def _add(
+        self,
+        tally: Tally,
+        cohort: Cohort,
+        trained: Mapping[int, Answer],
+        total: CohortSum,
+        held: dict[int, int],
+        invited: Nodes,
+        dealt: Mapping[int, bytes],
+    ) -> None:
+        """Ask a cohort, add what arrives, and count by member how many of those who contribute hold its shares."""
+        admission = ContributionAdmission(cohort, tally.attempt, self._plan, self._roster)
+        announced, members = cohort.encode(), {trained[node].source: node for node in sorted(trained)}
+        frames = {
+            source: {"cohort": announced, "shares": dealt_to(node, cohort, invited, dealt)}
+            for source, node in members.items()
+        }
+        for answer in self._asker.ask(tally, Action.CONTRIBUTE, frames):
+            with Refusals(tally, self._observer, answer.source):
+                frame = answer.frames["contribution"]
+                contribution = admission.admit(members[answer.source], frame)
+                adding = time.monotonic()
+                total.add(contribution)
+                tally.seconds["add"] += time.monotonic() - adding
+                bare = contribution_length(contribution.values, 0, len(members), self._plan.parameters)
+                tally.values += contribution.values
+                tally.value_bytes += bare
+                tally.vote_bytes += len(frame) - bare
+                tally.clipped += int(answer.metrics.get("clipped", 0))
+                for member, holds in zip(cohort.members, contribution.held, strict=True):
+                    held[member.node] += holds
+                self._observer.phase(tally.round, "contribute", len(total.nodes), len(members))
+
+    def _release(self, tally: Tally, total: MaskedSum) -> None:
+        """Ask for consents until the masks that are left can be taken from the sum, and make the aggregate."""
+        tally.attempt, tally.tries = total.attempt, 0
+        self._journal.wait(tally.round, total.to_bytes())
+        recovery = Recovery(total, self._plan, self._roster)
+        while not recovery.complete:
+            if tally.tries == self._plan.attempts:
+                raise QuorumError(self._unreleased(tally, total, recovery))
+            online = self._selection.online()
+            left = [node for node in sorted(total.nodes) if node in online and node not in recovery.answered]
+            self._ask_consent(tally, total, recovery, {node: online[node] for node in left})
+            tally.tries += 1
+            if not recovery.complete:
+                released = f"{len(recovery.answered)} of {len(total.nodes)} clients released the sum"
+                self._tell(tally, f"{released}{tally.reasons(tally.recent)}; asking again")
+                time.sleep(_WAIT_SECONDS)
+        start = time.monotonic()
+        try:
+            masks = recovery.masks()
+        except ShareError as error:
+            raise QuorumError(
+                f"round {tally.round}: its sum cannot be opened: {error}, and no other sum of the round may be opened. "
+                "Revoke that node and start a new run."
+            ) from error
+        aggregate = total.aggregate(masks, self._plan, recovery.voucher, recovery.sealed)
+        self._aggregate = encode_aggregate(aggregate, self._plan.parameters)
+        tally.seconds["add"] += time.monotonic() - start
+
+    def _ask_consent(self, tally: Tally, total: MaskedSum, recovery: Recovery, nodes: Mapping[int, int]) -> None:
+        """Ask these nodes to release a sum, until there is enough; one of them for the terms, and next time all."""
+        member, numbers = total.cohort.members[0], {source: node for node, source in nodes.items()}
+        frames = {}
+        for node, source in nodes.items():
+            bearer = not recovery.sealed and (tally.tries > 0 or node == min(nodes))
+            release = Release(
+                run=member.run,
+                round=member.round,
+                attempt=total.attempt,
+                members=len(total.cohort.members),
+                cohort=total.cohort.digest(total.attempt),
+                terms=bearer,
+                nodes=total.nodes,
+            )
+            frames[source] = {"release": encode_release(release)}
+        start = time.monotonic()
+        for answer in self._asker.ask(tally, Action.RELEASE, frames):
+            with Refusals(tally, self._observer, answer.source):
+                recovery.admit(numbers[answer.source], answer.frames["consent"])
+                self._observer.phase(tally.round, "release", len(recovery.answered), len(total.nodes))
+            if recovery.complete:
+                break
+        tally.seconds["release"] += time.monotonic() - start
+
+    def _unreleased(self, tally: Tally, total: MaskedSum, recovery: Recovery) -> str:
+        names = [self._roster.nodes[node].name for node in sorted(total.nodes - recovery.answered)]
+        return (
+            f"round {tally.round}: {len(recovery.answered)} of the {len(total.nodes)} clients in its sum have released "
+            f"it, and {self._selection.quorum(len(total.invited))} are needed{tally.reasons(tally.errors)}. No other "
+            f"sum of the round may be opened. Bring back some of {', '.join(names)}, then resume the run."
+        )
 
     # --- after the last round ------------------------------------------------------------------
 
@@ -236,10 +284,13 @@ class Run:
         """Let every node that is online score the final model."""
         nodes = sorted(self._grid.get_node_ids())
         answers: dict[int, Answer] = {}
-        for answer in self._asker.ask(tally, Action.EVALUATE, nodes, self._aggregate):
+        frames = {"aggregate": self._aggregate}
+        for answer in self._asker.ask(tally, Action.EVALUATE, dict.fromkeys(nodes, frames)):
             answers[answer.source] = answer
             self._observer.phase(self._plan.rounds, "evaluate", len(answers), len(nodes))
-        answers = self._agreeing(tally, answers, {node: (a.frame,) for node, a in answers.items()}, ("model",))
+        answers = self._agreeing(
+            tally, answers, {node: (a.frames["model"],) for node, a in answers.items()}, ("model",)
+        )
         if not answers:
             raise QuorumError(
                 f"no client scored the final model{tally.reasons(tally.errors)}; resume the run to ask again"
@@ -287,22 +338,20 @@ class Run:
     def _tell(self, tally: Tally, text: str) -> None:
         self._observer.message(f"round {tally.round}: {text}")
 
-    def _next_attempt(self, tally: Tally, action: Action) -> None:
+    def _call(self, tally: Tally) -> Call:
+        return Call(self._journal.run, tally.round, tally.attempt)
+
+    def _next_attempt(self, tally: Tally) -> None:
         if tally.tries == self._plan.attempts:
             reasons = tally.reasons(tally.errors) or " (no answer in time)"
-            back = " Those who were lost must come back: the others refuse a sum that would expose them."
-            advice = (
-                f"{back if tally.cohorts else ''} Look at the clients' logs, then resume the run; it goes on from the"
-            )
             raise QuorumError(
-                f"round {tally.round} failed {tally.tries} times: too few clients for a safe sum of at least "
-                f"{self._plan.min_cohort}{reasons}.{advice} last complete round."
+                f"round {tally.round} failed {tally.tries} times: too few clients for a sum of at least "
+                f"{self._selection.quorum(len(tally.invited))}{reasons}. Look at the clients' logs, then resume the "
+                "run; it goes on from the last complete round."
             )
         tally.attempt += 1
         tally.tries += 1
-        if action is Action.TRAIN:
-            tally.trained = tally.attempt
-            self._begin(tally)
+        self._begin(tally)
 
     def _begin(self, tally: Tally) -> None:
         """Note what is about to be sent, before it is."""
@@ -310,27 +359,7 @@ class Run:
             Attempt(
                 round=tally.round,
                 attempt=tally.attempt,
-                trained=tally.trained,
+                invited=tuple(sorted(tally.invited)),
                 announced=tally.announced,
-                cohorts=tuple(tuple(sorted(cohort)) for cohort in tally.cohorts),
-                sources=tuple(sorted(tally.sources.items())),
             )
         )
-
-    def _select(self, tally: Tally) -> list[int]:
-        """A random part of the nodes that are online; waits for the smallest cohort that can come to a safe sum."""
-        end = time.monotonic() + self._plan.deadline
-        while wanted := self._wanted(tally, names := {node.node_id: node.name for node in self._grid.get_nodes()}):
-            if time.monotonic() > end:
-                raise QuorumError(f"{wanted}. Start more clients, then resume the run.")
-            time.sleep(_WAIT_SECONDS)
-        self._observer.online(tally.round, names)
-        online = sorted(names)
-        count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(online))))
-        # The same nodes in every attempt of a round, for clients follow only into a part of the cohort that they know;
-        # but in place of those who sit the round out, others.
-        order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
-        drawn = [online[i] for i in order.permutation(len(online))]
-        drawn.sort(key=tally.sitting_out.__contains__)
-        members = {tally.sources[node] for node in tally.cohorts[-1]} if tally.cohorts else set()
-        return sorted({*drawn[:count], *members.intersection(online)})

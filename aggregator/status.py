@@ -17,7 +17,7 @@ from pydantic import Field
 from aggregator.journal import Journal
 from aggregator.logs import LogObserver
 from aggregator.records import MaskFigures, Record
-from protocol.cohort import Cohort
+from aggregator.summation import MaskedSum
 from protocol.documents import Count, Document, Items, Part, Seconds, Table
 from protocol.errors import CheckpointError, PeerError, PruneSealError, StorageError
 from protocol.plan import Plan
@@ -189,11 +189,11 @@ class StatusWriter:
         self._failed += 1
         self._problem(round_, node, "error", reason)
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
+    def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
         """Note whose contributions are in the sum."""
-        for member in cohort.members:
-            self._note(self._roster.nodes[member.node].name, round=round_, seen=time.time())
-        return self._told.summed(round_, attempt, cohort, aggregate)
+        for node in sorted(total.nodes):
+            self._note(self._roster.nodes[node].name, round=round_, seen=time.time())
+        return self._told.summed(round_, total, aggregate)
 
     def round_done(self, record: Record) -> None:
         """Tell the log; the figures are in ``metrics.jsonl``."""

@@ -6,28 +6,26 @@ from dataclasses import dataclass, field
 
 @dataclass
 class Tally:
-    """The counts of one round, over all its attempts, the cohorts announced in it, and where each node is reached.
+    """The counts of one round, over all its attempts, and who is invited to it.
 
-    Attempts are numbered over all starts of the aggregator; tries are those of this start. ``trained`` and
-    ``announced`` are the attempts in which clients were last asked to train, and last told of a cohort.
+    Attempts are numbered over all starts of the aggregator; tries are those of this start. ``invited`` stands once a
+    cohort was announced: from then on the others of a round hold it to the same nodes.
     """
 
     round: int
     attempt: int = 0
     tries: int = 0
-    trained: int = 0
-    announced: int = 0
+    invited: frozenset[int] = frozenset()
+    announced: bool = False
     asked: int = 0
-    left_out: int = 0
     uplink: int = 0
     downlink: int = 0
     values: int = 0
     value_bytes: int = 0
     vote_bytes: int = 0
     clipped: int = 0
-    cohorts: list[frozenset[int]] = field(default_factory=list)
-    sources: dict[int, int] = field(default_factory=dict)
     sitting_out: set[int] = field(default_factory=set)
+    excluded: set[int] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))
     errors: Counter[str] = field(default_factory=Counter)

@@ -1,8 +1,8 @@
-"""The Flower `ClientApp`: two actions of a round, `train` and `contribute`, and `evaluate`.
+"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, and `evaluate`.
 
-Messages in: which round they are of and, as opaque frames, the last aggregate or the announced cohort. Messages out:
-one frame and scalars; `protocol/messages.py` says how. Two guards surround every handler: no exception text leaves the
-node, and nothing but our own frames does.
+Messages in: which round they are of and, as opaque frames, what has been invited, added up, announced or is to be
+opened. Messages out: frames and scalars; `protocol/messages.py` says how. Two guards surround every handler: no
+exception text leaves the node, and nothing but our own frames does.
 """
 
 import logging
@@ -59,9 +59,15 @@ def train(message: Message, context: Context) -> Message:
 
 @app.train("contribute")
 def contribute(message: Message, context: Context) -> Message:
-    """The second message of a round; asked again of the survivors if one is lost."""
+    """The second message of a round."""
     answer = _client(context).contribute(*from_request(Action.CONTRIBUTE, message.content))
     return _reply(Action.CONTRIBUTE, message, answer)
+
+
+@app.train("release")
+def release(message: Message, context: Context) -> Message:
+    """The third message of a round: asked of those whose contributions are in the sum."""
+    return _reply(Action.RELEASE, message, _client(context).release(*from_request(Action.RELEASE, message.content)))
 
 
 @app.evaluate()
@@ -84,4 +90,4 @@ def _where(message: Message, context: Context) -> str:
 
 
 def _reply(action: Action, message: Message, answer: Reply) -> Message:
-    return Message(to_reply(action, answer.payload, answer.metrics), reply_to=message)
+    return Message(to_reply(action, answer.frames, answer.metrics), reply_to=message)

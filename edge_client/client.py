@@ -1,6 +1,7 @@
 """One client of one run: what it does when a message of a round arrives. No Flower here; bytes in, bytes out."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from time import perf_counter
@@ -8,6 +9,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from edge_client.dealing import take
 from edge_client.keys import load_kit
 from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
@@ -19,13 +21,18 @@ from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
     Update,
     admit_cohort,
+    admit_release,
     attend,
+    attend_again,
     close_update,
+    consent,
     dither_of,
     model_digest,
     quantised,
+    require_invited,
     sent_to,
     state_after,
+    state_digest,
 )
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
@@ -33,7 +40,9 @@ from edge_client.state import Pending, accept_roster, load_pending, save_pending
 from protocol import checkpoint
 from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
+from protocol.openings import decode_nodes
 from protocol.plan import Plan
+from protocol.release import decode_release
 from protocol.wire import decode_attendance
 
 _log = logging.getLogger("pruneseal.edge_client")
@@ -42,9 +51,9 @@ Metrics = dict[str, int | float]
 
 @dataclass(frozen=True)
 class Reply:
-    """What a message is answered with: one message of the protocol, and scalars that the aggregator may know."""
+    """What a message is answered with: frames of the protocol by name, and scalars that the aggregator may know."""
 
-    payload: bytes
+    frames: Mapping[str, bytes]
     metrics: Metrics
 
 
@@ -73,14 +82,19 @@ class Client:
         accept_roster(settings.state, self._kit.roster)
         torch.set_num_threads(settings.threads)
 
-    def train(self, call: Call, aggregate: bytes) -> Reply:
+    def train(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
         """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
 
-        A client trains once for each attempt, and attempts rise: asked again, it answers as before.
+        A client trains once for a round, whatever its attempts; asked again in one attempt, it answers as before.
+
+        Args:
+            call: Run, round and attempt.
+            frames: ``invited``, and after round 1 ``aggregate``.
 
         Raises:
             Duplicate: A later attempt of this round was already answered.
             PeerMismatch: The plan has no such round, or a later one of this run was already answered.
+            CohortRefused: With these invited, no sum may be opened.
             LedgerLost: This node cannot know what it has helped to open.
         """
         start = perf_counter()
@@ -88,24 +102,34 @@ class Client:
             raise PeerMismatch("round", f"at most {self._plan.rounds}", call.round)
         waiting, last = self._waiting()
         ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
+        invited = decode_nodes(frames.get("invited", b""))
         if waiting is not None and last == call:
-            return Reply(waiting.attendance, dict(waiting.metrics))
+            if waiting.invited != invited:
+                raise PeerMismatch("invited", sorted(waiting.invited), sorted(invited))
+            return _attending(waiting)
         share, network = self._data(call)
         for note in network.method.notes():
             _log.warning("%s", note)
-        state = self._state(call, aggregate, network)
+        state = self._state(call, frames.get("aggregate", b""), network)
+        memory = ledger.memory(call, state_digest(state))
+        require_invited(invited, memory, self._kit, self._plan)
+        if waiting is not None and last is not None and _same_work(waiting, last, call, state):
+            ledger.note(call)
+            again = attend_again(waiting, call, self._kit, self._plan, invited, memory)
+            save_pending(self._settings.state, again)
+            return _attending(again)
         self._load(network, state, call)
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
-        source = [self._plan.run_seed(call.run), call.round, call.attempt, self._kit.node]
+        source = [self._plan.run_seed(call.run), call.round, self._kit.node]
         seed = int(np.random.default_rng(source).integers(1 << 31))
         loss = local_update(network, state.mask, share, self._plan, seed)
         gradient = partial(gradient_at, network, state.vector, share, seed)
         values, votes = network.method.submit(extract(network), network.layout, state, gradient)
         save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
         update = Update(values, votes, network.method.weight(len(share.y)))
-        pending = attend(call, self._kit, self._plan, network.layout, state, update)
+        pending = attend(call, self._kit, self._plan, network.layout, state, update, invited, memory)
         metrics: Metrics = {
             "loss": loss,
             "correct": score.correct,
@@ -117,24 +141,50 @@ class Client:
             "seconds-train": perf_counter() - opened,
         }
         ledger.note(call)
-        save_pending(self._settings.state, replace(pending, metrics=metrics))
-        return Reply(pending.attendance, metrics)
+        pending = replace(pending, metrics=metrics)
+        save_pending(self._settings.state, pending)
+        return _attending(pending)
 
-    def contribute(self, call: Call, announced: bytes) -> Reply:
-        """Blind the waiting update for exactly the announced cohort, encrypt and sign it."""
+    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
+        """Mask the waiting update for exactly the announced cohort, encrypt and sign it.
+
+        Args:
+            call: Run, round and attempt.
+            frames: ``cohort``, and ``shares``: what its members have dealt this node.
+        """
         start = perf_counter()
         pending, last = self._waiting()
         ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
         if pending is None:
             pending = load_pending(self._settings.state)  # and fail as that does
-        cohort = admit_cohort(announced, call, pending, ledger, self._kit, self._plan)
-        ledger.give(sent_to(cohort, call, pending))
+        announced = frames.get("cohort", b"")
+        cohort = admit_cohort(announced, call, pending, self._kit, self._plan)
+        shares = tuple(take(frames.get("shares", b""), cohort.members, call, self._kit))
+        ledger.give(sent_to(cohort, call, pending), self._kit.node)
+        pending = replace(pending, cohort=announced, shares=shares)
+        save_pending(self._settings.state, pending)
         dither = dither_of(self._plan, call, self._kit.node, pending.values.size)
         integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
-        payload = close_update(integers, pending.votes, cohort, call, self._kit, self._plan, pending.sealed)
-        return Reply(payload, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
+        payload = close_update(integers, cohort, call, self._kit, self._plan, pending)
+        return Reply({"contribution": payload}, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
 
-    def evaluate(self, call: Call, aggregate: bytes) -> Reply:
+    def release(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
+        """Consent to open a sum that this node is in: answer with shares of what masks it.
+
+        Args:
+            call: Run, round and attempt.
+            frames: ``release``.
+        """
+        pending, last = self._waiting()
+        ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
+        if pending is None:
+            pending = load_pending(self._settings.state)  # and fail as that does
+        asked = decode_release(frames.get("release", b""))
+        cohort = admit_release(asked, pending, call, self._kit, self._plan)
+        ledger.release(call, asked.nodes, self._kit.node)
+        return Reply({"consent": consent(asked, cohort, call, self._kit, self._plan, pending)}, {})
+
+    def evaluate(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
         """Open the sum of the last round and score its model; answer with the model's keyed digest.
 
         Where the node has an output folder, the model is left there; a model of its own is left in any case.
@@ -145,7 +195,7 @@ class Client:
         if call.round != self._plan.rounds + 1:
             raise PeerMismatch("round", self._plan.rounds + 1, call.round)
         share, network = self._data(call)
-        state = self._state(call, aggregate, network)
+        state = self._state(call, frames.get("aggregate", b""), network)
         self._load(network, state, call)
         score = evaluate(network.model, share.test_x, share.test_y)
         parameters, kept = network.method.sizes(network.model, network.layout, state)
@@ -158,7 +208,7 @@ class Client:
         }
         if self._settings.out is not None or network.method.personal(network.model):
             self._leave(network, call, 1 - kept / parameters)
-        return Reply(model_digest(state, call, self._kit), metrics)
+        return Reply({"model": model_digest(state, call, self._kit)}, metrics)
 
     def _waiting(self) -> tuple[Pending, Call] | tuple[None, None]:
         """The update that waits to be sent, and what it was trained for."""
@@ -206,3 +256,13 @@ class Client:
         path = settings.state / CHECKPOINT_FILE
         checkpoint.save(path, made)
         path.chmod(0o600)
+
+
+def _attending(pending: Pending) -> Reply:
+    """The answer to `train`."""
+    return Reply({"attendance": pending.attendance, "shares": pending.dealt}, dict(pending.metrics))
+
+
+def _same_work(waiting: Pending, last: Call, call: Call, state: GlobalState) -> bool:
+    """Whether what waits was trained in an earlier attempt of this round, from this very state."""
+    return (last.run, last.round) == (call.run, call.round) and waiting.state == state_digest(state)

@@ -6,8 +6,9 @@ plan that the node will accept. The operator's kit holds ``cohort.secret`` and `
 rosters. Secret files have mode 0600. A file that is absent or exposed is an error; nothing is ever generated in its
 place, since a client with a key of its own would turn every sum into noise.
 
-Derived by HKDF-SHA256 (RFC 5869) from the cohort secret: its public name, the BFV key of each round, the key that seals
-the terms of a run, the key of the tags, and the key of the model digests. Nothing is distributed during a run.
+Derived by HKDF-SHA256 (RFC 5869) from the cohort secret: its public name, the BFV key of each round, the key that
+seals the terms of a run, the key of the tags, the vouchers of sums, and the key of the model digests. Nothing is
+distributed during a run.
 """
 
 import hashlib
@@ -37,6 +38,7 @@ from protocol.roster import (
 from protocol.tag import TAG_KEY_BYTES
 
 SECRET_BYTES: Final = 32
+VOUCHER_BYTES: Final = 32
 COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
     "cohort.secret",
     "sign.key",
@@ -91,6 +93,10 @@ class CohortSecret:
     def tag_key(self, head: bytes) -> bytes:
         """The 64 bytes that a tag is expanded from, for sums of this head alone."""
         return self._derive(b"tag" + head, TAG_KEY_BYTES)
+
+    def voucher(self, head: bytes) -> bytes:
+        """What vouches for the head of an aggregate, 32 bytes: those who may decrypt can make and check it."""
+        return self._derive(b"voucher" + head, VOUCHER_BYTES)
 
     def model_digest(self, model: bytes, run: bytes, round_: int) -> bytes:
         """A keyed digest of a model, 32 bytes: clients compare it, the aggregator cannot test a guess against it."""

@@ -3,10 +3,10 @@
 Law: whatever a node has answered is in the ledger that the next process of the node reads; a ledger that was damaged or
 cut off anywhere is refused, never read in part.
 
-A sum must not be followed by another that tells a member apart (`cohort.py`), be it in another attempt, after a restart
-of anybody, or in another run from the same model. So each contribution is kept with the digest of the state that its
-training began from, for ever. And a round, once left, is never trained again: rounds of a run, and attempts of a round,
-only rise.
+A sum must not be followed by another that tells a member apart (`protocol/openings.py`), be it in another attempt,
+after a restart of anybody, or in another run from the same model. So each contribution is kept with the digest of the
+state that its training began from, and with what the node has consented to open, for ever. And a round, once left, is
+never trained again: rounds of a run, and attempts of a round, only rise.
 
 A node whose ledger is missing in mid-run, damaged or older than the update that waits beside it cannot know what it has
 helped to open. It says so, sits out the round that it is asked for (and whatever its waiting update was trained for),
@@ -16,15 +16,15 @@ and joins with the next one, which begins from another state.
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
 
 from edge_client.state import PENDING_FILE
 from protocol.call import Call
-from protocol.cohort import require_successor
 from protocol.errors import Duplicate, LedgerLost, PeerMismatch, StorageError
 from protocol.files import replace_file
+from protocol.openings import Memory, Nodes, Opening
 
 _log = logging.getLogger("pruneseal.edge_client")
 LEDGER_FILE: Final = "ledger.json"
@@ -44,7 +44,8 @@ class Sent:
         attempt: The attempt.
         state: The digest of the state that the update was trained from, 32 bytes.
         cohort: The digest of that attempt's cohort, 32 bytes.
-        nodes: The numbers of its members.
+        invited: Who was invited to the attempt.
+        opened: The set whose sum the node has consented to open; empty as long as it has heard of none.
     """
 
     run: bytes
@@ -52,7 +53,12 @@ class Sent:
     attempt: int
     state: bytes
     cohort: bytes
-    nodes: frozenset[int]
+    invited: Nodes
+    opened: Nodes = frozenset()
+
+    def is_of(self, call: Call) -> bool:
+        """Whether it was sent in this attempt."""
+        return (self.run, self.round, self.attempt) == (call.run, call.round, call.attempt)
 
 
 @dataclass
@@ -128,28 +134,61 @@ class Ledger:
         if call.round == round_ and call.attempt < attempt:
             raise Duplicate(node, f"answers up to attempt {attempt} of round {round_}")
 
-    def consent(self, sent: Sent, node: int, minimum: int, colluders: int) -> None:
-        """Refuse a contribution that must not follow those before it. What was contributed once may be again.
+    def memory(self, call: Call, state: bytes) -> Memory:
+        """What the node remembers of other attempts from this state, and of others in this round.
+
+        Two attempts of a round may begin from two states, where the round before has two sums; they differ by little.
 
         Args:
-            sent: What would be sent.
+            call: The attempt that is under way, itself left out.
+            state: The digest of its starting state.
+        """
+        return frozenset(
+            Opening(sent.invited, frozenset({sent.opened} if sent.opened else ()))
+            for sent in self.given
+            if (sent.state == state or (sent.run, sent.round) == (call.run, call.round)) and not sent.is_of(call)
+        )
+
+    def give(self, sent: Sent, node: int) -> None:
+        """Write down that a contribution is about to be sent. What was contributed once may be again.
+
+        Args:
+            sent: What is sent; it has opened nothing yet.
             node: The node's number.
-            minimum: The plan's smallest cohort.
-            colluders: How many clients may work with the aggregator.
 
         Raises:
-            Duplicate: This attempt, or a later one, was already answered for another cohort.
-            CohortRefused: It must not follow a cohort of the same round, or of any that began from the same state.
+            Duplicate: This attempt was already contributed to for another cohort.
+            StorageError: The disk does not take it.
         """
-        if sent in self.given:
-            return
-        same_round = [other for other in self.given if (other.run, other.round) == (sent.run, sent.round)]
-        if any(sent.attempt <= other.attempt for other in same_round):
-            raise Duplicate(node, f"contribution to attempt {sent.attempt}")
-        # Two attempts of a round may begin from two states, where the round before has two sums; they differ by little.
-        for chain in (same_round, [other for other in self.given if other.state == sent.state]):
-            if chain:
-                require_successor([other.nodes for other in chain], sent.nodes, minimum, colluders)
+        call = Call(sent.run, sent.round, sent.attempt)
+        for other in self.given:
+            if other.is_of(call):
+                if replace(other, opened=frozenset()) != sent:
+                    raise Duplicate(node, f"contribution to attempt {sent.attempt}")
+                return
+        self.given.append(sent)
+        self.asked[sent.run] = (sent.round, sent.attempt)
+        self.save()
+
+    def release(self, call: Call, nodes: Nodes, node: int) -> None:
+        """Write down that the node is about to consent to open a sum. What was consented to once may be again.
+
+        Args:
+            call: The attempt, which has been contributed to.
+            nodes: Whose sum it is.
+            node: The node's number.
+
+        Raises:
+            Duplicate: Another sum of this attempt was consented to.
+            StorageError: The disk does not take it.
+        """
+        place = next(i for i, sent in enumerate(self.given) if sent.is_of(call))
+        sent = self.given[place]
+        if sent.opened and sent.opened != nodes:
+            raise Duplicate(node, f"consent to a sum of attempt {call.attempt}")
+        if not sent.opened:
+            self.given[place] = replace(sent, opened=nodes)
+            self.save()
 
     def note(self, call: Call) -> None:
         """Write down that a call is about to be answered.
@@ -159,17 +198,6 @@ class Ledger:
         """
         if self.asked.get(call.run) != (call.round, call.attempt):
             self.asked[call.run] = (call.round, call.attempt)
-            self.save()
-
-    def give(self, sent: Sent) -> None:
-        """Write down that a contribution is about to be sent.
-
-        Raises:
-            StorageError: The disk does not take it.
-        """
-        if sent not in self.given:
-            self.given.append(sent)
-            self.asked[sent.run] = (sent.round, sent.attempt)
             self.save()
 
     def save(self) -> None:
@@ -188,7 +216,8 @@ class Ledger:
         body = {
             "asked": {run.hex(): list(last) for run, last in self.asked.items()},
             "given": [
-                [s.run.hex(), s.round, s.attempt, s.state.hex(), s.cohort.hex(), sorted(s.nodes)] for s in self.given
+                [s.run.hex(), s.round, s.attempt, s.state.hex(), s.cohort.hex(), sorted(s.invited), sorted(s.opened)]
+                for s in self.given
             ],
         }
         text = json.dumps(body, separators=(",", ":"))
@@ -211,9 +240,10 @@ class Ledger:
                 int(attempt),
                 bytes.fromhex(state),
                 bytes.fromhex(cohort),
-                frozenset(map(int, nodes)),
+                frozenset(map(int, invited)),
+                frozenset(map(int, opened)),
             )
-            for run, round_, attempt, state, cohort, nodes in body["given"]
+            for run, round_, attempt, state, cohort, invited, opened in body["given"]
         ]
         ledger = cls(folder, asked, given)
         if ledger._encode() != data:

@@ -1,34 +1,39 @@
 """The two halves of the palindrome that a client plays: opening a sum, and closing an update.
 
-Law of the whole: for any announced cohort, ``open_sum(add(close_update(x_k) for k in cohort)) == sum_k quantise(x_k)``,
-exactly, as integers. No I/O happens here; randomness comes in as arguments, but for nonces and SEAL's own seeds.
+Law of the whole: for any members of an announced cohort that are enough, ``open_sum(unmask(add(close_update(x_k) for k
+in them))) == sum_k quantise(x_k)``, exactly, as integers. No I/O happens here; randomness comes in as arguments, but
+for nonces and SEAL's own seeds.
 """
 
 import hashlib
-import secrets
 import struct
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from edge_client.cipher import RoundCipher
+from edge_client.dealing import Secrets, deal
 from edge_client.keys import CohortSecret, Kit, Opener
 from edge_client.learning.network import Network
-from edge_client.ledger import Ledger, Sent
+from edge_client.ledger import Sent
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from edge_client.state import Pending
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum
-from protocol.errors import CohortRefused, PeerMismatch
+from protocol.errors import CohortRefused, MalformedMessage, PeerMismatch
 from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
 from protocol.layout import Layout, Mask, Vector
-from protocol.pairwise import blind, pair_key
+from protocol.openings import Memory, Nodes, nodes_digest, require_openable
+from protocol.pairwise import mask, pair_key, self_key
 from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import Plan
+from protocol.release import Consent, Release, encode_consent
+from protocol.sharing import SECRET_BYTES, commit, dealt_digest
 from protocol.support import Support, gather, scatter
 from protocol.terms import Terms, decode_terms, encode_terms, support_digest
 from protocol.wire import (
-    NONCE_BYTES,
     Aggregate,
     Attendance,
     Contribution,
@@ -41,6 +46,7 @@ from protocol.wire import (
 )
 
 _TAG_HEAD = struct.Struct("<16s5I32s32s")
+_VOUCHED = struct.Struct("<16s4I2Q32s")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,12 +71,14 @@ class Sum:
     Attributes:
         terms: The terms under which it was made.
         clients: How many clients it holds.
+        whole: By what its values have to be multiplied to stand for a mean: 1 where no member is missing.
         values: i64[n].
         votes: i64[n], or i64[0].
     """
 
     terms: Terms
     clients: int
+    whole: float
     values: Integers
     votes: Integers
 
@@ -106,35 +114,59 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
             raise PeerMismatch(field, ours, theirs)
     if aggregate.clients < plan.min_cohort:
         raise CohortRefused(f"the aggregate holds {aggregate.clients} clients; the plan asks for {plan.min_cohort}")
+    ours = voucher(
+        kit.secret,
+        aggregate,
+        aggregate.cohort,
+        (aggregate.clients, aggregate.members),
+        (aggregate.weight, aggregate.total),
+    )
+    if ours != aggregate.voucher:
+        raise MalformedMessage("no member of the cohort vouches for what the aggregate says of itself")
     terms = decode_terms(kit.secret.unseal(aggregate.sealed, run, round_), layout)
     if len(terms.support) != aggregate.values:
         raise PeerMismatch("values", len(terms.support), aggregate.values)
     p = plan.parameters
     with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
         slots = cipher.decrypt(aggregate)
-    key = tag_key(kit.secret, aggregate, aggregate.attempt, aggregate.clients, aggregate.cohort)
+    key = tag_key(kit.secret, aggregate, aggregate.members, aggregate.cohort)
     values, votes = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
-    return Sum(terms, aggregate.clients, values, votes)
+    return Sum(terms, aggregate.clients, aggregate.total / aggregate.weight, values, votes)
 
 
-def tag_key(secret: CohortSecret, like: Attendance | Aggregate, attempt: int, clients: int, cohort: bytes) -> bytes:
-    """The key of the tags of one attempt, 64 bytes. It covers all that a reader takes from the head of the sum.
+def tag_key(secret: CohortSecret, like: Attendance | Aggregate, members: int, cohort: bytes) -> bytes:
+    """The key of the tags of one attempt, 64 bytes: it covers all of a sum's head that its members know beforehand.
 
     Args:
         secret: The cohort secret.
-        like: Names the run, the round, the sizes and the sealed terms: a member's attendance, or the sum.
-        attempt: The number of the `contribute` message.
-        clients: How many clients the cohort has.
+        like: Names the run, round, attempt, sizes and sealed terms: a member's attendance, or the sum.
+        members: How many members the cohort has.
         cohort: Its digest, 32 bytes.
     """
-    numbers = (like.round, attempt, clients, like.values, like.votes)
+    numbers = (like.round, like.attempt, members, like.values, like.votes)
     return secret.tag_key(_TAG_HEAD.pack(like.run, *numbers, cohort, like.support))
+
+
+def voucher(
+    secret: CohortSecret, like: Attendance | Aggregate, cohort: bytes, counts: tuple[int, int], weights: tuple[int, int]
+) -> bytes:
+    """What vouches for whose sum an aggregate is, 32 bytes; members make it when they consent to the release.
+
+    Args:
+        secret: The cohort secret.
+        like: Names the run, round and attempt: a member's attendance, or the sum.
+        cohort: The digest of the announced cohort.
+        counts: How many clients are in the sum, and how many members the cohort has.
+        weights: What the ones and the others count for, together.
+    """
+    return secret.voucher(_VOUCHED.pack(like.run, like.round, like.attempt, *counts, *weights, cohort))
 
 
 def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:
     """The state after a round, from its sum: merge, then purge. The same on every client."""
     support = total.terms.support
-    mean = scatter(dequantise(total.values, steps(total.terms.clips, layout, support, plan.parameters.grid)), support)
+    step = steps(total.terms.clips, layout, support, plan.parameters.grid) * total.whole
+    mean = scatter(dequantise(total.values, step), support)
     votes = np.zeros(layout.size, np.int64)
     if total.votes.size:
         votes[support.positions] = total.votes
@@ -168,7 +200,38 @@ def _bytes_of(state: GlobalState) -> bytes:
     return state.vector.astype("<f4").tobytes() + np.packbits(state.mask).tobytes()
 
 
-def attend(call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState, update: Update) -> Pending:
+def require_invited(invited: Nodes, memory: Memory, kit: Kit, plan: Plan) -> None:
+    """Refuse, before anybody trains, an invitation that could come to no sum.
+
+    Args:
+        invited: Who is invited.
+        memory: What the node remembers of the same starting state.
+        kit: The node's keys.
+        plan: The plan.
+
+    Raises:
+        PeerMismatch: Somebody is invited who is not on the roster.
+        CohortRefused: This node is not invited, the others are too few or too many, or others were invited before.
+    """
+    if strangers := invited - kit.roster.nodes.keys():
+        raise PeerMismatch("invited", "nodes of the roster", f"node {min(strangers)}")
+    if kit.node not in invited:
+        raise CohortRefused("this node is asked to train, but not invited")
+    if not plan.min_cohort <= len(invited) <= plan.max_cohort:
+        raise CohortRefused(f"{len(invited)} are invited; the plan allows {plan.min_cohort} to {plan.max_cohort}")
+    require_openable(memory, invited, (), plan.colluders)
+
+
+def attend(
+    call: Call,
+    kit: Kit,
+    plan: Plan,
+    layout: Layout,
+    state: GlobalState,
+    update: Update,
+    invited: Nodes,
+    memory: Memory = frozenset(),
+) -> Pending:
     """Sign that a trained update is ready, and keep it until its cohort is announced.
 
     Args:
@@ -178,63 +241,110 @@ def attend(call: Call, kit: Kit, plan: Plan, layout: Layout, state: GlobalState,
         layout: The layout of the model.
         state: What the round began with.
         update: What the client gives.
+        invited: Who is invited; each is dealt shares of what will mask the update.
+        memory: What the node remembers of this starting state.
     """
     terms = terms_of(state, layout)
     sealed = kit.secret.seal(encode_terms(terms), call.run, call.round)
     values = gather(update.values, terms.support)
     chosen = update.votes[terms.support.positions] if update.votes.size else update.votes
+    step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
+    head: dict[str, Any] = {
+        "node": kit.node,
+        "samples": update.samples,
+        "values": values.size,
+        "votes": chosen.size,
+        "plan": plan.digest,
+        "key": kit.roster.key_id(call.run, call.round),
+        "model": model_digest(state, call, kit),
+        "support": support_digest(sealed),
+    }
+    kept: dict[str, Any] = {
+        "values": values,
+        "votes": chosen,
+        "step": step,
+        "sealed": sealed,
+        "state": state_digest(state),
+    }
+    return Pending(**_sign_on(head, call, kit, plan, invited, memory), **kept)
+
+
+def attend_again(pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, memory: Memory) -> Pending:
+    """Attend with an update that waits already, in another attempt of its round: with new keys for its masks."""
+    own = decode_attendance(pending.attendance, kit.roster)
+    same = ("node", "samples", "values", "votes", "plan", "key", "model", "support")
+    fresh = _sign_on({field: getattr(own, field) for field in same}, call, kit, plan, invited, memory)
+    return replace(pending, **fresh, cohort=b"", shares=())
+
+
+def _sign_on(
+    head: Mapping[str, Any], call: Call, kit: Kit, plan: Plan, invited: Nodes, memory: Memory
+) -> dict[str, Any]:
+    """What is new in each attempt: secrets, their shares, and the signed attendance that names both."""
+    secret = Secrets.draw()
+    dealt = deal(secret, invited, call, kit, plan.colluders)
     attendance = encode_attendance(
         Attendance(
             run=call.run,
             round=call.round,
             attempt=call.attempt,
-            node=kit.node,
-            samples=update.samples,
-            values=values.size,
-            votes=chosen.size,
-            plan=plan.digest,
-            key=kit.roster.key_id(call.run, call.round),
-            model=model_digest(state, call, kit),
-            support=support_digest(sealed),
-            nonce=secrets.token_bytes(NONCE_BYTES),
+            invited=nodes_digest(invited),
+            exchange=secret.public,
+            seed=commit(secret.seed),
+            dealt=dealt_digest(dealt),
+            memory=memory,
+            **head,
         )
     )
-    step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
-    return Pending(signed(attendance, kit.sign(attendance)), values, chosen, step, sealed, state_digest(state))
+    signature = kit.sign(attendance)
+    return {"attendance": signed(attendance, signature), "dealt": dealt, "secrets": secret, "invited": invited}
 
 
-def admit_cohort(announced: bytes, call: Call, pending: Pending, ledger: Ledger, kit: Kit, plan: Plan) -> Cohort:
-    """Check an announced cohort before anything is sent to it. One that was contributed to may ask again.
+def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan: Plan) -> Cohort:
+    """Check an announced cohort before anything is sent to it.
 
     Args:
         announced: The encoded cohort.
         call: The `contribute` message.
         pending: The update that waits.
-        ledger: What the node has contributed to.
         kit: The node's keys.
         plan: The plan.
 
     Raises:
         MalformedMessage, SignatureRefused, AgreementError: The announcement is not a cohort that agrees.
-        PeerMismatch: It is of another round than the update that waits.
-        Duplicate: This attempt, or a later one, was already answered for another cohort.
-        CohortRefused: It leaves this node out, is too small or too large, or must not follow an earlier one.
+        PeerMismatch: It is of another attempt than the update that waits.
+        CohortRefused: It leaves this node out, is too small or too large, or a sum of it must not follow earlier ones.
     """
-    own = decode_attendance(pending.attendance, kit.roster)
-    for field, ours, theirs in (("run", own.run, call.run), ("round", own.round, call.round)):
-        if ours != theirs:
-            raise PeerMismatch(field, ours, theirs)
+    require_attempt(pending, call, kit)
     cohort = decode_cohort(announced, kit.roster)
     if pending.attendance not in cohort.encoded:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
-    require_quorum(cohort, plan.min_cohort, plan.max_cohort)
-    ledger.consent(sent_to(cohort, call, pending), kit.node, plan.min_cohort, plan.colluders)
+    if strangers := cohort.nodes - pending.invited:
+        raise CohortRefused(f"node {min(strangers)} is in the announced cohort, but was not invited")
+    require_quorum(len(cohort.members), len(pending.invited), plan)
+    require_openable(cohort.memory, pending.invited, (), plan.colluders)
     return cohort
+
+
+def require_attempt(pending: Pending, call: Call, kit: Kit) -> None:
+    """Refuse a message of another attempt than the update that waits.
+
+    Raises:
+        PeerMismatch: It is.
+    """
+    own = decode_attendance(pending.attendance, kit.roster)
+    for field, ours, theirs in (
+        ("run", own.run, call.run),
+        ("round", own.round, call.round),
+        ("attempt", own.attempt, call.attempt),
+    ):
+        if ours != theirs:
+            raise PeerMismatch(field, ours, theirs)
 
 
 def sent_to(cohort: Cohort, call: Call, pending: Pending) -> Sent:
     """What a node's ledger says of its contribution to a cohort."""
-    return Sent(call.run, call.round, call.attempt, pending.state, cohort.digest(call.attempt), cohort.nodes)
+    return Sent(call.run, call.round, call.attempt, pending.state, cohort.digest(call.attempt), pending.invited)
 
 
 def quantised(pending: Pending, cohort: Cohort, node: int, plan: Plan, dither: Reals) -> tuple[Integers, int]:
@@ -244,20 +354,30 @@ def quantised(pending: Pending, cohort: Cohort, node: int, plan: Plan, dither: R
     return quantise(pending.values, pending.step, share, plan.parameters.grid, dither)
 
 
-def close_update(
-    integers: Integers, votes: Mask, cohort: Cohort, call: Call, kit: Kit, plan: Plan, sealed: bytes
-) -> bytes:
-    """Pack, blind for exactly this cohort, encrypt and sign: the contribution's bytes."""
-    p = plan.parameters
+def close_update(integers: Integers, cohort: Cohort, call: Call, kit: Kit, plan: Plan, pending: Pending) -> bytes:
+    """Pack, mask for exactly this cohort, encrypt and sign: the contribution's bytes.
+
+    Args:
+        integers: The quantised values, i64[n].
+        cohort: The announced cohort.
+        call: The `contribute` message.
+        kit: The node's keys.
+        plan: The plan.
+        pending: The update, with the shares that were dealt to this node.
+    """
+    p, secret = plan.parameters, pending.secrets
     own = next(member for member in cohort.members if member.node == kit.node)
     digest = cohort.digest(call.attempt)
-    key = tag_key(kit.secret, own, call.attempt, len(cohort.members), digest)
-    slots = pack_payload(integers, votes.astype(np.int64), key, p)
+    key = tag_key(kit.secret, own, len(cohort.members), digest)
+    slots = pack_payload(integers, pending.votes.astype(np.int64), key, p)
     keys = {
-        peer: pair_key(kit.pair_secret(peer), digest, (kit.node, peer)) for peer in sorted(cohort.nodes - {kit.node})
+        peer.node: pair_key(secret.shared(peer.exchange), digest, (kit.node, peer.node))
+        for peer in cohort.members
+        if peer.node != kit.node
     }
+    slots += mask(slots.size, kit.node, self_key(secret.seed, digest, kit.node), keys, p.plain_modulus)
     with RoundCipher(p, kit.secret.bfv_seed(call.run, call.round)) as cipher:
-        first, seeds = cipher.encrypt(blind(slots, kit.node, keys, p.plain_modulus))
+        first, seeds = cipher.encrypt(slots % np.uint64(p.plain_modulus))
     body = encode_contribution(
         Contribution(
             run=call.run,
@@ -270,7 +390,7 @@ def close_update(
             key=own.key,
             cohort=digest,
             support=own.support,
-            sealed=sealed if kit.node == cohort.bearer else b"",
+            held=tuple(share is not None for share in pending.shares),
             seeds=seeds,
             first=first,
         ),
@@ -279,6 +399,55 @@ def close_update(
     return signed(body, kit.sign(body))
 
 
+def admit_release(release: Release, pending: Pending, call: Call, kit: Kit, plan: Plan) -> Cohort:
+    """Check what a node is asked to consent to; the cohort that it has contributed to.
+
+    Raises:
+        PeerMismatch: It is of another attempt or cohort than the node's contribution.
+        CohortRefused: It leaves this node out, is of too few, or its sum must not follow earlier ones.
+    """
+    require_attempt(pending, call, kit)
+    cohort = decode_cohort(pending.cohort, kit.roster) if pending.cohort else None
+    digest = cohort.digest(call.attempt) if cohort else b""
+    if cohort is None or digest != release.cohort:
+        raise PeerMismatch("cohort", digest, release.cohort)
+    if kit.node not in release.nodes or not release.nodes <= cohort.nodes:
+        raise CohortRefused("the sum that is to be opened is not one of this node and others of its cohort")
+    require_quorum(len(release.nodes), len(pending.invited), plan)
+    require_openable(cohort.memory, pending.invited, (release.nodes,), plan.colluders)
+    return cohort
+
+
+def consent(release: Release, cohort: Cohort, call: Call, kit: Kit, plan: Plan, pending: Pending) -> bytes:
+    """The signed consent to a release: of each member in the sum a share of its seed, of each other one of its key."""
+    weights = cohort.weights(plan.max_share)
+    inside = sum(weights[node] for node in release.nodes)
+    shares = []
+    for member, both in zip(cohort.members, pending.shares, strict=True):
+        key, seed = (bytes(SECRET_BYTES),) * 2 if both is None else (both[:SECRET_BYTES], both[SECRET_BYTES:])
+        shares.append(seed if member.node in release.nodes else key)
+    body = encode_consent(
+        Consent(
+            run=call.run,
+            round=call.round,
+            attempt=call.attempt,
+            node=kit.node,
+            members=len(cohort.members),
+            cohort=release.cohort,
+            voucher=voucher(
+                kit.secret,
+                cohort.members[0],
+                release.cohort,
+                (len(release.nodes), len(cohort.members)),
+                (inside, sum(weights.values())),
+            ),
+            shares=tuple(shares),
+            sealed=pending.sealed if release.terms else b"",
+        )
+    )
+    return signed(body, kit.sign(body))
+
+
 def dither_of(plan: Plan, call: Call, node: int, count: int) -> Reals:
-    """Uniform in [0, 1), float64[count]: fixed by the run and the plan's seed, so that a run repeats exactly."""
-    return np.random.default_rng([plan.run_seed(call.run), call.round, call.attempt, node, 0x44495448]).random(count)
+    """Uniform in [0, 1), float64[count]: like the training, the same in all attempts, so that a run repeats exactly."""
+    return np.random.default_rng([plan.run_seed(call.run), call.round, node, 0x44495448]).random(count)

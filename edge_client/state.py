@@ -18,11 +18,13 @@ from typing import Final
 
 import numpy as np
 
+from edge_client.dealing import Secrets
 from protocol.errors import CheckpointError, RosterRefused
 from protocol.files import replace_file
 from protocol.grid import Reals
 from protocol.layout import Mask, Vector
 from protocol.npz import read_arrays
+from protocol.openings import Nodes
 from protocol.roster import Roster
 
 PENDING_FILE: Final = "pending.npz"
@@ -30,35 +32,54 @@ PENDING_FILE: Final = "pending.npz"
 
 @dataclass(frozen=True, eq=False)
 class Pending:
-    """A trained update that waits for its cohort to be announced.
+    """A trained update that waits for its cohort to be announced, and then for its sum to be released.
 
     Attributes:
         attendance: The signed attendance that was sent for it.
+        dealt: The shares that went with it.
+        secrets: What masks it.
+        invited: Who was invited with it.
         values: The trained values on the support, float32[n].
         votes: The votes, bool[n], or bool[0].
         step: The grid's step of each value, float64[n].
         sealed: The sealed terms.
-        metrics: The scalars that went with the attendance.
         state: The digest of the state that it was trained from, 32 bytes.
+        cohort: The encoded cohort that it was contributed to; empty before.
+        shares: What each member of that cohort has dealt this node, 64 bytes or None.
+        metrics: The scalars that went with the attendance.
     """
 
     attendance: bytes
+    dealt: bytes
+    secrets: Secrets
+    invited: Nodes
     values: Vector
     votes: Mask
     step: Reals
     sealed: bytes
     state: bytes
+    cohort: bytes = b""
+    shares: tuple[bytes | None, ...] = ()
     metrics: Mapping[str, int | float] = field(default_factory=dict)
 
 
 def save_pending(folder: Path, pending: Pending) -> None:
     """Write durably: temporary file, fsync, rename."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    notes = {"metrics": dict(pending.metrics), "state": pending.state.hex()}
+    notes = {
+        "metrics": dict(pending.metrics),
+        "state": pending.state.hex(),
+        "invited": sorted(pending.invited),
+        "exchange": pending.secrets.exchange.hex(),
+        "seed": pending.secrets.seed.hex(),
+        "shares": [None if share is None else share.hex() for share in pending.shares],
+    }
     buffer = BytesIO()
     np.savez(
         buffer,
         attendance=np.frombuffer(pending.attendance, np.uint8),
+        dealt=np.frombuffer(pending.dealt, np.uint8),
+        cohort=np.frombuffer(pending.cohort, np.uint8),
         values=pending.values,
         votes=pending.votes,
         step=pending.step,
@@ -79,13 +100,18 @@ def load_pending(folder: Path) -> Pending:
         file = read_arrays(path.read_bytes())
         notes = json.loads(file["notes"].tobytes())
         return Pending(
-            file["attendance"].tobytes(),
-            file["values"],
-            file["votes"],
-            file["step"],
-            file["sealed"].tobytes(),
-            bytes.fromhex(notes["state"]),
-            dict(notes["metrics"]),
+            attendance=file["attendance"].tobytes(),
+            dealt=file["dealt"].tobytes(),
+            secrets=Secrets(bytes.fromhex(notes["exchange"]), bytes.fromhex(notes["seed"])),
+            invited=frozenset(map(int, notes["invited"])),
+            values=file["values"],
+            votes=file["votes"],
+            step=file["step"],
+            sealed=file["sealed"].tobytes(),
+            state=bytes.fromhex(notes["state"]),
+            cohort=file["cohort"].tobytes(),
+            shares=tuple(None if share is None else bytes.fromhex(share) for share in notes["shares"]),
+            metrics=dict(notes["metrics"]),
         )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None

@@ -18,23 +18,25 @@ class Action(StrEnum):
 
     TRAIN = "train"
     CONTRIBUTE = "train.contribute"
+    RELEASE = "train.release"
     EVALUATE = "evaluate"
 
     @property
-    def request(self) -> str:
-        """The name of the frame that the message carries."""
+    def request(self) -> tuple[str, ...]:
+        """The names of the frames that the message can carry."""
         return _FRAMES[self][0]
 
     @property
-    def reply(self) -> str:
-        """The name of the frame that it is answered with."""
+    def reply(self) -> tuple[str, ...]:
+        """The names of the frames that it is answered with, all of them."""
         return _FRAMES[self][1]
 
 
-_FRAMES: Final = {
-    Action.TRAIN: ("aggregate", "attendance"),
-    Action.CONTRIBUTE: ("cohort", "contribution"),
-    Action.EVALUATE: ("aggregate", "model"),
+_FRAMES: Final[dict[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {
+    Action.TRAIN: (("invited", "aggregate"), ("attendance", "shares")),
+    Action.CONTRIBUTE: (("cohort", "shares"), ("contribution",)),
+    Action.RELEASE: (("release",), ("consent",)),
+    Action.EVALUATE: (("aggregate",), ("model",)),
 }
 
 

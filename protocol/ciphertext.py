@@ -178,12 +178,17 @@ def blocks(used: Words) -> Words:
 
 
 class Summer:
-    """A running sum of ciphertexts, one per block; what the aggregator computes, without a key."""
+    """A running sum of ciphertexts, one per block; what the aggregator computes, without a key.
 
-    def __init__(self, machine: Seal) -> None:
+    Args:
+        machine: SEAL.
+        halves: Both halves of a sum to go on with, as :meth:`halves` gave them.
+    """
+
+    def __init__(self, machine: Seal, halves: tuple[Words, Words] | None = None) -> None:
         self._seal = machine
         self._evaluator = seal.Evaluator(machine.context)
-        self._total: list[Any] = []
+        self._total: list[Any] = [machine.ciphertext(*pair) for pair in zip(*halves, strict=True)] if halves else []
 
     def add(self, first: Words, seeds: Sequence[bytes]) -> None:
         """Add one contribution: the used coefficients, u64[slots], restored, and one seed per block.
@@ -200,6 +205,11 @@ class Summer:
             return
         for total, item in zip(self._total, loaded, strict=True):
             self._evaluator.add_inplace(total, item)
+
+    def unmask(self, slots: Words) -> None:
+        """Take slots, u64[slots] below t, from what the sum decrypts to; as much as one more rounding of noise."""
+        for total, row in zip(self._total, blocks(slots), strict=True):
+            self._evaluator.sub_plain_inplace(total, self._seal.load(seal.Plaintext(), self._seal.plaintext(row)))
 
     def halves(self) -> tuple[Words, Words]:
         """Both halves of the sum, u64[blocks, N] each."""

@@ -1,31 +1,8 @@
-"""The announced cohort: who is in a sum, and which sums may follow one another.
+"""The announced cohort: who may be in a sum.
 
 A cohort is the list of its members' signed attendances, in node order. An aggregator can therefore neither invent a
 member, nor change a sample count (a client whose weight is close to one would send its own model as "the mean"), nor
-reuse an attendance of another round: every client checks every signature and finds its own fresh nonce in the list.
-
-**Succession.** When a member is lost between the two messages, the survivors are asked again, and blinding that cancels
-over the smaller cohort hide each of them as before. But an aggregator that *lies* about the loss holds two sums whose
-difference is the update of whoever was left out. So the clients accept a smaller cohort only under three conditions
-that hold against such an aggregator together with ``colluders`` of the clients:
-
-1. the new cohort lies within the last one that they contributed to, or is the same;
-2. if it is smaller, it leaves out at least ``colluders + 2`` members, so that no difference is one honest client's
-   update;
-3. it holds more than half of the *first* one that they contributed to in this round or from this state:
-   (n + ``colluders`` + 1) / 2 of n, rounded up.
-
-So the completed sums inside a completed sum U form a chain. Let S and T be two of them. An honest member of S has
-contributed to U and S, so its first cohort was no smaller than U, and |S| >= (|U| + colluders + 1) / 2 by condition 3;
-the same holds for T. Inside U they then share colluders + 1 members, one of them honest; it accepted both, so by
-conditions 1 and 2 one lies inside the other and leaves out two honest clients or more. (To compare with the last cohort
-instead of the first is not enough: an aggregator may announce to each client cohorts that nobody else hears of, and two
-such branches can part.)
-
-Where too few survive for that, the round starts over with a new `train` message and new nonces. The conditions hold
-across that too, for a second training from the same model differs too little from the first: until the round is done,
-those who were lost must come back, or enough of the others must be left. They hold, for the same reason, between all
-sums whose training began from the same state, in whatever run: `edge_client/ledger.py` keeps them.
+reuse an attendance of another attempt: every client checks every signature and finds its own fresh key in the list.
 """
 
 import hashlib
@@ -34,14 +11,12 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
+from protocol.openings import Memory
+from protocol.plan import Plan
 from protocol.roster import Roster
+from protocol.sharing import threshold
 from protocol.terms import DIGEST_BYTES
-from protocol.wire import ATTENDANCE_BYTES, Attendance, decode_attendance
-
-
-def smallest(colluders: int) -> int:
-    """The smallest cohort, and the smallest difference of two, that is not one honest client's update to colluders."""
-    return colluders + 2
+from protocol.wire import Attendance, attendances, decode_attendance
 
 
 @dataclass(frozen=True)
@@ -72,12 +47,12 @@ class Cohort:
         return {member.node: count for member, count in zip(self.members, counts, strict=True)}
 
     @property
-    def bearer(self) -> int:
-        """The member that also sends the sealed terms: the one of the lowest number."""
-        return self.members[0].node
+    def memory(self) -> Memory:
+        """What the members remember, together, of earlier sums from their starting state."""
+        return frozenset(opening for member in self.members for opening in member.memory)
 
     def digest(self, attempt: int) -> bytes:
-        """The name of this cohort in one attempt, 32 bytes; it salts the blinding."""
+        """The name of this cohort in one attempt, 32 bytes; it salts the masks."""
         return hashlib.blake2b(
             attempt.to_bytes(4, "little") + b"".join(self.encoded), digest_size=DIGEST_BYTES, person=b"pruneseal cohort"
         ).digest()
@@ -110,7 +85,7 @@ def require_agreement(a: Attendance, b: Attendance) -> None:
     Raises:
         AgreementError: It names both nodes and the first field that differs.
     """
-    for field in ("run", "round", "attempt", "plan", "key", "model", "support", "values", "votes"):
+    for field in ("run", "round", "attempt", "plan", "key", "model", "support", "values", "votes", "invited"):
         if getattr(a, field) != getattr(b, field):
             raise AgreementError(field, (a.node, b.node))
 
@@ -121,11 +96,10 @@ def decode_cohort(data: bytes, roster: Roster) -> Cohort:
     Raises:
         MalformedMessage, SignatureRefused, CohortRefused, AgreementError: As in :func:`gather_cohort`.
     """
-    if len(data) % ATTENDANCE_BYTES:
-        raise MalformedMessage(f"a cohort of {len(data)} bytes is not a whole number of attendances")
-    if len(data) > len(roster.nodes) * ATTENDANCE_BYTES:
-        raise CohortRefused(f"a cohort of {len(data) // ATTENDANCE_BYTES} is larger than the roster")
-    cohort = gather_cohort([data[i : i + ATTENDANCE_BYTES] for i in range(0, len(data), ATTENDANCE_BYTES)], roster)
+    encoded = [*attendances(data)]
+    if len(encoded) > len(roster.nodes):
+        raise CohortRefused(f"a cohort of {len(encoded)} is larger than the roster")
+    cohort = gather_cohort(encoded, roster)
     if cohort.encode() != data:
         raise MalformedMessage("the members of a cohort must stand in ascending order")
     return cohort
@@ -149,45 +123,19 @@ def bounded_weights(samples: Sequence[int], most: float) -> list[int]:
     return [min(count, low) for count in samples]
 
 
-def successor_sizes(first: int, last: int, minimum: int, colluders: int) -> range:
-    """The sizes that a cohort may have where the first one had ``first`` members and the last one ``last``.
-
-    Empty where none is safe.
-    """
-    half = -(-(first + colluders + 1) // 2)
-    return range(max(minimum, smallest(colluders), half), last - smallest(colluders) + 1)
-
-
-def require_successor(
-    earlier: Sequence[frozenset[int]], following: frozenset[int], minimum: int, colluders: int
-) -> None:
-    """Refuse a cohort that must not follow those, of one round or one starting state, that a client contributed to.
+def require_quorum(members: int, invited: int, plan: Plan) -> None:
+    """Refuse a sum that is too small to hide its members, that too few can open, or too large for the plan's headroom.
 
     Args:
-        earlier: Those cohorts, in their order; not empty.
-        following: The announced one.
-        minimum: The plan's smallest cohort.
-        colluders: How many clients may work with the aggregator.
-
-    Raises:
-        CohortRefused: One of the three conditions of succession does not hold.
-    """
-    first, last = earlier[0], earlier[-1]
-    if following == last:
-        return
-    if not following <= last or len(following) not in successor_sizes(len(first), len(last), minimum, colluders):
-        raise CohortRefused(
-            f"a cohort of {len(following)} must not follow one of {len(last)} from the same starting model: the "
-            "difference of the two sums could expose a member. Those who were lost must come back, or a run begin from "
-            "another model."
-        )
-
-
-def require_quorum(cohort: Cohort, minimum: int, largest: int) -> None:
-    """Refuse a cohort that is too small to hide its members, or too large for the plan's headroom.
+        members: Of how many it would be.
+        invited: How many were invited to the attempt.
+        plan: The plan.
 
     Raises:
         CohortRefused: It is.
     """
-    if not minimum <= len(cohort.members) <= largest:
-        raise CohortRefused(f"a cohort of {len(cohort.members)} was announced; the plan allows {minimum} to {largest}")
+    least = max(plan.min_cohort, threshold(invited, plan.colluders))
+    if not least <= members <= plan.max_cohort:
+        raise CohortRefused(
+            f"a sum of {members} of {invited} invited was announced; the plan allows {least} to {plan.max_cohort}"
+        )

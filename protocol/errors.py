@@ -19,7 +19,8 @@
     │   ├── SignatureRefused   parses, but is not signed by whom it names
     │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
     │   ├── Duplicate          this node has already answered
-    │   ├── CohortRefused      the announced cohort would expose a member
+    │   ├── CohortRefused      the announced cohort, or a sum of it, would expose a member
+    │   ├── ShareError         a member has dealt shares that do not fit together
     │   └── BundleRefused      the Flower app bundle is not one that this node accepts
     ├── AgreementError         nodes derived different models, and none has a majority
     ├── QuorumError            too few clients to release a sum
@@ -199,10 +200,25 @@ class Duplicate(PeerError):
 
 
 class CohortRefused(PeerError):
-    """A client refuses an announced cohort because its sum would expose a member."""
+    """An announced cohort, or the sum of a part of it, would expose a member."""
 
     public = "this node refuses the announced cohort"
     code = 115
+
+
+class ShareError(PeerError):
+    """A member has dealt shares that do not give back what it has signed for.
+
+    Attributes:
+        node: Its number.
+    """
+
+    public = "the shares do not fit together"
+    code = 118
+
+    def __init__(self, node: int) -> None:
+        super().__init__(f"node {node} has dealt shares that do not give back what it has signed for")
+        self.node = node
 
 
 class BundleRefused(PeerError):

@@ -1,9 +1,9 @@
 """What the two ends of a round say, inside Flower's records: pairs that undo one another.
 
 * ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
-* ``from_request(action, to_request(action, call, frame)) == (call, frame)``
-* ``from_reply(action, to_reply(action, frame, metrics)) == (frame, metrics)`` for a frame that is not empty and metrics
-  that are known and in their range.
+* ``from_request(action, to_request(action, call, frames)) == (call, frames)`` for frames that are not empty.
+* ``from_reply(action, to_reply(action, frames, metrics)) == (frames, metrics)`` for frames that are not empty and
+  metrics that are known and in their range.
 * ``from_error(to_error(error, reference))[0] == error.public``
 
 Every payload travels as an `Array` of our own serialisation type. Flower's built-in aggregation refuses to average such
@@ -15,7 +15,7 @@ name and a range, so that a sum of them is finite whatever a client says.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
@@ -27,7 +27,7 @@ from protocol.text import LONGEST_NAME, cleaned
 
 STYPE: Final = f"pruneseal.v{VERSION}"
 _ANY_VERSION: Final = re.compile(r"pruneseal\.v([0-9]{1,3})")
-_CALL, _METRICS, _REFERENCE = "call", "metrics", " [ref "
+_CALL, _FRAMES, _METRICS, _REFERENCE = "call", "frames", "metrics", " [ref "
 _COUNTS: Final = frozenset({"correct", "tested", "parameters", "kept", "clipped"})
 _REALS: Final = frozenset({"loss", "test-loss", "seconds-open", "seconds-train", "seconds-encrypt"})
 _MOST_COUNT, _MOST_REAL = 1 << 48, 1e30
@@ -59,34 +59,41 @@ def from_record(record: ArrayRecord) -> dict[str, bytes]:
     return {name: array.data for name, array in record.items()}
 
 
-def _frames(name: str, content: RecordDict) -> dict[str, bytes]:
-    """The frames in the record of this name; none where there is no such record."""
+def _frames(content: RecordDict, known: Sequence[str]) -> dict[str, bytes]:
+    """The frames of a message; none where it holds no record of them.
+
+    Raises:
+        MalformedMessage: There is one that its kind of message does not carry, or something else than a frame.
+    """
     records = content.array_records
-    return from_record(records[name]) if name in records else {}
+    frames = from_record(records[_FRAMES]) if _FRAMES in records else {}
+    if unknown := set(frames) - set(known):
+        raise MalformedMessage(f"the message carries an unknown frame {cleaned(min(unknown), LONGEST_NAME)!r}")
+    return frames
 
 
 # --- a request -----------------------------------------------------------------------------------
 
 
-def to_request(action: Action, call: Call, frame: bytes) -> RecordDict:
+def to_request(action: Action, call: Call, frames: Mapping[str, bytes]) -> RecordDict:
     """What a node is sent.
 
     Args:
         action: What it is asked to do.
         call: Of which round.
-        frame: The last aggregate or the announced cohort; empty where there is none.
+        frames: By name, of those that the action knows; empty ones are left out.
     """
     head = ConfigRecord({"run": call.run, "round": call.round, "attempt": call.attempt})
-    return RecordDict({action.request: to_record({action.request: frame}), _CALL: head})
+    return RecordDict({_FRAMES: to_record({name: frames.get(name, b"") for name in action.request}), _CALL: head})
 
 
-def from_request(action: Action, content: RecordDict) -> tuple[Call, bytes]:
-    """What :func:`to_request` was given; no bytes where there is no frame.
+def from_request(action: Action, content: RecordDict) -> tuple[Call, dict[str, bytes]]:
+    """What :func:`to_request` was given.
 
     Raises:
-        MalformedMessage: It names no round, or carries something else than our frame.
+        MalformedMessage: It names no round, or carries something else than our frames.
     """
-    return call_of(content), _frames(action.request, content).get(action.request, b"")
+    return call_of(content), _frames(content, action.request)
 
 
 def call_of(content: RecordDict) -> Call:
@@ -105,28 +112,30 @@ def call_of(content: RecordDict) -> Call:
 # --- its reply -----------------------------------------------------------------------------------
 
 
-def to_reply(action: Action, frame: bytes, metrics: Mapping[str, int | float]) -> RecordDict:
+def to_reply(action: Action, frames: Mapping[str, bytes], metrics: Mapping[str, int | float]) -> RecordDict:
     """What a node answers.
 
     Args:
         action: What it was asked to do.
-        frame: One message of the protocol.
+        frames: Those that the action asks for, by name.
         metrics: Scalars that the aggregator may know.
     """
-    return RecordDict({action.reply: to_record({action.reply: frame}), _METRICS: MetricRecord(dict(metrics))})
+    return RecordDict(
+        {_FRAMES: to_record({name: frames[name] for name in action.reply}), _METRICS: MetricRecord(dict(metrics))}
+    )
 
 
-def from_reply(action: Action, content: RecordDict) -> tuple[bytes, dict[str, float]]:
-    """The frame of a reply, and those of its scalars that have a name and a range here; all others are left out.
+def from_reply(action: Action, content: RecordDict) -> tuple[dict[str, bytes], dict[str, float]]:
+    """The frames of a reply, and those of its scalars that have a name and a range here; all others are left out.
 
     Raises:
-        MalformedMessage: It does not hold our one frame.
+        MalformedMessage: It does not hold all of our frames, or something else.
     """
-    frames = _frames(action.reply, content)
-    if set(frames) != {action.reply}:
-        raise MalformedMessage(f"the reply holds no {action.reply}")
+    frames = _frames(content, action.reply)
+    if missing := [name for name in action.reply if name not in frames]:
+        raise MalformedMessage(f"the reply holds no {missing[0]}")
     metrics = content.metric_records.get(_METRICS) or MetricRecord()
-    return frames[action.reply], {
+    return frames, {
         key: float(value)
         for key in sorted(_COUNTS | _REALS)
         if isinstance(value := metrics.get(key), int | float) and _in_range(key, value)

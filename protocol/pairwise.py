@@ -1,12 +1,15 @@
-"""Pairwise blinding: the pair that is its own inverse, because it cancels in the sum over a cohort.
+"""The masks of a contribution: one of each pair of members, which cancels in their sum, and one of the member's own.
 
-Law: ``sum_k blind(x_k) == sum_k x_k`` modulo t over exactly the announced cohort; the sum over any other set, and any
-multiple of one member's slots, is uniformly random to everybody but the two ends of the pairs left open.
+Law: ``sum_k (x_k + mask_k) == sum_k x_k + sum_k self_k`` modulo t over exactly the announced cohort, where ``self_k``
+is the mask of k's own. Of whoever is missing, the other halves of its pairs are left as well, as :func:`mask` of the
+others for those pairs alone. The sum over any other set, and any multiple of one member's slots, is uniformly random
+to everybody who knows neither the seed of one member in it nor the key of a pair that is left open.
 
-Two clients share an X25519 secret (RFC 7748). HKDF-SHA256 (RFC 5869), salted with the digest of the announced cohort,
-turns it into the key of one ChaCha20 stream (RFC 8439). The digest covers a fresh nonce of every member, so no blinding
-is ever used twice, whatever run or round an aggregator announces. The client of the lower number adds the stream, the
-other one subtracts it (Bonawitz et al., CCS 2017, section 4.1).
+Two members share an X25519 secret (RFC 7748), of keys that are made for one attempt and thrown away with it.
+HKDF-SHA256 (RFC 5869), salted with the digest of the announced cohort, turns it into the key of one ChaCha20 stream
+(RFC 8439); the seed of a member's own mask likewise. The client of the lower number adds the stream of a pair, the
+other one subtracts it (Bonawitz et al., CCS 2017, section 4). Seeds and keys come back, where they must, by
+`protocol/sharing.py`.
 """
 
 import struct
@@ -36,6 +39,17 @@ def pair_key(secret: bytes, cohort: bytes, nodes: tuple[int, int]) -> bytes:
     return HKDF(SHA256(), 32, salt=cohort, info=info).derive(secret)
 
 
+def self_key(seed: bytes, cohort: bytes, node: int) -> bytes:
+    """The 32-byte stream key of a node's own mask for one announced cohort.
+
+    Args:
+        seed: 32 bytes, made for one attempt.
+        cohort: The digest of the announced cohort.
+        node: The number of the node.
+    """
+    return HKDF(SHA256(), 32, salt=cohort, info=DOMAIN + b"self" + struct.pack("<I", node)).derive(seed)
+
+
 def keystream(key: bytes, count: int, modulus: int) -> Slots:
     """``count`` independent uniform values below ``modulus``: u64[count]. A fresh key each time.
 
@@ -56,23 +70,24 @@ def _below(stream: bytes, limit: np.uint64) -> Slots:
     return words if words.max() <= limit else words[words <= limit]
 
 
-def blind(slots: Slots, node: int, keys: Mapping[int, bytes], modulus: int) -> Slots:
-    """Hide one client's slots, u64[s] below t, from everybody but the sum.
+def mask(size: int, node: int, own: bytes, keys: Mapping[int, bytes], modulus: int) -> Slots:
+    """What hides one client's slots: the mask of its own, and those of its pairs, u64[size] below t.
 
     Args:
-        slots: The client's packed values.
-        node: The client's own number.
-        keys: For every other member of the cohort, its number and the key of the pair.
+        size: How many slots.
+        node: The client's number.
+        own: The key of its own mask.
+        keys: For other members of the cohort, the number and the key of the pair.
         modulus: t.
     """
     t = np.uint64(modulus)
-    hidden = slots.copy()
-    for number, (peer, key) in enumerate(keys.items(), start=1):
-        stream = keystream(key, slots.size, modulus)
+    total = keystream(own, size, modulus)
+    for number, (peer, key) in enumerate(keys.items(), start=2):
+        stream = keystream(key, size, modulus)
         if node > peer:
             np.subtract(t, stream, out=stream)
-        hidden += stream
+        total += stream
         if number % _BEFORE_REDUCTION == 0:
-            hidden %= t
-    hidden %= t
-    return hidden
+            total %= t
+    total %= t
+    return total

@@ -4,9 +4,10 @@ BFV (Fan and Vercauteren, ePrint 2012/144) with coefficient packing: N = 4096, o
 t = R^f, seeded symmetric ciphertexts. The low ``drop_up`` bits of each first half stay at home and are replaced by
 their midpoint; the low ``drop_down`` bits of the summed first half likewise. Law, the *hard* noise bound::
 
-    K * (21 + 1/2 + 2^(drop_up - 1)) + 2^(drop_down - 1)  <  q / (2 t)
+    K * (21 + 1/2 + 2^(drop_up - 1)) + 1/2 + 2^(drop_down - 1)  <  q / (2 t)
 
-21 bounds SEAL's fresh error (a centred binomial), 1/2 its rounding of q m / t. Within the bound decryption cannot fail,
+21 bounds SEAL's fresh error (a centred binomial), 1/2 its rounding of q m / t, once for each client and once where the
+aggregator takes the masks from the sum. Within the bound decryption cannot fail,
 which exact schemes need for more than convenience: attacks on them start from decryption failures (ePrint
 2024/116). A plan for which no f and no drop satisfy the bound is refused when it is built.
 """
@@ -37,6 +38,7 @@ CHECKS: Final = 1
 """Lanes that hold the constant 1: in the sum they count the clients."""
 
 _FRESH_ERROR: Final = 21
+_UNMASKING: Final = Fraction(1, 2)
 _PLAIN_LIMIT: Final = 1 << 59
 _TAG_WORD_BITS: Final = 32
 _MOST_CLIENTS: Final = 1 << 27  # no bound holds for more, and a larger prime need not be looked for
@@ -80,7 +82,7 @@ class Parameters:
         """What is left of q / 2t after fresh errors and ``drop`` bits; a thousandth is kept for SEAL's own rounding."""
         room = Fraction(MODULUS, 2 * self.grid.radix**fields) * Fraction(999, 1000) - 1
         midpoint = Fraction(1 << drop, 2) if drop else 0
-        return room - self.grid.clients * (_FRESH_ERROR + Fraction(1, 2) + midpoint)
+        return room - _UNMASKING - self.grid.clients * (_FRESH_ERROR + Fraction(1, 2) + midpoint)
 
     @property
     def fields(self) -> int:

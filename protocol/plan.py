@@ -15,9 +15,9 @@ from math import isfinite
 from typing import Final
 
 from protocol import VERSION
-from protocol.cohort import smallest
 from protocol.errors import ConfigError
 from protocol.grid import Grid
+from protocol.openings import smallest
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, Parameters
 from protocol.text import cleaned
 

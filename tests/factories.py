@@ -16,13 +16,16 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from hypothesis import strategies as st
 
 from aggregator.records import PhaseSeconds, Record
+from edge_client.dealing import Secrets
 from edge_client.keys import CohortSecret, Kit
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
 from protocol.layout import Layout, TensorSpec
+from protocol.openings import nodes_digest
 from protocol.parameters import SEED_BYTES, Parameters
 from protocol.plan import Plan
 from protocol.roster import OPERATOR_PUBLIC_FILE, Node, Roster
+from protocol.sharing import commit
 from protocol.terms import support_digest
 from protocol.wire import Attendance, Contribution, encode_attendance, encode_contribution, signed
 
@@ -108,9 +111,18 @@ def attendance(kit: Kit, **changes: Any) -> Attendance:
         key=kit.roster.key_id(RUN, 1),
         model=MODEL,
         support=support_digest(SEALED),
-        nonce=struct.pack("<I", kit.node) * 4,
+        invited=nodes_digest(kit.roster.nodes),
+        exchange=secrets(kit.node).public,
+        seed=commit(secrets(kit.node).seed),
+        dealt=bytes(range(32)),
+        memory=frozenset(),
     )
     return replace(made, **changes)
+
+
+def secrets(node: int) -> Secrets:
+    """What a node masks its contribution with in every test."""
+    return Secrets((b"exch" + struct.pack("<I", node)) * 4, (b"seed" + struct.pack("<I", node)) * 4)
 
 
 def attend(kit: Kit, **changes: Any) -> bytes:
@@ -140,7 +152,7 @@ def contribution(kit: Kit, announced: Cohort, parameters: Parameters, **changes:
         key=own.key,
         cohort=announced.digest(1),
         support=own.support,
-        sealed=SEALED if own.node == announced.bearer else b"",
+        held=(True,) * len(announced.members),
         seeds=dummy_seeds(blocks),
         first=dummy_words(slots, parameters.width_up),
     )
@@ -159,7 +171,6 @@ def record(number: int, **changes: Any) -> Record:
         round=number,
         cohort=10,
         dropped=0,
-        left_out=0,
         attempts=1,
         refused=0,
         refusals={},
@@ -170,7 +181,7 @@ def record(number: int, **changes: Any) -> Record:
         vote_bytes=0,
         uplink_bytes=2048,
         downlink_bytes=4096,
-        seconds=PhaseSeconds(train=2.0, contribute=1.0, add=0.25, other=0.0),
+        seconds=PhaseSeconds(train=2.0, contribute=1.0, release=0.5, add=0.25, other=0.0),
     )
     return made.model_copy(update=changes)
 

@@ -4,21 +4,32 @@ The law of the whole: the sum that every client decrypts is the sum of the clien
 model, the support, the cohort, the weights and the votes. All comparisons are ``==`` on integers.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from aggregator.summation import CohortSum
+from aggregator.recovery import Recovery
+from aggregator.summation import CohortSum, dealt_to
+from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.ledger import Ledger
-from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import (
+    Sum,
+    Update,
+    admit_cohort,
+    admit_release,
+    attend,
+    close_update,
+    consent,
+    dither_of,
+    open_sum,
+    quantised,
+)
 from edge_client.sparsify import GlobalState
 from protocol.call import Call
 from protocol.cohort import bounded_weights, gather_cohort
@@ -26,6 +37,8 @@ from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout, TensorSpec
 from protocol.parameters import CHECKS, DEGREE
 from protocol.plan import Plan
+from protocol.release import Release
+from protocol.sharing import threshold
 from protocol.wire import decode_aggregate, decode_contribution, encode_aggregate
 from tests.edge_client.federation import NODES, RUN, federation
 
@@ -41,40 +54,68 @@ class Round:
 
 
 def run_round(
-    plan: Plan, kits: Mapping[int, Kit], layout: Layout, state: GlobalState, updates: Mapping[int, Update], call: Call
+    plan: Plan,
+    kits: Mapping[int, Kit],
+    layout: Layout,
+    state: GlobalState,
+    updates: Mapping[int, Update],
+    call: Call,
+    lost: Collection[int] = (),
 ) -> Round:
-    """The protocol of one round. Everything between two steps is bytes, as it is on the network."""
+    """The protocol of one round, in which some are lost after they have attended.
+
+    Everything between two steps is bytes, as it is on the network.
+    """
     roster = next(iter(kits.values())).roster
 
-    # 1. ATTEND. All clients hold the same state and have trained from it. Each signs who it is, how many samples it
-    #    has, and digests of the model and of the positions that will travel. The trained values stay on its disk.
-    waiting = {node: attend(call, kits[node], plan, layout, state, update) for node, update in updates.items()}
+    # 1. ATTEND. All clients hold the same state and have trained from it. Each makes new secrets for this attempt, deals
+    #    a share of them to everybody who is invited, and signs who it is, how many samples it has, and digests of the
+    #    model and of the positions that will travel. The trained values stay on its disk.
+    invited = frozenset(updates)
+    waiting = {node: attend(call, kits[node], plan, layout, state, made, invited) for node, made in updates.items()}
+    dealt = {node: pending.dealt for node, pending in waiting.items()}
 
-    # 2. ANNOUNCE. The aggregator lists the attendances that came in time. The list, with its signatures, is the cohort.
+    # 2. ANNOUNCE. The aggregator lists the attendances that came in time. The list, with its signatures, is the cohort;
+    #    with it each member gets the shares that the others have dealt it.
     announcement = gather_cohort([pending.attendance for pending in waiting.values()], roster).encode()
 
     # 3. CONTRIBUTE. Each client checks the list and finds itself in it. It scales its values by its share of the
-    #    cohort's samples, rounds them to the grid, packs them, adds the pairwise blinding of exactly this cohort,
-    #    encrypts under the key of this round, and signs.
+    #    cohort's samples, rounds them to the grid, packs them, adds the masks of exactly this cohort and one of its
+    #    own, encrypts under the key of this round, and signs.
     clear, messages = {}, {}
     for node, pending in waiting.items():
-        cohort = admit_cohort(announcement, call, pending, Ledger(Path()), kits[node], plan)
-        dither = dither_of(plan, call, node, pending.values.size)
-        clear[node], _ = quantised(pending, cohort, node, plan, dither)
-        messages[node] = close_update(clear[node], pending.votes, cohort, call, kits[node], plan, pending.sealed)
+        cohort = admit_cohort(announcement, call, pending, kits[node], plan)
+        shares = tuple(take(dealt_to(node, cohort, invited, dealt), cohort.members, call, kits[node]))
+        waiting[node] = replace(pending, cohort=announcement, shares=shares)
+        clear[node], _ = quantised(pending, cohort, node, plan, dither_of(plan, call, node, pending.values.size))
+        if node not in lost:
+            messages[node] = close_update(clear[node], cohort, call, kits[node], plan, waiting[node])
 
     # 4. ADD. The aggregator reads each message against the attendance that announced it, and adds what it cannot read.
-    total = CohortSum(cohort, call.attempt, plan)
+    total = CohortSum(cohort, plan)
     for member in cohort.members:
-        total.add(decode_contribution(messages[member.node], member, plan.parameters, roster))
-    aggregate = encode_aggregate(total.aggregate(), plan.parameters)
+        if member.node in messages:
+            total.add(decode_contribution(messages[member.node], member, len(waiting), plan.parameters, roster))
+    masked = total.masked(call.attempt, invited, dealt)
     total.close()
 
-    # 5. OPEN. The blinding has cancelled. Every client decrypts the same sum, and nothing but the sum.
-    opened = {node: open_sum(aggregate, call.run, call.round, kit, plan, layout) for node, kit in kits.items()}
+    # 5. RELEASE. Of the masks, those of pairs that are both in the sum have cancelled. Enough of the clients consent to
+    #    open exactly this sum: they answer with shares of what the others are made from, and the aggregator takes those
+    #    out. It still has no key.
+    release = Release(call.run, call.round, call.attempt, len(waiting), cohort.digest(call.attempt), True, masked.nodes)
+    recovery = Recovery(masked, plan, roster)
+    for node in sorted(masked.nodes):
+        agreed = admit_release(release, waiting[node], call, kits[node], plan)
+        recovery.admit(node, consent(release, agreed, call, kits[node], plan, waiting[node]))
+    aggregate = masked.aggregate(recovery.masks(), plan, recovery.voucher, recovery.sealed)
+    data = encode_aggregate(aggregate, plan.parameters)
 
-    votes = [pending.votes.astype(np.int64) for pending in waiting.values()]
-    return Round(np.sum(list(clear.values()), axis=0), np.sum(votes, axis=0), opened, aggregate)
+    # 6. OPEN. Every client decrypts the same sum, and nothing but the sum.
+    opened = {node: open_sum(data, call.run, call.round, kit, plan, layout) for node, kit in kits.items()}
+
+    inside = sorted(masked.nodes)
+    votes = [waiting[node].votes.astype(np.int64) for node in inside]
+    return Round(np.sum([clear[node] for node in inside], axis=0), np.sum(votes, axis=0), opened, data)
 
 
 # --- what goes in -------------------------------------------------------------------------------
@@ -176,6 +217,37 @@ def test_the_sum_stands_for_the_weighted_mean_within_one_step_a_client(
     )
     error = np.abs(dequantise(opened.values, step) - mean)
     assert (error < len(samples) * step + 1e-6).all()
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    samples=st.lists(SAMPLES, min_size=4, max_size=6),
+    lost=st.integers(1, 2),
+    bits=st.integers(2, 24),
+    voting=st.booleans(),
+    form=st.sampled_from(["seeds", "second half"]),
+    seed=SEEDS,
+)
+def test_the_sum_of_those_who_are_left_is_exact_and_stands_for_their_mean(
+    samples: list[int], lost: int, bits: int, voting: bool, form: str, seed: int
+) -> None:
+    plan = Plan(bits=bits, max_cohort=6, seed=seed)
+    kits = federation(plan, nodes=len(samples)).kits
+    gone = list(kits)[: min(lost, len(samples) - threshold(len(samples), plan.colluders))]
+    layout = layout_of_size(40)
+    state = some_state(seed, layout, 1.0)
+    updates = {n: some_update(seed + n, state, c, 0.05, voting) for n, c in zip(kits, samples, strict=True)}
+    with downlink(form):
+        result = run_round(plan, kits, layout, state, updates, Call(RUN, 5, 1), gone)
+    weights = dict(zip(kits, bounded_weights(samples, plan.max_share), strict=True))
+    inside = {node: weight for node, weight in weights.items() if node not in gone}
+    mean = sum(updates[n].values.astype(np.float64) * (weight / sum(inside.values())) for n, weight in inside.items())
+    for opened in result.opened.values():
+        assert opened.clients == len(inside)
+        assert opened.values.tolist() == result.values.tolist()
+        assert opened.votes.tolist() == result.votes.tolist()
+        step = steps(opened.terms.clips, layout, opened.terms.support, plan.parameters.grid) * opened.whole
+        assert (np.abs(dequantise(opened.values, step) - mean) < len(samples) * step + 1e-6).all()
 
 
 def test_a_client_that_was_not_in_the_cohort_opens_the_sum_as_well() -> None:

@@ -159,7 +159,6 @@ def time(metrics: Rounds) -> Figure:
     seconds = {name: spent for name, spent in seconds.items() if any(spent)}
     counts = {
         "in the sum": [m.cohort for m in metrics],
-        "left out": [m.left_out for m in metrics],
         "lost": [m.dropped for m in metrics],
     }
     stacks: tuple[tuple[Axes, Mapping[str, Sequence[float]], Sequence[str]], ...] = (

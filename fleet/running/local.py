@@ -18,6 +18,7 @@ from aggregator.journal import Journal
 from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
 from aggregator.settings import AggregatorSettings
+from aggregator.summation import MaskedSum
 from edge_client.keys import ROSTER_FILE, load_kit
 from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
@@ -32,7 +33,6 @@ from fleet.running.local_grid import LocalGrid
 from fleet.running.mask_figures import MaskWatch
 from fleet.running.progress import Progress
 from fleet.running.verify import Verifier
-from protocol.cohort import Cohort
 from protocol.errors import ConfigError, PeerError
 from protocol.files import replace_file
 from protocol.plan import Plan, plan_from_config
@@ -56,7 +56,7 @@ class Options:
 
     Attributes:
         clients: How many clients the data is divided among.
-        drop: The probability that a client vanishes between the two messages.
+        drop: The probability that a client vanishes in a round, after it has attended or after it has contributed.
         verify: Whether every sum is also computed in the clear and compared.
         workers: Client processes; 0 for one per processor.
         engine: What carries the messages.
@@ -190,9 +190,9 @@ class _LocalObserver:
     def failed(self, round_: int, node: int, reason: str) -> None:
         """The round's own message names the reasons."""
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
+    def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
         if self._verifier is not None:
-            self._verifier.check(round_, attempt, cohort, aggregate)
+            self._verifier.check(round_, total, aggregate)
         return self._watch.figures(round_, aggregate)
 
     def round_done(self, record: Record) -> None:

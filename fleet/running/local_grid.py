@@ -40,7 +40,7 @@ class LocalGrid(Grid):
         environment: Added to the environment of the client processes.
         client_app: ``package.module:attribute`` of the `ClientApp`.
         workers: Processes; by default one per processor.
-        drop: The probability that a client vanishes between `train` and `contribute`.
+        drop: The probability that a client vanishes in a round, after it has attended or after it has contributed.
         seed: Of those losses.
     """
 
@@ -58,7 +58,7 @@ class LocalGrid(Grid):
         self._worker = (client_app, dict(environment))
         self._workers = min(nodes, workers or os.cpu_count() or 1)
         self._drop, self._seed = drop, seed
-        self._lost: set[int] = set()
+        self._lost: dict[int, Action] = {}
         self._lock = threading.Lock()
         self._jobs: dict[str, tuple[Message, Future[Parcel]]] = {}
         self._pool = self._start()
@@ -166,15 +166,18 @@ class LocalGrid(Grid):
             return _refusal(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>")
 
     def _maybe_lose(self, node: int, message: Message) -> None:
-        """Decide, when a client is asked to train, whether it vanishes before it contributes."""
+        """Decide, when a client is asked to train, whether it vanishes afterwards, and before which message."""
         if message.metadata.message_type != Action.TRAIN:
             return
         call = call_of(message.content)
-        draw = np.random.default_rng([self._seed, call.round, call.attempt, node])
-        (self._lost.add if draw.random() < self._drop else self._lost.discard)(node)
+        lost, late = np.random.default_rng([self._seed, call.round, call.attempt, node]).random(2)
+        self._lost.pop(node, None)
+        if lost < self._drop:
+            self._lost[node] = Action.CONTRIBUTE if late < 1 / 2 else Action.RELEASE
 
     def _is_lost(self, node: int, message: Message) -> bool:
-        return node in self._lost and message.metadata.message_type == Action.CONTRIBUTE
+        gone = self._lost.get(node)
+        return gone is not None and message.metadata.message_type in (gone, Action.RELEASE)
 
     @staticmethod
     def _failed() -> "Future[Parcel]":

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 
+from aggregator.summation import MaskedSum
 from edge_client.keys import load_kit
 from edge_client.round import dither_of, open_sum, quantised
 from edge_client.state import load_pending
 from fleet.provisioning.kits import kit_name
 from fleet.results.summary import Verified
 from protocol.call import Call
-from protocol.cohort import Cohort
 from protocol.documents import Count, Part
 from protocol.errors import StorageError, VerificationError
 from protocol.files import replace_file
@@ -26,11 +26,11 @@ VERIFIED_FILE = "verified.jsonl"
 
 
 class VerifiedSum(Part):
-    """A line of ``verified.jsonl``: a sum that was equal, of so many clients and integers."""
+    """A line of ``verified.jsonl``: a sum that was equal, of so many clients, without so many invited, and integers."""
 
     round: Count
     clients: Count
-    attempt: Count
+    lost: Count
     values: Count
 
 
@@ -47,27 +47,29 @@ class Verifier:
     def __init__(self, out: Path, kits: Path, plan: Plan, layout: Layout) -> None:
         self._path, self._kits, self._plan, self._layout = out / VERIFIED_FILE, kits, plan, layout
 
-    def check(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> None:
+    def check(self, round_: int, total: MaskedSum, aggregate: bytes) -> None:
         """Compare one sum.
 
         Raises:
             VerificationError: An integer differs.
             StorageError: The disk does not take the line; those before are as they were.
         """
-        kit = load_kit(self._kits / kit_name(cohort.bearer))
-        opened = open_sum(aggregate, cohort.members[0].run, round_, kit, self._plan, self._layout)
+        nodes, call = sorted(total.nodes), Call(total.cohort.members[0].run, round_, total.attempt)
+        kit = load_kit(self._kits / kit_name(nodes[0]))
+        opened = open_sum(aggregate, call.run, round_, kit, self._plan, self._layout)
         values, votes = np.zeros_like(opened.values), np.zeros_like(opened.votes)
-        for node in sorted(cohort.nodes):
+        for node in nodes:
             pending = load_pending(self._kits / kit_name(node) / "state")
-            dither = dither_of(self._plan, Call(cohort.members[0].run, round_, attempt), node, pending.values.size)
-            values += quantised(pending, cohort, node, self._plan, dither)[0]
+            dither = dither_of(self._plan, call, node, pending.values.size)
+            values += quantised(pending, total.cohort, node, self._plan, dither)[0]
             votes += pending.votes
         wrong = int((values != opened.values).sum() + (votes != opened.votes).sum())
-        if wrong or opened.clients != len(cohort.members):
+        if wrong or opened.clients != len(nodes):
             raise VerificationError(
                 f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
             )
-        line = VerifiedSum(round=round_, clients=opened.clients, attempt=attempt, values=values.size + votes.size)
+        lost = len(total.invited) - len(nodes)
+        line = VerifiedSum(round=round_, clients=opened.clients, lost=lost, values=values.size + votes.size)
         before = self._path.read_bytes() if self._path.exists() else b""
         try:
             replace_file(self._path, before + line.to_json() + b"\n")
@@ -87,6 +89,6 @@ class Verifier:
         return Verified(
             equal=True,
             rounds=len(by_round),
-            rounds_with_lost_clients=sum(one.attempt > 1 for one in by_round.values()),
+            rounds_with_lost_clients=sum(one.lost > 0 for one in by_round.values()),
             values=sum(one.values for one in by_round.values()),
         )

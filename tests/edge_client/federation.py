@@ -3,7 +3,7 @@
 Node numbers are neither consecutive nor positions, so nothing can mistake the one for the other.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
-from aggregator.summation import CohortSum
+from aggregator.recovery import Recovery
+from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.client import Client, Reply
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
 from edge_client.settings import NodeSettings
@@ -23,10 +24,12 @@ from protocol.call import Call
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
 from protocol.layout import Vector
+from protocol.openings import encode_nodes
 from protocol.parameters import Parameters
 from protocol.plan import Plan
+from protocol.release import Release, encode_release
 from protocol.roster import Roster
-from protocol.wire import Aggregate, encode_aggregate
+from protocol.wire import SHARE_BYTES, Aggregate, encode_aggregate
 from tests import factories
 
 RUN: Final = factories.RUN
@@ -110,15 +113,43 @@ class Stage:
         self.folder = folder
         self.fed = federation(plan, nodes=6)
         self.clients = self.fed.clients(folder)
-        self.trained = {node: client.train(FIRST, b"") for node, client in self.clients.items()}
+        self.trained = {node: client.train(FIRST, invitation(self.clients)) for node, client in self.clients.items()}
 
-    def cohort(self, *nodes: int) -> bytes:
-        """The announcement of these nodes' attendances."""
-        return gather_cohort([self.trained[node].payload for node in nodes], self.fed.roster).encode()
+    def cohort(self, *nodes: int) -> Cohort:
+        """The cohort of these nodes."""
+        return cohort_of({node: self.trained[node] for node in nodes}, self.fed.roster)
+
+    def announcement(self, to: int, *nodes: int) -> dict[str, bytes]:
+        """What a node is told of the cohort of these."""
+        return announcement(self.cohort(*nodes), self.trained, self.clients, to)
 
     def state(self, node: int) -> Path:
         """The folder of a node's state."""
         return self.folder / str(node) / "state"
+
+
+def invitation(nodes: Iterable[int], aggregate: bytes = b"") -> dict[str, bytes]:
+    """The frames of a `train` message that invites these nodes."""
+    return {"invited": encode_nodes(nodes), "aggregate": aggregate}
+
+
+def cohort_of(trained: Mapping[int, Reply], roster: Roster) -> Cohort:
+    """The cohort of those who have trained."""
+    return gather_cohort([answer.frames["attendance"] for answer in trained.values()], roster)
+
+
+def announcement(cohort: Cohort, trained: Mapping[int, Reply], invited: Iterable[int], to: int) -> dict[str, bytes]:
+    """The frames of the `contribute` message to one node."""
+    dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
+    return {"cohort": cohort.encode(), "shares": dealt_to(to, cohort, frozenset(invited), dealt)}
+
+
+def release_of(total: MaskedSum, terms: bool = False) -> dict[str, bytes]:
+    """The frames of the `release` message of a sum."""
+    member, digest = total.cohort.members[0], total.cohort.digest(total.attempt)
+    count = len(total.cohort.members)
+    made = Release(member.run, member.round, total.attempt, count, digest, terms, total.nodes)
+    return {"release": encode_release(made)}
 
 
 def one_client(folder: Path, fed: Federation, plan: Plan, **changes: object) -> Client:
@@ -134,15 +165,29 @@ def pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:
     return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 
 
-def add_up(plan: Plan, roster: Roster, cohort: Cohort, attempt: int, sent: Mapping[int, bytes]) -> bytes:
-    """What the aggregator does with the contributions of a cohort: admit, add, encode."""
-    admission, total = ContributionAdmission(cohort, attempt, plan, roster), CohortSum(cohort, attempt, plan)
+def add_up(
+    fed: Federation, cohort: Cohort, call: Call, trained: Mapping[int, Reply], sent: Mapping[int, bytes]
+) -> MaskedSum:
+    """What the aggregator does with the contributions of a cohort: admit and add."""
+    admission, total = ContributionAdmission(cohort, call.attempt, fed.plan, fed.roster), CohortSum(cohort, fed.plan)
     for node, data in sent.items():
         total.add(admission.admit(node, data))
-    assert total.complete
-    aggregate = encode_aggregate(total.aggregate(), plan.parameters)
+    dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
+    size = len(next(iter(dealt.values()))) // SHARE_BYTES
+    invited = next(each for each in (frozenset(fed.kits), cohort.nodes) if len(each) == size)
+    masked = total.masked(call.attempt, invited, dealt)
     total.close()
-    return aggregate
+    return masked
+
+
+def open_up(fed: Federation, total: MaskedSum, consents: Mapping[int, bytes]) -> bytes:
+    """What the aggregator does with the consents to a release: the aggregate."""
+    recovery = Recovery(total, fed.plan, fed.roster)
+    for node, data in consents.items():
+        recovery.admit(node, data)
+    assert recovery.complete
+    aggregate = total.aggregate(recovery.masks(), fed.plan, recovery.voucher, recovery.sealed)
+    return encode_aggregate(aggregate, fed.plan.parameters)
 
 
 def ciphertext_sum(
@@ -157,8 +202,9 @@ def ciphertext_sum(
     first_half, second_half = total.halves()
     machine.close()
     head: dict[str, Any] = {
-        "run": RUN, "round": 1, "attempt": 1, "clients": count, "values": 1, "votes": 0, "plan": bytes(32),
-        "key": bytes(16), "cohort": bytes(32), "support": bytes(32), "sealed": b"",
+        "run": RUN, "round": 1, "attempt": 1, "clients": count, "members": count, "weight": 1, "total": 1,
+        "voucher": bytes(32), "values": 1, "votes": 0, "plan": bytes(32), "key": bytes(16), "cohort": bytes(32),
+        "support": bytes(32), "sealed": b"",
     }  # fmt: skip
     used = truncate(first_half.ravel()[:size], parameters.drop_down)
     return Aggregate(**{**head, "first": used, "second": second_half, **fields})
@@ -171,19 +217,51 @@ class Played:
     trained: Mapping[int, Reply]
     cohort: Cohort
     sent: Mapping[int, Reply]
+    total: MaskedSum
     aggregate: bytes
 
 
-def play_round(clients: Mapping[int, Client], fed: Federation, round_: int, last: bytes, attempt: int = 1) -> Played:
-    """One round between clients and an aggregator, in which nobody is lost."""
-    call = Call(RUN, round_, attempt)
-    admission = AttendanceAdmission(RUN, round_, attempt, fed.plan, fed.roster)
-    trained = {node: client.train(call, last) for node, client in clients.items()}
-    assert {admission.admit(answer.payload).node for answer in trained.values()} == set(clients)
-    cohort = gather_cohort([answer.payload for answer in trained.values()], fed.roster)
-    sent = {node: client.contribute(call, cohort.encode()) for node, client in clients.items()}
-    aggregate = add_up(fed.plan, fed.roster, cohort, attempt, {node: answer.payload for node, answer in sent.items()})
-    return Played(trained, cohort, sent, aggregate)
+def play_round(
+    clients: Mapping[int, Client],
+    fed: Federation,
+    round_: int,
+    last: bytes,
+    attempt: int = 1,
+    lost: Mapping[str, Collection[int]] | None = None,
+) -> Played:
+    """One round between clients and an aggregator.
+
+    Args:
+        clients: Who is invited.
+        fed: Their federation.
+        round_: Which round.
+        last: The last aggregate.
+        attempt: Which attempt.
+        lost: By the name of a message, who does not answer it, nor any after it.
+    """
+    call, gone, left = Call(RUN, round_, attempt), dict(lost or {}), dict(clients)
+
+    def here(message: str) -> dict[int, Client]:
+        for node in gone.get(message, ()):
+            left.pop(node, None)
+        return left
+
+    admission = AttendanceAdmission(call, frozenset(clients), fed.plan, fed.roster)
+    trained = {node: client.train(call, invitation(clients, last)) for node, client in here("train").items()}
+    for node, answer in trained.items():
+        assert admission.admit(node, answer.frames["attendance"], answer.frames["shares"]).node == node
+    cohort = cohort_of(trained, fed.roster)
+    sent = {
+        node: client.contribute(call, announcement(cohort, trained, clients, node))
+        for node, client in here("contribute").items()
+    }
+    frames = {node: answer.frames["contribution"] for node, answer in sent.items()}
+    total = add_up(fed, cohort, call, trained, frames)
+    consents = {
+        node: client.release(call, release_of(total, terms=node == min(left))).frames["consent"]
+        for node, client in here("release").items()
+    }
+    return Played(trained, cohort, sent, total, open_up(fed, total, consents))
 
 
 def random_vector(seed: int, size: int, scale: float = 1.0) -> Vector:

@@ -1,0 +1,138 @@
+"""From consents to the masks that are left in a sum: of each member in it its own, of each lost one those of its pairs.
+
+The aggregator learns a member's seed where its contribution is in the sum, and a lost member's key where it is not;
+of no member both, so no contribution alone is ever bare (Bonawitz et al., CCS 2017, section 4).
+"""
+
+from collections import Counter
+from typing import Final
+
+import numpy as np
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+
+from aggregator.summation import MaskedSum
+from protocol.errors import Duplicate, MalformedMessage, PeerMismatch, ShareError
+from protocol.lanes import Slots
+from protocol.pairwise import mask, pair_key, self_key
+from protocol.parameters import Parameters
+from protocol.plan import Plan
+from protocol.release import Consent, decode_consent
+from protocol.roster import Roster
+from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES, commit, join, threshold
+from protocol.terms import support_digest
+from protocol.wire import SHARE_BYTES
+
+_NONE: Final = bytes(SECRET_BYTES)
+
+
+class Recovery:
+    """Collects the consents to the release of one sum.
+
+    Args:
+        total: The sum.
+        plan: The plan of the run.
+        roster: The public keys of its members.
+    """
+
+    def __init__(self, total: MaskedSum, plan: Plan, roster: Roster) -> None:
+        self._total, self._plan, self._roster = total, plan, roster
+        self._digest = total.cohort.digest(total.attempt)
+        self._places = {node: place for place, node in enumerate(sorted(total.invited))}
+        self._shares: dict[int, dict[int, bytes]] = {member.node: {} for member in total.cohort.members}
+        self._vouchers: dict[int, bytes] = {}
+        self.sealed = b""
+        """The sealed terms, once somebody has sent them."""
+
+    @property
+    def answered(self) -> frozenset[int]:
+        """Who has consented."""
+        return frozenset(self._vouchers)
+
+    @property
+    def complete(self) -> bool:
+        """Whether there is enough for the aggregate: shares, the terms, and a voucher that an honest member gave."""
+        least = threshold(len(self._total.invited), self._plan.colluders)
+        agreed = max(Counter(self._vouchers.values()).values(), default=0) > self._plan.colluders
+        enough = all(len(shares) >= least for shares in self._shares.values())
+        return bool(self.sealed) and enough and (agreed or self.answered == self._total.nodes)
+
+    def admit(self, node: int, data: bytes) -> None:
+        """Take in the consent that came from where ``node`` is reached.
+
+        Raises:
+            MalformedMessage, SignatureRefused: It does not parse, is not signed, or a share was changed.
+            PeerMismatch: It answers another release, or is another node's.
+            Duplicate: The node has already consented.
+        """
+        consent = decode_consent(data, self._roster)
+        member = self._total.cohort.members[0]
+        for field, ours in (
+            ("run", member.run),
+            ("round", member.round),
+            ("attempt", self._total.attempt),
+            ("node", node),
+            ("members", len(self._shares)),
+            ("cohort", self._digest),
+        ):
+            if ours != (theirs := getattr(consent, field)):
+                raise PeerMismatch(field, ours, theirs)
+        if node in self._vouchers:
+            raise Duplicate(node, "consent")
+        if consent.sealed and support_digest(consent.sealed) != member.support:
+            raise PeerMismatch("support", member.support, support_digest(consent.sealed))
+        given = self._given(consent)
+        for dealer, share in given.items():
+            self._shares[dealer][node] = share
+        self._vouchers[node] = consent.voucher
+        self.sealed = self.sealed or consent.sealed
+
+    def _given(self, consent: Consent) -> dict[int, bytes]:
+        """The shares of a consent by their dealers, those that it has."""
+        given, at = {}, SHARE_BYTES * self._places[consent.node] + SHARE_BYTES - 2 * COMMITMENT_BYTES
+        for member, share in zip(self._total.cohort.members, consent.shares, strict=True):
+            if share == _NONE:
+                continue
+            start = at + COMMITMENT_BYTES * (member.node in self._total.nodes)
+            if commit(share, COMMITMENT_BYTES) != self._total.dealt[member.node][start : start + COMMITMENT_BYTES]:
+                raise MalformedMessage(f"the share of node {member.node} is not the one that was dealt")
+            given[member.node] = share
+        return given
+
+    @property
+    def voucher(self) -> bytes:
+        """What most of those who consented vouch with."""
+        return Counter(self._vouchers.values()).most_common(1)[0][0]
+
+    def masks(self) -> Slots:
+        """What the masks that are left in the sum add up to, u64[slots] below t.
+
+        Raises:
+            ShareError: A member has dealt shares that do not give back what it has signed for.
+        """
+        total, p = self._total, self._plan.parameters
+        secrets = {node: join(shares) for node, shares in self._shares.items()}
+        for member in total.cohort.members:
+            if not _fits(secrets[member.node], member.seed, member.exchange, inside=member.node in total.nodes):
+                raise ShareError(member.node)
+        return _masks(total, secrets, p)
+
+
+def _masks(total: MaskedSum, secrets: dict[int, bytes], p: Parameters) -> Slots:
+    digest, members = total.cohort.digest(total.attempt), total.cohort.members
+    size = p.slots(members[0].values, members[0].votes)
+    lost = {m.node: X25519PrivateKey.from_private_bytes(secrets[m.node]) for m in members if m.node not in total.nodes}
+    left = np.zeros(size, np.uint64)
+    for member in members:
+        if member.node in total.nodes:
+            public = X25519PublicKey.from_public_bytes(member.exchange)
+            keys = {node: pair_key(key.exchange(public), digest, (member.node, node)) for node, key in lost.items()}
+            own = self_key(secrets[member.node], digest, member.node)
+            left = (left + mask(size, member.node, own, keys, p.plain_modulus)) % np.uint64(p.plain_modulus)
+    return left
+
+
+def _fits(secret: bytes, seed: bytes, exchange: bytes, *, inside: bool) -> bool:
+    """Whether a secret is the one that its member has signed for: a seed, or a key."""
+    if inside:
+        return commit(secret) == seed
+    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw() == exchange

@@ -1,0 +1,79 @@
+"""Who is invited to an attempt, and where they are reached."""
+
+import time
+from collections.abc import Mapping
+from math import ceil
+from typing import Final
+
+import numpy as np
+from flwr.serverapp import Grid
+
+from aggregator.observer import Observer
+from aggregator.tally import Tally
+from protocol.errors import QuorumError
+from protocol.openings import Nodes
+from protocol.plan import Plan
+from protocol.roster import Roster
+from protocol.sharing import threshold
+
+_WAIT_SECONDS: Final = 0.5
+_SAMPLING: Final = 0x53414D50
+
+
+class Selection:
+    """Chooses among the nodes of a grid.
+
+    Args:
+        grid: Flower's grid of nodes.
+        plan: The plan.
+        roster: Which nodes there are; a node of the grid is known by the name that it is registered under.
+        observer: Who is told.
+    """
+
+    def __init__(self, grid: Grid, plan: Plan, roster: Roster, observer: Observer) -> None:
+        self._grid, self._plan, self._observer = grid, plan, observer
+        self._numbers = {node.name: number for number, node in roster.nodes.items()}
+
+    def quorum(self, invited: int) -> int:
+        """The fewest of so many invited nodes that make a sum."""
+        return max(self._plan.min_cohort, threshold(invited, self._plan.colluders))
+
+    def online(self) -> dict[int, int]:
+        """By their numbers on the roster, the numbers in Flower of the nodes that are there."""
+        nodes = {node.name: node.node_id for node in self._grid.get_nodes()}
+        return {self._numbers[name]: source for name, source in nodes.items() if name in self._numbers}
+
+    def select(self, tally: Tally) -> tuple[Nodes, Mapping[int, int]]:
+        """Who is invited, and, of those, by their numbers, who is there and where.
+
+        A random part of the nodes that are online; once a cohort was announced in a round, the same in all its
+        attempts. Waits for as many as make a sum.
+
+        Raises:
+            QuorumError: They do not come in time.
+        """
+        end = time.monotonic() + self._plan.deadline
+        while True:
+            online = self.online()
+            invited = tally.invited if tally.announced else self._draw(tally, online)
+            there = {number: source for number, source in online.items() if number in invited - tally.excluded}
+            least = self.quorum(len(invited))
+            if len(there) >= least:
+                self._observer.online(tally.round, {node.node_id: node.name for node in self._grid.get_nodes()})
+                return invited, dict(sorted(there.items()))
+            if time.monotonic() > end:
+                which = f" of the {len(invited)} that this round was begun with" if tally.announced else ""
+                raise QuorumError(
+                    f"{len(there)} nodes{which} are online; the plan needs {least}. Start more clients, then resume "
+                    "the run."
+                )
+            time.sleep(_WAIT_SECONDS)
+
+    def _draw(self, tally: Tally, online: Mapping[int, int]) -> Nodes:
+        """As many as the plan says, in place of those who sit the round out others where there are others."""
+        numbers = sorted(online)
+        count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(numbers))))
+        order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
+        drawn = [numbers[i] for i in order.permutation(len(numbers))]
+        drawn.sort(key=tally.sitting_out.__contains__)
+        return frozenset(drawn[:count])
