@@ -76,7 +76,7 @@ class Recovery:
         ):
             if ours != (theirs := getattr(consent, field)):
                 raise PeerMismatch(field, ours, theirs)
-        if node in self._vouchers:
+        if node in self._vouchers and (self.sealed or not consent.sealed):
             raise Duplicate(node, "consent")
         if consent.sealed and support_digest(consent.sealed) != member.support:
             raise PeerMismatch("support", member.support, support_digest(consent.sealed))

@@ -226,8 +226,8 @@ class Run:
             if tally.tries == self._plan.attempts:
                 raise QuorumError(self._unreleased(tally, total, recovery))
             online = self._selection.online()
-            left = [node for node in sorted(total.nodes) if node in online and node not in recovery.answered]
-            self._ask_consent(tally, total, recovery, {node: online[node] for node in left})
+            there = {node: online[node] for node in sorted(total.nodes) if node in online}
+            self._ask_consent(tally, total, recovery, there)
             tally.tries += 1
             if not recovery.complete:
                 released = f"{len(recovery.answered)} of {len(total.nodes)} clients released the sum"
@@ -245,19 +245,25 @@ class Run:
         self._aggregate = encode_aggregate(aggregate, self._plan.parameters)
         tally.seconds["add"] += time.monotonic() - start
 
-    def _ask_consent(self, tally: Tally, total: MaskedSum, recovery: Recovery, nodes: Mapping[int, int]) -> None:
-        """Ask these nodes to release a sum, until there is enough; one of them for the terms, and next time all."""
-        member, numbers = total.cohort.members[0], {source: node for node, source in nodes.items()}
+    def _ask_consent(self, tally: Tally, total: MaskedSum, recovery: Recovery, there: Mapping[int, int]) -> None:
+        """Ask those who have not answered yet to release a sum, until there is enough; one of all for the terms too.
+
+        Where the one that was asked for the terms does not send them, the next time another is.
+        """
+        member, numbers = total.cohort.members[0], {source: node for node, source in there.items()}
+        alive = [node for node in there if node in recovery.answered] or list(there)
+        bearer = alive[tally.tries % len(alive)] if alive and not recovery.sealed else None
         frames = {}
-        for node, source in nodes.items():
-            bearer = not recovery.sealed and (tally.tries > 0 or node == min(nodes))
+        for node, source in there.items():
+            if node in recovery.answered and node != bearer:
+                continue
             release = Release(
                 run=member.run,
                 round=member.round,
                 attempt=total.attempt,
                 members=len(total.cohort.members),
                 cohort=total.cohort.digest(total.attempt),
-                terms=bearer,
+                terms=node == bearer,
                 nodes=total.nodes,
             )
             frames[source] = {"release": encode_release(release)}

@@ -75,5 +75,5 @@ class Selection:
         count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(numbers))))
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         drawn = [numbers[i] for i in order.permutation(len(numbers))]
-        drawn.sort(key=tally.sitting_out.__contains__)
+        drawn.sort(key=lambda number: online[number] in tally.sitting_out)
         return frozenset(drawn[:count])

@@ -128,7 +128,7 @@ class Clear:
             votes = _added(votes, elected[terms.support.positions] if elected.size else elected)
             clipped += cut
         self.state = next_state(
-            Sum(terms, self.clients, values, votes), state.round + 1, plan, layout, self.network.method
+            Sum(terms, self.clients, 1.0, values, votes), state.round + 1, plan, layout, self.network.method
         )
         uplink, vote_bytes = self._bytes(values.size, votes.size, len(encode_terms(terms)) + _SIV_TAG)
         score, sparsity = self.score()

@@ -2,9 +2,8 @@
 
 import contextlib
 import secrets
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from time import process_time
 from typing import Any
 
@@ -13,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from aggregator.admission import ContributionAdmission
-from aggregator.summation import CohortSum
+from aggregator.summation import CohortSum, dealt_to
 from benchmarks.stopwatch import (
     ADD,
     ADDED,
@@ -30,9 +29,9 @@ from benchmarks.stopwatch import (
     Stopwatch,
 )
 from edge_client.cipher import RoundCipher
+from edge_client.dealing import take
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.learning.network import first_state
-from edge_client.ledger import Ledger
 from edge_client.round import (
     Sum,
     Update,
@@ -44,15 +43,16 @@ from edge_client.round import (
     quantised,
     tag_key,
     terms_of,
+    voucher,
 )
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.grid import Grid, Integers, dequantise, steps
-from protocol.lanes import pack
+from protocol.lanes import Slots, pack
 from protocol.layout import Layout, TensorSpec, Vector
-from protocol.pairwise import blind, pair_key
+from protocol.pairwise import mask, pair_key, self_key
 from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from protocol.roster import Node, Roster
@@ -87,7 +87,8 @@ class Federation:
         kits: Every client's keys.
         cohort: The announced cohort, all K of them.
         trained: The values of the first `_DISTINCT` clients, float32[n] each.
-        pending: The same, as they wait for the cohort.
+        pending: The same, as they wait for the cohort, with the shares that they were dealt.
+        dealt: What each client has dealt the others.
     """
 
     plan: Plan
@@ -99,12 +100,18 @@ class Federation:
     cohort: Cohort
     trained: Sequence[Vector]
     pending: Sequence[Pending]
+    dealt: Mapping[int, bytes]
 
     def attend(self, node: int) -> Pending:
         """What a client does before the cohort is known: seal the terms, digest the model, sign."""
         vector = self.trained[node % len(self.trained)]
         update = Update(vector, _NO_VOTES, _SAMPLES + node)
-        return attend(self.call, self.kits[node], self.plan, self.layout, self.state, update)
+        return attend(self.call, self.kits[node], self.plan, self.layout, self.state, update, self.invited)
+
+    @property
+    def invited(self) -> frozenset[int]:
+        """All of them."""
+        return frozenset(range(len(self.kits)))
 
     def integers(self, node: int) -> Integers:
         """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""
@@ -128,24 +135,34 @@ def federate(clients: int, bits: int, values: int) -> Federation:
     state = first_state(_normal(rng, values), layout)
     trained = [state.vector + _normal(rng, values) for _ in range(min(clients, _DISTINCT))]
     call, terms = Call(secrets.token_bytes(RUN_BYTES), 1, 1), terms_of(state, layout)
-    forming = Federation(plan, layout, call, state, terms, kits, Cohort((), ()), trained, ())
+    forming = Federation(plan, layout, call, state, terms, kits, Cohort((), ()), trained, (), {})
     attended = [_forget(forming.attend(node), node) for node in range(clients)]
-    cohort = gather_cohort([attendance for attendance, _ in attended], roster)
-    pending = [waiting for _, waiting in attended if waiting]
-    return Federation(plan, layout, call, state, terms, kits, cohort, trained, pending)
+    cohort = gather_cohort([attendance for attendance, _, _ in attended], roster)
+    dealt = {node: shares for node, (_, shares, _) in enumerate(attended)}
+    announced = cohort.encode()
+    pending = [
+        replace(
+            waiting,
+            cohort=announced,
+            shares=tuple(take(dealt_to(node, cohort, forming.invited, dealt), cohort.members, call, kits[node])),
+        )
+        for node, (_, _, waiting) in enumerate(attended)
+        if waiting
+    ]
+    return Federation(plan, layout, call, state, terms, kits, cohort, trained, pending, dealt)
 
 
 def _normal(rng: np.random.Generator, values: int) -> Vector:
     return rng.normal(0, _SPREAD, values).astype(np.float32)
 
 
-def _forget(pending: Pending, node: int) -> tuple[bytes, Pending | None]:
-    """The attendance, and the update if it is one of those that are kept."""
-    return pending.attendance, pending if node < _DISTINCT else None
+def _forget(pending: Pending, node: int) -> tuple[bytes, bytes, Pending | None]:
+    """The attendance and its shares, and the update if it is one of those that are kept."""
+    return pending.attendance, pending.dealt, pending if node < _DISTINCT else None
 
 
 def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[int], watch: Stopwatch) -> bytes:
-    """What `close_update` does, step by step: the frame of one client, blinded for ``peers``."""
+    """What `close_update` does, step by step: the frame of one client, masked for ``peers``."""
     p, kit, member = f.plan.parameters, f.kits[node], f.cohort.members[node]
     digest = f.cohort.digest(f.call.attempt)
     with watch.lap(SETUP):
@@ -154,19 +171,20 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
         counted = np.concatenate([integers, np.ones(CHECKS, np.int64)])
         packed = pack(counted, p.values)
     with watch.lap(TAG):
-        key = tag_key(kit.secret, member, f.call.attempt, len(f.cohort.members), digest)
+        key = tag_key(kit.secret, member, len(f.cohort.members), digest)
         slots = np.concatenate([packed, tag(counted, 1, key, p)])
     with watch.lap(BLIND):
-        keys = {peer: pair_key(kit.pair_secret(peer), digest, (node, peer)) for peer in peers}
-        hidden = blind(slots, node, keys, p.plain_modulus)
+        own = f.pending[node].secrets
+        keys = {peer: pair_key(own.shared(f.cohort.members[peer].exchange), digest, (node, peer)) for peer in peers}
+        slots += mask(slots.size, node, self_key(own.seed, digest, node), keys, p.plain_modulus)
+        hidden = slots % np.uint64(p.plain_modulus)
     with cipher, watch.lap(ENCRYPT):
         first, seeds = cipher.encrypt(hidden)
-        sealed = f.pending[node].sealed if node == f.cohort.bearer else b""
         body = encode_contribution(
             Contribution(
                 run=f.call.run, round=f.call.round, attempt=f.call.attempt, node=node,
                 values=member.values, votes=member.votes, plan=f.plan.digest, key=member.key,
-                cohort=digest, support=member.support, sealed=sealed, seeds=seeds, first=first,
+                cohort=digest, support=member.support, held=(True,) * len(f.cohort.members), seeds=seeds, first=first,
             ),
             p,
         )  # fmt: skip
@@ -189,11 +207,14 @@ class PruneSeal:
             self._prepare()
         self._first = first.per_value(values)
         self._frames, expected = self._contributions()
-        self._total = CohortSum(f.cohort, f.call.attempt, f.plan)
+        total = CohortSum(f.cohort, f.plan)
         read = [self._decoded(node) for node in range(len(self._frames))]
         for turn in range(clients):
-            self._total.add(read[turn % len(read)])
-        self.aggregate = encode_aggregate(self._total.aggregate(), f.plan.parameters)
+            total.add(replace(read[turn % len(read)], node=turn))
+        self._total = total.masked(f.call.attempt, f.invited, f.dealt)
+        total.close()
+        self._masks = self._left()
+        self.aggregate = self._closed()
         opened = self._open()
         assert opened.clients == clients
         assert np.array_equal(opened.values, expected), "the decrypted sum differs from the clear one"
@@ -204,8 +225,10 @@ class PruneSeal:
         f, watch, node = self.federation, self.watch, 0
         self._prepare()
         with watch.lap(AGREE):
-            admit_cohort(f.cohort.encode(), f.call, f.pending[node], Ledger(Path()), f.kits[node], f.plan)
+            admit_cohort(f.cohort.encode(), f.call, f.pending[node], f.kits[node], f.plan)
             f.attend(node)
+            mine = dealt_to(node, f.cohort, f.invited, f.dealt)
+            tuple(take(mine, f.cohort.members, f.call, f.kits[node]))
         start = process_time()
         integers = f.integers(node)
         quantising = process_time() - start
@@ -216,7 +239,8 @@ class PruneSeal:
             self._contribute(node)
         self._add()
         with watch.lap(CLOSE):
-            encode_aggregate(self._total.aggregate(), f.plan.parameters)
+            self._left()
+            self._closed()
         with watch.lap(DECRYPT):
             opened = self._open()
             dequantise(opened.values, steps(opened.terms.clips, f.layout, opened.terms.support, self._grid))
@@ -228,7 +252,7 @@ class PruneSeal:
             "uplink_bytes_per_value": len(self._frames[0]) / values,
             "downlink_bytes_per_value": len(self.aggregate) / values,
             "announcement_bytes_per_value": len(self.federation.cohort.encode()) / values,
-            "attendance_bytes_per_value": ATTENDANCE_BYTES / values,
+            "attendance_bytes_per_value": (ATTENDANCE_BYTES + len(self.federation.dealt[0])) / values,
             "values_per_coefficient": p.fields,
             "bits_up": p.width_up,
             "bits_down": p.width_down,
@@ -248,8 +272,7 @@ class PruneSeal:
     def _contribute(self, node: int) -> bytes:
         """The product's own way from trained values to a signed frame."""
         f = self.federation
-        sealed = f.pending[node].sealed
-        return close_update(f.integers(node), _NO_VOTES, f.cohort, f.call, f.kits[node], f.plan, sealed)
+        return close_update(f.integers(node), f.cohort, f.call, f.kits[node], f.plan, f.pending[node])
 
     def _contributions(self) -> tuple[list[bytes], Integers]:
         """The frames of the first clients, and the sum that K of them in turn must decrypt to."""
@@ -266,13 +289,41 @@ class PruneSeal:
 
     def _decoded(self, node: int) -> Contribution:
         f = self.federation
-        return decode_contribution(self._frames[node], f.cohort.members[node], f.plan.parameters, f.kits[0].roster)
+        member, p = f.cohort.members[node], f.plan.parameters
+        return decode_contribution(self._frames[node], member, len(f.cohort.members), p, f.kits[0].roster)
+
+    def _left(self) -> Slots:
+        """The masks that are left in the sum, u64[slots] below t: one stream for each contribution."""
+        f, p, size = self.federation, self.federation.plan.parameters, self._total_slots
+        left, digest = np.zeros(size, np.uint64), f.cohort.digest(f.call.attempt)
+        for turn in range(len(f.cohort.members)):
+            node = turn % len(f.pending)
+            left += mask(size, node, self_key(f.pending[node].secrets.seed, digest, node), {}, p.plain_modulus)
+            left %= np.uint64(p.plain_modulus)
+        return left
+
+    @property
+    def _total_slots(self) -> int:
+        return self.federation.plan.parameters.slots(self.federation.layout.size, 0)
+
+    def _closed(self) -> bytes:
+        """The aggregate of the sum without its masks."""
+        f, total = self.federation, self._total
+        weights = f.cohort.weights(f.plan.max_share)
+        vouched = voucher(
+            f.kits[0].secret,
+            f.cohort.members[0],
+            f.cohort.digest(f.call.attempt),
+            (len(weights), len(weights)),
+            (sum(weights.values()),) * 2,
+        )
+        return encode_aggregate(total.aggregate(self._masks, f.plan, vouched, f.pending[0].sealed), f.plan.parameters)
 
     def _add(self) -> None:
         """Admit and add a few contributions; the first only founds the sum and is not timed."""
         f = self.federation
         admission = ContributionAdmission(f.cohort, f.call.attempt, f.plan, f.kits[0].roster)
-        with contextlib.closing(CohortSum(f.cohort, f.call.attempt, f.plan)) as total:
+        with contextlib.closing(CohortSum(f.cohort, f.plan)) as total:
             total.add(admission.admit(0, self._frames[0]))
             for node in range(1, 1 + ADDED):
                 with self.watch.lap(ADD):

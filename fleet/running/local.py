@@ -56,7 +56,7 @@ class Options:
 
     Attributes:
         clients: How many clients the data is divided among.
-        drop: The probability that a client vanishes in a round, after it has attended or after it has contributed.
+        drop: The probability that a client that has attended misses one of the two messages that follow.
         verify: Whether every sum is also computed in the clear and compared.
         workers: Client processes; 0 for one per processor.
         engine: What carries the messages.

@@ -40,7 +40,7 @@ class LocalGrid(Grid):
         environment: Added to the environment of the client processes.
         client_app: ``package.module:attribute`` of the `ClientApp`.
         workers: Processes; by default one per processor.
-        drop: The probability that a client vanishes in a round, after it has attended or after it has contributed.
+        drop: The probability that a client that has attended misses one of the two messages that follow.
         seed: Of those losses.
     """
 
@@ -166,7 +166,7 @@ class LocalGrid(Grid):
             return _refusal(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>")
 
     def _maybe_lose(self, node: int, message: Message) -> None:
-        """Decide, when a client is asked to train, whether it vanishes afterwards, and before which message."""
+        """Decide, when a client is asked to train, whether it misses a message afterwards, and which."""
         if message.metadata.message_type != Action.TRAIN:
             return
         call = call_of(message.content)
@@ -176,8 +176,10 @@ class LocalGrid(Grid):
             self._lost[node] = Action.CONTRIBUTE if late < 1 / 2 else Action.RELEASE
 
     def _is_lost(self, node: int, message: Message) -> bool:
-        gone = self._lost.get(node)
-        return gone is not None and message.metadata.message_type in (gone, Action.RELEASE)
+        if self._lost.get(node) != message.metadata.message_type:
+            return False
+        del self._lost[node]  # asked again, it is back
+        return True
 
     @staticmethod
     def _failed() -> "Future[Parcel]":

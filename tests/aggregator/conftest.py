@@ -16,7 +16,7 @@ BAD = 5
 """The node that does what it should not."""
 
 BEARER = 2
-"""The node whose contribution carries the sealed terms."""
+"""The node that is asked for the sealed terms first."""
 
 MakeScene = Callable[..., Scene]
 

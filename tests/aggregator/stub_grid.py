@@ -21,6 +21,8 @@ from aggregator.journal import Journal
 from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
 from aggregator.rounds import Run
+from aggregator.summation import MaskedSum
+from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
 from edge_client.ledger import Ledger
@@ -28,14 +30,19 @@ from edge_client.round import (
     Sum,
     Update,
     admit_cohort,
+    admit_release,
     attend,
+    attend_again,
     close_update,
+    consent,
     dither_of,
     model_digest,
     next_state,
     open_sum,
     quantised,
+    require_invited,
     sent_to,
+    state_digest,
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Pending
@@ -46,27 +53,32 @@ from protocol.errors import PeerError
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
 from protocol.messages import from_request, to_reply
+from protocol.openings import decode_nodes
 from protocol.plan import Plan
+from protocol.release import Consent, decode_consent, decode_release, encode_consent
 from protocol.roster import Roster
 from protocol.wire import (
-    ATTENDANCE_BYTES,
+    ATTENDANCE,
+    CONTRIBUTION,
     SIGNATURE_BYTES,
     Attendance,
     decode_attendance,
     decode_contribution,
     encode_attendance,
     encode_contribution,
+    kind_of,
     signed,
 )
 from tests import factories
 
-TRAIN, CONTRIBUTE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.EVALUATE
+TRAIN, CONTRIBUTE, RELEASE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.EVALUATE
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 """Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
 
 FIRST_FLOWER_NODE, FLOWER_STEP = 7000, 13
 LAYOUT = Layout((TensorSpec("bias", (4,), True), TensorSpec("count", (2,), False), TensorSpec("weight", (4, 5), True)))
 Metrics = dict[str, int | float]
+Frames = dict[str, bytes]
 
 
 def small_plan(**changes: Any) -> Plan:
@@ -75,8 +87,9 @@ def small_plan(**changes: Any) -> Plan:
 
 
 def make_kits(nodes: int, plan: Plan) -> list[Kit]:
-    """What the first of `NODES` were provisioned with."""
-    return list(factories.kits(plan, NODES[:nodes]).values())
+    """What the first of `NODES`, and of those that follow upon them, were provisioned with."""
+    numbers = [*NODES, *range(200, 200 + nodes)][:nodes]
+    return list(factories.kits(plan, numbers).values())
 
 
 _STATES: dict[bytes, GlobalState] = {}  # every client derives the same one; here it is derived once
@@ -98,7 +111,7 @@ class StubClient:
         self.pending: Pending | None = None
         self.metrics: Metrics = {}
         self.ledger = MemoryLedger(Path())
-        self.answered: tuple[Call, bytes, Metrics] | None = None
+        self.answered: tuple[Call, Metrics] | None = None
 
     def state(self, call: Call, aggregate: bytes) -> GlobalState:
         """The model that the last aggregate stands for."""
@@ -110,35 +123,55 @@ class StubClient:
             _STATES[aggregate] = next_state(total, call.round - 1, self.plan, self.layout, sparsifier(self.plan))
         return _STATES[aggregate]
 
-    def train(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
-        """Attend; asked again, as before."""
+    def train(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+        """Attend; asked again, as before, and in another attempt with what was trained before."""
         self.ledger.require(call, self.kit.node)
-        if self.answered and self.answered[0] == call:
-            return self.answered[1:]
-        state = self.state(call, aggregate)
-        moved = np.random.default_rng([self.kit.node, call.round, call.attempt]).normal(size=self.layout.size)
-        trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
-        votes = moved > 0 if self.votes else np.zeros(0, np.bool_)
-        self.pending = attend(call, self.kit, self.plan, self.layout, state, Update(trained, votes, self.samples))
-        self.ledger.note(call)
-        metrics: Metrics = {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
-        self.answered = call, self.pending.attendance, metrics
-        return self.pending.attendance, metrics
+        last, invited = self.answered[0] if self.answered else None, decode_nodes(frames["invited"])
+        if last != call:
+            state = self.state(call, frames.get("aggregate", b""))
+            memory = self.ledger.memory(call, state_digest(state))
+            require_invited(invited, memory, self.kit, self.plan)
+            if self.pending is not None and last is not None and last.round == call.round:
+                self.pending = attend_again(self.pending, call, self.kit, self.plan, invited, memory)
+            else:
+                update = self._update(call, state)
+                self.pending = attend(call, self.kit, self.plan, self.layout, state, update, invited, memory)
+            self.ledger.note(call)
+            self.answered = call, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
+        assert self.pending is not None
+        assert self.answered is not None
+        return {"attendance": self.pending.attendance, "shares": self.pending.dealt}, self.answered[1]
 
-    def contribute(self, call: Call, announced: bytes) -> tuple[bytes, Metrics]:
-        """Blind for the announced cohort, encrypt, sign."""
+    def _update(self, call: Call, state: GlobalState) -> Update:
+        moved = np.random.default_rng([self.kit.node, call.round]).normal(size=self.layout.size)
+        trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
+        return Update(trained, moved > 0 if self.votes else np.zeros(0, np.bool_), self.samples)
+
+    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+        """Mask for the announced cohort, encrypt, sign."""
         assert self.pending is not None
         self.ledger.require(call, self.kit.node)
-        cohort = admit_cohort(announced, call, self.pending, self.ledger, self.kit, self.plan)
-        self.ledger.give(sent_to(cohort, call, self.pending))
+        cohort = admit_cohort(frames["cohort"], call, self.pending, self.kit, self.plan)
+        shares = tuple(take(frames["shares"], cohort.members, call, self.kit))
+        self.ledger.give(sent_to(cohort, call, self.pending), self.kit.node)
+        self.pending = replace(self.pending, cohort=frames["cohort"], shares=shares)
         integers, clipped = self.integers(cohort, call)
-        payload = close_update(integers, self.pending.votes, cohort, call, self.kit, self.plan, self.pending.sealed)
-        return payload, {"clipped": clipped} | self.metrics
+        payload = close_update(integers, cohort, call, self.kit, self.plan, self.pending)
+        return {"contribution": payload}, {"clipped": clipped} | self.metrics
 
-    def evaluate(self, call: Call, aggregate: bytes) -> tuple[bytes, Metrics]:
+    def release(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+        """Consent to a sum."""
+        assert self.pending is not None
+        self.ledger.require(call, self.kit.node)
+        asked = decode_release(frames["release"])
+        cohort = admit_release(asked, self.pending, call, self.kit, self.plan)
+        self.ledger.release(call, asked.nodes, self.kit.node)
+        return {"consent": consent(asked, cohort, call, self.kit, self.plan, self.pending)}, {}
+
+    def evaluate(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
         """Score the final model."""
-        state = self.state(call, aggregate)
-        return model_digest(state, call, self.kit), self._score(state) | self.metrics
+        state = self.state(call, frames["aggregate"])
+        return {"model": model_digest(state, call, self.kit)}, self._score(state) | self.metrics
 
     def integers(self, cohort: Cohort, call: Call) -> tuple[Integers, int]:
         """What this client adds to the sum of a cohort."""
@@ -160,7 +193,7 @@ class Ask:
     message: Message
     kind: Action
     call: Call
-    frame: bytes
+    frames: Frames
 
     @property
     def node(self) -> int:
@@ -168,20 +201,27 @@ class Ask:
         return self.client.kit.node
 
     @property
-    def record(self) -> str:
-        """The name of the frame that the message is answered with."""
-        return self.kind.reply
+    def name(self) -> str:
+        """The name of the frame that the message is answered with, or of the first of them."""
+        return self.kind.reply[0]
 
-    def honest(self) -> tuple[bytes, Metrics]:
-        """The frame and the metrics of an honest client."""
-        answer = {TRAIN: self.client.train, CONTRIBUTE: self.client.contribute, EVALUATE: self.client.evaluate}
-        frame, metrics = answer[self.kind](self.call, self.frame)
-        self.grid.frames.setdefault((self.kind, self.call.round, self.node), frame)
-        return frame, metrics
+    def honest(self) -> tuple[Frames, Metrics]:
+        """The frames and the metrics of an honest client."""
+        client = self.client
+        answer = {
+            TRAIN: client.train,
+            CONTRIBUTE: client.contribute,
+            RELEASE: client.release,
+            EVALUATE: client.evaluate,
+        }
+        frames, metrics = answer[self.kind](self.call, self.frames)
+        self.grid.frames.setdefault((self.kind, self.call.round, self.node), frames[self.name])
+        self.grid.sent += sum(map(len, frames.values()))
+        return frames, metrics
 
-    def reply(self, frame: bytes, metrics: Metrics | None = None) -> Message:
-        """A reply that carries this frame."""
-        return Message(to_reply(self.kind, frame, metrics or {}), reply_to=self.message)
+    def reply(self, frames: Frames, metrics: Metrics | None = None) -> Message:
+        """A reply that carries these frames."""
+        return Message(to_reply(self.kind, frames, metrics or {}), reply_to=self.message)
 
     def reply_with(self, records: dict[str, Any]) -> Message:
         """A reply that carries these records."""
@@ -214,6 +254,7 @@ class StubGrid(Grid):
         self.clients = {FIRST_FLOWER_NODE + FLOWER_STEP * c.kit.node: c for c in clients}
         self.online = set(self.clients)
         self.frames: dict[tuple[str, int, int], bytes] = {}
+        self.sent = 0
         self.asked: list[tuple[str, int, int, tuple[int, ...]]] = []
         self.late: list[Message] = []
         self._rules: list[_Rule] = []
@@ -302,8 +343,13 @@ def fails(reason: str | None) -> Behaviour:
 
 
 def sends(change: Change) -> Behaviour:
-    """The node changes its honest frame before it sends it."""
-    return lambda ask: ask.reply(change(ask, ask.honest()[0]))
+    """The node changes its honest frame, or the first of them, before it sends it."""
+
+    def changed(ask: Ask) -> Message:
+        frames = ask.honest()[0]
+        return ask.reply(frames | {ask.name: change(ask, frames[ask.name])})
+
+    return changed
 
 
 def unsigned(ask: Ask, frame: bytes) -> bytes:
@@ -324,7 +370,7 @@ def of_round_before(ask: Ask, frame: bytes) -> bytes:
 
 def sends_plaintext(ask: Ask) -> Message:
     """The node sends the values themselves, as Flower's own clients do."""
-    return ask.reply_with({ask.record: ArrayRecord([np.ones(26, np.float32)])})
+    return ask.reply_with({"frames": ArrayRecord([np.ones(26, np.float32)])})
 
 
 def sends_nothing(ask: Ask) -> Message:
@@ -341,12 +387,21 @@ def attendance_of(client: StubClient) -> Attendance:
 def sign_again(client: StubClient, frame: bytes, **fields: Any) -> bytes:
     """Change fields of a client's message and sign it again, so that only a comparison can refuse it."""
     parameters, roster = client.plan.parameters, client.kit.roster
-    if len(frame) == ATTENDANCE_BYTES:
+    if (kind := kind_of(frame)) == ATTENDANCE:
         body = encode_attendance(replace(attendance_of(client), **fields))
-    else:
-        contribution = decode_contribution(frame, attendance_of(client), parameters, roster)
+    elif kind == CONTRIBUTION:
+        assert client.pending is not None
+        members = len(client.pending.shares)
+        contribution = decode_contribution(frame, attendance_of(client), members, parameters, roster)
         body = encode_contribution(replace(contribution, **fields), parameters)
+    else:
+        body = encode_consent(replace(decode_consent(frame, roster), **fields))
     return signed(body, client.kit.sign(body))
+
+
+def consent_of(ask: Ask, frame: bytes) -> Consent:
+    """What a client has just consented with."""
+    return decode_consent(frame, ask.client.kit.roster)
 
 
 def with_fields(**fields: Any) -> Change:
@@ -365,7 +420,7 @@ class Watch:
     records: list[Record] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
     phases: list[tuple[int, str, int, int]] = field(default_factory=list)
-    sums: list[tuple[int, int, Cohort, Sum]] = field(default_factory=list)
+    sums: list[tuple[int, MaskedSum, Sum]] = field(default_factory=list)
     nodes: list[tuple[int, dict[int, str]]] = field(default_factory=list)
     refusals: list[tuple[int, int, PeerError]] = field(default_factory=list)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
@@ -383,17 +438,17 @@ class Watch:
     def failed(self, round_: int, node: int, reason: str) -> None:
         self.failures.append((round_, node, reason))
 
-    def summed(self, round_: int, attempt: int, cohort: Cohort, aggregate: bytes) -> MaskFigures:
-        clients = {client.kit.node: client for client in self.grid.clients.values()}
-        one, call = clients[cohort.bearer], Call(cohort.members[0].run, round_, attempt)
-        total = open_sum(aggregate, call.run, round_, one.kit, one.plan, one.layout)
-        clear = [clients[node].integers(cohort, call)[0] for node in sorted(cohort.nodes)]
-        assert np.array_equal(total.values, sum(clear))
+    def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
+        clients = {client.kit.node: client for client in self.grid.clients.values() if client.kit.node in total.nodes}
+        one, call = clients[min(clients)], Call(total.cohort.members[0].run, round_, total.attempt)
+        opened = open_sum(aggregate, call.run, round_, one.kit, one.plan, one.layout)
+        clear = [client.integers(total.cohort, call)[0] for client in clients.values()]
+        assert np.array_equal(opened.values, sum(clear))
         votes = [client.pending.votes.astype(np.int64) for client in clients.values() if client.pending is not None]
         if one.votes:
-            assert np.array_equal(total.votes, sum(votes))
-        assert total.clients == len(clear)
-        self.sums.append((round_, attempt, cohort, total))
+            assert np.array_equal(opened.votes, sum(votes))
+        assert opened.clients == len(clear)
+        self.sums.append((round_, total, opened))
         return MaskFigures(regrown=len(self.sums))
 
     def round_done(self, record: Record) -> None:
@@ -437,5 +492,6 @@ def make_scene(
     clients = list(before.grid.clients.values()) if before else [StubClient(kit, plan, votes=votes) for kit in kits]
     grid = StubGrid(clients)
     patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
-    patch.setattr("aggregator.rounds._WAIT_SECONDS", 0.01)
+    for module in ("rounds", "selection"):
+        patch.setattr(f"aggregator.{module}._WAIT_SECONDS", 0.01)
     return Scene(plan, folder, kits, grid, Watch(grid))

@@ -9,10 +9,24 @@ import pytest
 from flwr.app import Message
 
 from aggregator.journal import Journal
+from fleet.flower import NodeInfo
 from protocol.errors import QuorumError
-from protocol.wire import ATTENDANCE_BYTES
+from protocol.openings import decode_nodes
+from protocol.release import Release, encode_release
+from protocol.wire import ATTENDANCE_BYTES, SHARE_BYTES
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked, flower, lines
-from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, LAYOUT, TRAIN, Ask, Metrics, Scene, silent
+from tests.aggregator.stub_grid import (
+    CONTRIBUTE,
+    EVALUATE,
+    LAYOUT,
+    NODES,
+    RELEASE,
+    TRAIN,
+    Ask,
+    Metrics,
+    Scene,
+    silent,
+)
 
 # --- a round in which everybody is honest -----------------------------------------------------------
 
@@ -23,7 +37,12 @@ def test_every_sum_of_a_run_is_the_clear_sum_and_every_round_has_its_line(scene:
     assert [number for number, *_ in watch.sums] == [1, 2, 3]
     assert [record.round for record in watch.records] == [1, 2, 3]
     assert lines(s) == [record.model_dump() for record in watch.records]
-    assert asked(s, TRAIN) == asked(s, CONTRIBUTE) == [(number, 1, (2, 3, 5, 8)) for number in (1, 2, 3)]
+    assert (
+        asked(s, TRAIN)
+        == asked(s, CONTRIBUTE)
+        == asked(s, RELEASE)
+        == [(number, 1, (2, 3, 5, 8)) for number in (1, 2, 3)]
+    )
     assert asked(s, EVALUATE) == [(4, 1, (2, 3, 5, 8))]
 
 
@@ -32,13 +51,16 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
     (record,) = s.run().records
     samples = {client.kit.node: client.samples for client in s.grid.clients.values()}
     assert record.loss == pytest.approx(sum((0.5 + n) * k for n, k in samples.items()) / sum(samples.values()))
-    assert (record.cohort, record.dropped, record.left_out, record.attempts) == (4, 0, 0, 1)
+    assert (record.cohort, record.dropped, record.attempts) == (4, 0, 1)
     assert (record.refused, record.refusals) == (0, {})
     assert record.values == 4 * LAYOUT.size
-    assert record.uplink_bytes == sum(map(len, s.grid.frames.values()))
-    announced, aggregate = 4 * 4 * ATTENDANCE_BYTES, 4 * len(Journal(s.folder, s.plan).last().aggregate)
-    assert record.downlink_bytes == announced + aggregate
-    assert set(record.seconds.by_phase()) == {"train", "contribute", "add", "other"}
+    needless = len(s.grid.frames[RELEASE, 1, 8])  # three of four are a quorum
+    assert record.uplink_bytes == s.grid.sent - needless
+    invited, announced = 4 * (4 + 4 * 4), 4 * 4 * (ATTENDANCE_BYTES + SHARE_BYTES)
+    release = 4 * len(encode_release(Release(bytes(16), 1, 1, 4, bytes(32), False, frozenset({2, 3, 5, 8}))))
+    aggregate = 4 * len(Journal(s.folder, s.plan).last().aggregate)
+    assert record.downlink_bytes == invited + announced + release + aggregate
+    assert set(record.seconds.by_phase()) == {"train", "contribute", "release", "add", "other"}
     assert min(record.seconds.by_phase().values()) >= 0
     assert (record.accuracy, record.test_loss, record.kept, record.sparsity) == (0.8, 0.5, 24, 0.0)
 
@@ -56,7 +78,7 @@ def test_what_travels_shrinks_with_the_model(scene: MakeScene) -> None:
 
 def test_votes_are_added_with_the_values(scene: MakeScene) -> None:
     s = scene(5, votes=True)
-    ((_, _, _, total),) = s.run().sums
+    ((_, _, total),) = s.run().sums
     assert total.votes.shape == (LAYOUT.size,)
     assert 0 < total.votes.max() <= 5
 
@@ -69,11 +91,11 @@ def test_messages_expire_with_their_deadline_and_belong_to_their_round(scene: Ma
         seen.append((ask.kind, metadata.ttl, metadata.group_id))
         return ask.reply(*ask.honest())
 
-    for kind in (TRAIN, CONTRIBUTE, EVALUATE):
+    for kind in (TRAIN, CONTRIBUTE, RELEASE, EVALUATE):
         s.grid.when(kind, note, BEARER)
     s.run()
     assert seen == [
-        *((kind, s.plan.deadline, group) for group in ("1", "2") for kind in (TRAIN, CONTRIBUTE)),
+        *((kind, s.plan.deadline, group) for group in ("1", "2") for kind in (TRAIN, CONTRIBUTE, RELEASE)),
         (EVALUATE, s.plan.deadline, "3"),
     ]
 
@@ -85,7 +107,7 @@ def test_the_samples_decide_the_weights_and_no_metric_does(scene: MakeScene) -> 
         s = scene(3, folder)
         for client in s.grid.clients.values():
             client.metrics = reported
-        totals.append(s.run().sums[-1][3].values)
+        totals.append(s.run().sums[-1][2].values)
     assert np.array_equal(totals[0], totals[1])
 
 
@@ -152,33 +174,68 @@ def test_a_run_without_enough_nodes_stops_and_says_what_to_do(scene: MakeScene) 
     assert s.grid.asked == []
 
 
-def without_the_lost(s: Scene, monkeypatch: pytest.MonkeyPatch, looks: float) -> None:
-    """Let a node be lost with its contribution, and stay away for so many looks."""
-    s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
+def test_a_node_that_is_registered_under_a_name_off_the_roster_is_not_invited(
+    scene: MakeScene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s = scene(4)
+    named = s.grid.get_nodes()
+    there = [
+        NodeInfo(node_id=one.node_id, name="guest" if one.node_id == flower(BAD)[0] else one.name) for one in named
+    ]
+    monkeypatch.setattr(s.grid, "get_nodes", lambda: there)
+    s.run()
+    assert asked(s, TRAIN) == [(1, 1, (2, 3, 8))]
+
+
+# --- a round that was begun -------------------------------------------------------------------------
+
+
+def lost_with_too_many(s: Scene, monkeypatch: pytest.MonkeyPatch, looks: float) -> None:
+    """Let two of four be lost with their contributions, and stay away for so many looks."""
+    s.grid.when(CONTRIBUTE, silent, BAD, 8, attempt=1)
     left = [looks]
 
     def nodes() -> Iterable[int]:
         if not asked(s, CONTRIBUTE) or left[0] <= 0:
             return sorted(s.grid.online)
         left[0] -= 1
-        return sorted(s.grid.online - set(flower(BAD)))
+        return sorted(s.grid.online - set(flower(BAD, 8)))
 
     monkeypatch.setattr(s.grid, "get_node_ids", nodes)
 
 
-def test_a_round_that_needs_its_lost_member_waits_until_it_is_back(
+def test_a_round_that_was_begun_waits_until_a_quorum_of_its_nodes_is_back(
     scene: MakeScene, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     s = scene(4)
-    without_the_lost(s, monkeypatch, 3)
+    lost_with_too_many(s, monkeypatch, 3)
     record = s.run().records[0]
     assert (record.cohort, record.attempts) == (4, 2), "no attempt was spent on those who are there alone"
 
 
-def test_a_lost_member_that_stays_away_stops_the_run_and_is_told(
-    scene: MakeScene, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nodes_that_stay_away_stop_the_run_and_are_told(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> None:
     s = scene(4, deadline=0.05)
-    without_the_lost(s, monkeypatch, float("inf"))
-    with pytest.raises(QuorumError, match=r"3 nodes of the round's last cohort are online; a safe sum needs 4\. Start"):
+    lost_with_too_many(s, monkeypatch, float("inf"))
+    with pytest.raises(QuorumError, match=r"2 nodes of the 4 that this round was begun with are online; .* needs 3\."):
         s.run()
+
+
+def test_a_round_that_was_begun_invites_the_same_nodes_in_every_attempt(scene: MakeScene) -> None:
+    s = scene(10, fraction=0.5)
+    (first, *_) = asked_in(s)
+    assert all(nodes == first for nodes in asked_in(s))
+
+
+def asked_in(s: Scene) -> list[frozenset[int]]:
+    """Who was invited in each attempt of a round whose first cohorts are lost."""
+    invited = []
+
+    def note(ask: Ask) -> Message:
+        invited.append(decode_nodes(ask.frames["invited"]))
+        return ask.reply(*ask.honest())
+
+    s.grid.when(TRAIN, note, *NODES)
+    for attempt in (1, 2):
+        s.grid.when(CONTRIBUTE, silent, *NODES, attempt=attempt)
+    s.run()
+    return invited

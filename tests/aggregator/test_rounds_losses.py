@@ -1,17 +1,19 @@
-"""``aggregator.rounds``: whoever is lost before or after the cohort is announced, the others end in an exact sum."""
+"""``aggregator.rounds``: whoever is lost at whichever message, a quorum of the others ends in an exact sum."""
 
 from pathlib import Path
 
 import pytest
 from flwr.app import Message
 
-from protocol.cohort import successor_sizes
-from protocol.wire import ATTENDANCE_BYTES
-from tests.aggregator.conftest import BAD, MakeScene, asked
+from protocol.errors import QuorumError
+from protocol.sharing import threshold
+from protocol.wire import attendances
+from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
     EVALUATE,
     NODES,
+    RELEASE,
     TRAIN,
     Ask,
     fails,
@@ -53,14 +55,14 @@ def test_where_too_few_train_all_are_asked_again_with_the_next_attempt(scene: Ma
 
 
 def test_an_error_reply_is_told_by_its_reason_or_its_code_and_is_no_refusal(scene: MakeScene) -> None:
-    s = scene(6)
+    s = scene(8)
     s.grid.when(TRAIN, fails("this node has no usable data [ref 0a1b]"), 2, 3)
     s.grid.when(TRAIN, fails(None), BAD)
     watch = s.run()
     assert watch.texts == [
-        "round 1: 3 of 6 clients did not train (2 x 'this node has no usable data', 1 x 'Flower error 110')"
+        "round 1: 3 of 8 clients did not train (2 x 'this node has no usable data', 1 x 'Flower error 110')"
     ]
-    assert (watch.records[0].cohort, watch.records[0].refused) == (3, 0)
+    assert (watch.records[0].cohort, watch.records[0].refused) == (5, 0)
 
 
 @pytest.mark.parametrize("kind", [TRAIN, CONTRIBUTE])
@@ -68,88 +70,121 @@ def test_a_reply_that_comes_too_late_counts_for_nothing(scene: MakeScene, kind: 
     s = scene(8, rounds=2)
     s.grid.when(kind, late, BAD, round=1)
     watch = s.run()
-    assert [record.cohort for record in watch.records] == ([7, 8] if kind == TRAIN else [5, 8])
+    assert [record.cohort for record in watch.records] == [7, 8]
     assert [record.refused for record in watch.records] == [0, 0]
-    assert BAD not in watch.sums[0][2].nodes
+    assert BAD not in watch.sums[0][1].nodes
 
 
 # --- lost after the cohort was announced -------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("nodes", "lost"),
-    [(3, 1), (3, 3), (5, 1), (7, 1), (8, 1), (8, 3), (8, 4), (9, 1), (9, 3), (9, 4)]
-    + [(10, lost) for lost in (1, 2, 3, 4, 5, 10)],
-)
-def test_the_survivors_are_asked_again_in_a_cohort_that_may_follow_or_the_round_starts_over(
-    scene: MakeScene, nodes: int, lost: int
+@pytest.mark.parametrize("kind", [TRAIN, CONTRIBUTE, RELEASE])
+@pytest.mark.parametrize("nodes", [3, 5, 7, 10])
+def test_as_many_as_the_quorum_can_spare_are_lost_for_ever_at_any_message_and_the_round_completes(
+    scene: MakeScene, nodes: int, kind: str
 ) -> None:
     s = scene(nodes)
-    gone = NODES[:lost]
-    s.grid.when(CONTRIBUTE, silent, *gone, attempt=1)
+    spare = nodes - threshold(nodes, colluders=1)
+    gone = NODES[:spare]
+    for each in (TRAIN, CONTRIBUTE, RELEASE)[(TRAIN, CONTRIBUTE, RELEASE).index(kind) :]:
+        s.grid.when(each, silent, *gone)
     watch = s.run()
     (record,) = watch.records
-    safe = [size for size in successor_sizes(nodes, nodes, 3, colluders=1) if size <= nodes - lost]
-    first, second = asked(s, CONTRIBUTE)
-    assert set(first[2]) == set(NODES[:nodes])
-    if safe:
-        assert len(second[2]) == max(safe)
-        assert set(second[2]) <= set(NODES[lost:nodes])
-        assert asked(s, TRAIN) == [(1, 1, NODES[:nodes])]
-        assert record.left_out == nodes - lost - max(safe)
-        assert record.dropped == lost
-    else:
-        assert asked(s, TRAIN) == [(1, attempt, NODES[:nodes]) for attempt in (1, 2)]
-        assert set(second[2]) == set(NODES[:nodes])
-        assert (record.left_out, record.dropped) == (0, 0)
-        assert watch.texts[-1].endswith("too many for a safe sum of the others; the round starts over")
-    assert second[:2] == (1, 2)
-    assert watch.sums[0][2].nodes == set(second[2])
+    inside = nodes if kind == RELEASE else nodes - spare
+    assert (record.cohort, record.dropped, record.attempts) == (inside, nodes - inside, 1)
+    assert watch.sums[0][1].nodes == set(NODES[nodes - inside : nodes])
+    assert (watch.refusals, watch.failures) == ([], [])
 
 
 @pytest.mark.slow
-def test_who_is_left_out_among_the_survivors_is_chosen_at_random_but_repeats(scene: MakeScene) -> None:
-    chosen = []
-    for folder in ("a", "b"):
-        s = scene(8, folder, rounds=4)
-        s.grid.when(CONTRIBUTE, silent, 2, attempt=1)
+@pytest.mark.parametrize("kind", [TRAIN, CONTRIBUTE, RELEASE])
+def test_of_fifty_clients_twenty_four_are_lost_for_ever_and_the_round_completes(scene: MakeScene, kind: str) -> None:
+    s = scene(50, max_cohort=50)
+    nodes = sorted(s.roster.nodes)
+    gone = nodes[: 50 - threshold(50, colluders=1)]
+    assert len(gone) == 24
+    for each in (TRAIN, CONTRIBUTE, RELEASE)[(TRAIN, CONTRIBUTE, RELEASE).index(kind) :]:
+        s.grid.when(each, silent, *gone)
+    watch = s.run()
+    assert watch.records[0].cohort == (50 if kind == RELEASE else 26)
+
+
+@pytest.mark.parametrize(
+    ("kind", "told"),
+    [
+        (TRAIN, r"round 1 failed 2 times: too few clients for a sum of at least 4 \(no answer in time\)"),
+        (CONTRIBUTE, r"round 1 failed 2 times: too few clients for a sum of at least 4 \(no answer in time\)"),
+        (
+            RELEASE,
+            r"round 1: 3 of the 5 clients in its sum have released it, and 4 are needed\. No other sum of the round "
+            r"may be opened\. Bring back some of node-2, node-3, then resume the run\.",
+        ),
+    ],
+)
+def test_one_more_loss_is_a_clear_stop_that_names_what_is_missing(scene: MakeScene, kind: str, told: str) -> None:
+    s = scene(5, attempts=2)
+    s.grid.when(kind, silent, 2, 3)
+    with pytest.raises(QuorumError, match=told):
         s.run()
-        chosen.append([nodes for _, attempt, nodes in asked(s, CONTRIBUTE) if attempt == 2])
-    assert chosen[0] == chosen[1]
-    assert len({frozenset(nodes) for nodes in chosen[0]}) > 1
+    again = scene(5, attempts=2, before=s)
+    watch = again.run()
+    assert watch.records[0].cohort == 5
 
 
-def test_a_round_that_starts_over_is_trained_again_with_new_nonces(scene: MakeScene) -> None:
+def test_where_too_many_are_lost_with_their_contributions_the_round_starts_over_and_nobody_trains_again(
+    scene: MakeScene,
+) -> None:
     s, cohorts = scene(4), []
 
     def note(ask: Ask) -> Message:
-        cohorts.append(ask.frame)
+        assert ask.client.pending is not None
+        cohorts.append(([*attendances(ask.frames["cohort"])], ask.client.pending.values.tolist()))
         return ask.reply(*ask.honest())
 
     s.grid.when(CONTRIBUTE, note, 3)
-    s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
-    s.run()
-    size = ATTENDANCE_BYTES
-    first, second = ({c[i : i + size] for i in range(0, len(c), size)} for c in cohorts)
+    s.grid.when(CONTRIBUTE, silent, 2, BAD, attempt=1)
+    watch = s.run()
+    (first, values), (second, again) = cohorts
     assert len(first) == len(second) == 4
-    assert first.isdisjoint(second)
+    assert set(first).isdisjoint(second), "new keys"
+    assert values == again
+    assert watch.texts == [
+        "round 1: 2 of 4 clients were lost; 3 are needed for a sum, so the round starts over",
+    ]
+    assert watch.records[0].attempts == 2
 
 
-def test_losses_in_both_messages_of_several_attempts_still_end_in_an_exact_sum(scene: MakeScene) -> None:
+def test_losses_in_several_messages_of_several_attempts_still_end_in_an_exact_sum(scene: MakeScene) -> None:
     s = scene(10, attempts=10)
     s.grid.when(TRAIN, silent, 2, attempt=1)
-    s.grid.when(CONTRIBUTE, fails("out of memory"), 3, attempt=1)
-    s.grid.when(CONTRIBUTE, sends(unsigned), *NODES, attempt=2)
-    s.grid.when(TRAIN, sends_plaintext, *NODES[:8], attempt=3)
+    s.grid.when(CONTRIBUTE, fails("out of memory"), *NODES[1:5], attempt=1)
+    s.grid.when(TRAIN, sends_plaintext, *NODES[:8], attempt=2)
+    s.grid.when(CONTRIBUTE, sends(unsigned), *NODES[:4], attempt=3)
+    asked_once = [False]
+
+    def late_consent(ask: Ask) -> Message | None:
+        asked_once[0], again = True, asked_once[0]
+        return ask.reply(*ask.honest()) if again else None
+
+    s.grid.when(RELEASE, late_consent, NODES[4], attempt=3)
     watch = s.run()
     assert [(kind, attempt, len(nodes)) for kind, _, attempt, nodes in s.grid.asked] == [
-        *((TRAIN, 1, 10), (CONTRIBUTE, 1, 9), (CONTRIBUTE, 2, 6)),
-        *((TRAIN, 3, 10), (TRAIN, 4, 10), (CONTRIBUTE, 4, 6)),
+        *((TRAIN, 1, 10), (CONTRIBUTE, 1, 9)),
+        (TRAIN, 2, 10),
+        *((TRAIN, 3, 10), (CONTRIBUTE, 3, 10), (RELEASE, 3, 6), (RELEASE, 3, 2)),
         (EVALUATE, 1, 10),
     ]
     (record,) = watch.records
-    assert record.refusals == {"SignatureRefused": 6, "MalformedMessage": 8}
-    assert (record.attempts, record.cohort, record.dropped, record.left_out) == (4, 6, 0, 4)
+    assert record.refusals == {"SignatureRefused": 4, "MalformedMessage": 8}
+    assert (record.attempts, record.cohort, record.dropped) == (3, 6, 4)
+
+
+def test_where_the_first_member_that_is_asked_for_the_terms_is_lost_another_sends_them(scene: MakeScene) -> None:
+    s = scene(5)
+    s.grid.when(RELEASE, silent, BEARER)
+    watch = s.run()
+    assert [nodes for _, _, nodes in asked(s, RELEASE)] == [(2, 3, 5, 8, 13), (2, 3)]
+    assert watch.texts == ["round 1: 4 of 5 clients released the sum; asking again"]
 
 
 def test_clipped_values_are_counted_in_the_sum_that_counts(scene: MakeScene) -> None:
@@ -158,7 +193,7 @@ def test_clipped_values_are_counted_in_the_sum_that_counts(scene: MakeScene) -> 
         client.metrics["clipped"] = client.kit.node
     s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
     watch = s.run()
-    assert watch.records[0].clipped == sum(watch.sums[0][2].nodes)
+    assert watch.records[0].clipped == sum(watch.sums[0][1].nodes)
 
 
 def test_a_round_gives_its_files_in_memory_back_whatever_happens(scene: MakeScene) -> None:
