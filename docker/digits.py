@@ -1,6 +1,6 @@
 """Write the digits as three clients would hold them: DIR/client-<i>/train.npz. ``python docker/digits.py DIR``.
 
-Source: the UCI optical recognition of handwritten digits set (Alpaydin, Kaynak 1998), as scikit-learn embeds it.
+Source: the UCI optical recognition of handwritten digits set (Alpaydin, Kaynak 1998).
 """
 
 import sys

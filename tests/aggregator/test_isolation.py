@@ -23,7 +23,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NODES, ROUNDS = 3, 2
-FORBIDDEN = {"torch", "edge_client", "export", "fleet", "sklearn", "onnx", "onnxruntime", "onnxscript", "safetensors"}
+FORBIDDEN = {"torch", "edge_client", "export", "fleet", "onnx", "onnxruntime", "onnxscript", "safetensors"}
 CHUNK = 1 << 24
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
 

@@ -60,7 +60,7 @@ def test_an_image_is_labelled_and_runs_as_nobody_in_particular(name: str) -> Non
         (
             "edge",
             "edge_client.app edge_client.bundle torch fleet.commands.models",
-            "aggregator serve fleet.provisioning.kits fleet.running.local sklearn pip",
+            "aggregator serve fleet.provisioning.kits fleet.running.local pip",
         ),
         ("serve", "serve.server", "torch flwr tenseal edge_client aggregator fleet pip"),
     ],

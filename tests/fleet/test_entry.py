@@ -47,14 +47,14 @@ def test_a_command_is_reached_without_the_others(command: str) -> None:
 def test_a_command_that_builds_no_network_does_not_wait_for_torch(command: str) -> None:
     arguments = [command] if command.startswith("-") else [command, "--help"]
     _, names = called(*arguments)
-    assert names.isdisjoint({"torch", "sklearn", "matplotlib", "onnxscript"})
+    assert names.isdisjoint({"torch", "matplotlib", "onnxscript"})
 
 
 @pytest.mark.slow
 def test_an_export_needs_nothing_of_the_aggregator() -> None:
     _, names = called("export", "--help")
     assert "torch" in names
-    assert names.isdisjoint({"aggregator", "flwr", "tenseal", "sklearn"})
+    assert names.isdisjoint({"aggregator", "flwr", "tenseal"})
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["exprot"]])

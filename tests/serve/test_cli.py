@@ -62,4 +62,4 @@ def test_serving_needs_neither_torch_nor_flower_nor_tenseal() -> None:
     code = "import sys, serve.server, serve.cli, fleet.entry; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert "onnxruntime" in loaded
-    assert {name.split(".")[0] for name in loaded}.isdisjoint({"torch", "flwr", "tenseal", "sklearn", "safetensors"})
+    assert {name.split(".")[0] for name in loaded}.isdisjoint({"torch", "flwr", "tenseal", "safetensors"})

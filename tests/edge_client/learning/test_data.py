@@ -1,6 +1,7 @@
 """``edge_client.learning.data``: what is loaded is what was stored, and what cannot be used is refused, and why."""
 
 import gzip
+import hashlib
 import os
 import struct
 from dataclasses import replace
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from edge_client.learning.data import DataSet, import_function, load, part
+from edge_client.learning.data import DIGITS_FILE, DataSet, import_function, load, part
 from edge_client.learning.partition import partition
 from protocol.errors import DataError
 
@@ -100,6 +101,15 @@ def test_a_share_without_training_rows_is_no_usable_data() -> None:
 def test_a_share_of_rows_or_clients_that_do_not_exist_is_refused(rows: list[int], position: int) -> None:
     with pytest.raises(DataError):
         part(small(), np.array(rows), position, 2)
+
+
+def test_the_embedded_digits_are_scikit_learns() -> None:
+    with np.load(DIGITS_FILE) as file:
+        x, y = file["x"], file["y"]
+    assert x.shape == (1797, 8, 8)
+    assert hashlib.sha256(x.tobytes() + y.tobytes()).hexdigest() == (
+        "87ff0c9e40dc7e2c0e34e7257799c2e3f3aec1a016363bb11cad869ec428a826"
+    )
 
 
 def test_digits_are_the_same_stratified_split_every_time() -> None:
