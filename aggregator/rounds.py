@@ -172,9 +172,11 @@ class Run:
             total.close()
         tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
         least, members = self._selection.quorum(len(invited)), len(cohort.members)
-        if masked is None or len(masked.nodes) < least:
+        enough = masked is not None and len(masked.nodes) >= least
+        if len(total.nodes) < members:
             lost = f"{members - len(total.nodes)} of {members} clients were lost{tally.reasons(tally.recent)}"
-            self._tell(tally, f"{lost}; {least} are needed for a sum, so the round starts over")
+            self._tell(tally, lost if enough else f"{lost}; {least} are needed for a sum, so the round starts over")
+        if not enough:
             return None
         for node in sorted(node for node, holders in held.items() if holders < least):
             with Refusals(tally, self._observer, trained[node].source):

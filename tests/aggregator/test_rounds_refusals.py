@@ -196,8 +196,9 @@ def test_a_bad_contribution_is_refused_by_its_kind_and_the_round_goes_on(scene: 
     assert (record.refused, record.refusals) == (1, {error: 1})
     assert (record.cohort, record.dropped, record.attempts) == (4, 1, 1)
     assert watch.sums[0][1].nodes == {2, 3, 8, 13}
-    (told,) = watch.texts
-    assert told.startswith(f"round 1: refused a message: {error}: ")
+    refused, lost = watch.texts
+    assert refused.startswith(f"round 1: refused a message: {error}: ")
+    assert lost == f"round 1: 1 of 5 clients were lost (1 x '{error}')"
 
 
 @pytest.mark.slow

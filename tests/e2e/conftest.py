@@ -90,7 +90,7 @@ def main_job(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
 
 @pytest.fixture(scope="session")
 def lossy_run(tmp_path_factory: pytest.TempPathFactory) -> FinishedRun:
-    """A run in which a fifth of the clients vanish between the two messages of every round."""
+    """A run in which a fifth of the clients miss a message of every round."""
     return finished(
         tmp_path_factory.mktemp("lossy") / "run",
         *("--verify", "--clients", "10", "--rounds", "10", "--drop", "0.2", "--min-cohort", "5"),

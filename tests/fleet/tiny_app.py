@@ -34,6 +34,7 @@ def query(message: Message, context: Context) -> Message:
 
 @app.train()
 @app.train("contribute")
+@app.train("release")
 def train(message: Message, context: Context) -> Message:
     """Send the content back."""
     return Message(message.content, reply_to=message)

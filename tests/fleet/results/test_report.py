@@ -59,7 +59,7 @@ class _Page(HTMLParser):
 
 
 def _metrics(rounds: int, **changes: Any) -> list[Record]:
-    seconds = PhaseSeconds(train=2.0, contribute=1.0, add=0.25, other=0.0)
+    seconds = PhaseSeconds(train=2.0, contribute=1.0, release=0.5, add=0.25, other=0.0)
     return [
         record(
             number,
@@ -170,7 +170,7 @@ def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
-    assert "2 8 0 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 bytes 200.0 kB 3 0 2 3.2" in page.text
+    assert "2 8 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 bytes 200.0 kB 3 0 2 3.8" in page.text
     assert "learning-rate 0.05 model cnn schedule 1-32 verify true" in page.text
     assert "ring degree 4096 ciphertext modulus 60 bits plaintext modulus 49 bits" in page.text
     assert "it learnt no weight, no update, no averaged model" in page.text
@@ -246,7 +246,9 @@ def test_an_accuracy_measured_in_some_rounds_ends_with_the_last_that_was(tmp_pat
 
 
 def test_rounds_without_times_have_no_legend_of_phases(tmp_path: Path) -> None:
-    _, page = _report(tmp_path, _metrics(2, seconds=PhaseSeconds(train=0.0, contribute=0.0, add=0.0, other=0.0)))
+    _, page = _report(
+        tmp_path, _metrics(2, seconds=PhaseSeconds(train=0.0, contribute=0.0, release=0.0, add=0.0, other=0.0))
+    )
     assert "seconds" in page.texts
     assert "train" not in page.texts
 

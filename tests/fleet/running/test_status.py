@@ -44,7 +44,7 @@ RECORD = record(
     refused=2,
     sparsity=0.5,
     uplink_bytes=2048,
-    seconds=PhaseSeconds(train=1.5, contribute=0.0, add=0.0, other=0.0),
+    seconds=PhaseSeconds(train=1.5, contribute=0.0, release=0.0, add=0.0, other=0.0),
 )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from errno import ENOSPC
 from pathlib import Path
@@ -11,15 +12,18 @@ import numpy as np
 import pytest
 
 from aggregator.admission import ContributionAdmission
-from aggregator.summation import CohortSum
+from aggregator.recovery import Recovery
+from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.keys import load_kit
 from edge_client.state import PENDING_FILE, load_pending, save_pending
 from fleet.provisioning.kits import kit_name, provision
 from fleet.running.verify import VERIFIED_FILE, Verifier
 from protocol.call import Call
-from protocol.cohort import Cohort, gather_cohort
+from protocol.cohort import gather_cohort
 from protocol.errors import CheckpointError, MalformedMessage, StorageError, VerificationError
+from protocol.openings import encode_nodes
 from protocol.plan import Plan
+from protocol.release import Release, encode_release
 from protocol.wire import decode_aggregate, encode_aggregate
 from tests.aggregator.stub_grid import LAYOUT, StubClient, small_plan
 
@@ -33,7 +37,7 @@ class Summed:
 
     folder: Path
     plan: Plan
-    cohort: Cohort
+    total: MaskedSum
     aggregate: bytes
 
     @property
@@ -41,7 +45,7 @@ class Summed:
         return Verifier(self.folder, self.folder / "kits", self.plan, LAYOUT)
 
     def check(self, round_: int = CALL.round) -> None:
-        self.verifier.check(round_, CALL.attempt, self.cohort, self.aggregate)
+        self.verifier.check(round_, self.total, self.aggregate)
 
     def state(self, node: int) -> Path:
         return self.folder / "kits" / kit_name(node) / "state"
@@ -59,30 +63,48 @@ class Summed:
 @pytest.fixture
 def summed(tmp_path: Path) -> Summed:
     plan = small_plan()
-    roster = provision(tmp_path / "kits", 4, plan)
+    provision(tmp_path / "kits", 4, plan)
     clients = [StubClient(load_kit(tmp_path / "kits" / kit_name(node)), plan, votes=True) for node in (1, 2, 3)]
-    cohort = gather_cohort([client.train(CALL, b"")[0] for client in clients], roster)
-    admission, total = ContributionAdmission(cohort, CALL.attempt, plan, roster), CohortSum(cohort, CALL.attempt, plan)
-    made = Summed(tmp_path, plan, cohort, b"")
+    made = Summed(tmp_path, plan, *add_up(plan, clients))
     for client in clients:
-        total.add(admission.admit(client.kit.node, client.contribute(CALL, cohort.encode())[0]))
         assert client.pending is not None
         save_pending(made.state(client.kit.node), client.pending)
-    made.aggregate = encode_aggregate(total.aggregate(), plan.parameters)
-    total.close()
     return made
+
+
+def add_up(plan: Plan, clients: Sequence[StubClient]) -> tuple[MaskedSum, bytes]:
+    """The sum of those clients, all three messages long, and its aggregate."""
+    invited, roster = frozenset(client.kit.node for client in clients), clients[0].kit.roster
+    attended = {c.kit.node: c.train(CALL, {"invited": encode_nodes(invited)})[0] for c in clients}
+    cohort = gather_cohort([frames["attendance"] for frames in attended.values()], roster)
+    dealt = {node: frames["shares"] for node, frames in attended.items()}
+    admission, total = ContributionAdmission(cohort, CALL.attempt, plan, roster), CohortSum(cohort, plan)
+    for client in clients:
+        node = client.kit.node
+        announced = {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, dealt)}
+        total.add(admission.admit(node, client.contribute(CALL, announced)[0]["contribution"]))
+    masked = total.masked(CALL.attempt, invited, dealt)
+    total.close()
+    digest = cohort.digest(CALL.attempt)
+    release = Release(CALL.run, CALL.round, CALL.attempt, len(cohort.members), digest, True, masked.nodes)
+    recovery = Recovery(masked, plan, roster)
+    for client in clients:
+        recovery.admit(client.kit.node, client.release(CALL, {"release": encode_release(release)})[0]["consent"])
+    aggregate = masked.aggregate(recovery.masks(), plan, recovery.voucher, recovery.sealed)
+    return masked, encode_aggregate(aggregate, plan.parameters)
 
 
 def test_a_sum_that_equals_the_clear_sum_is_counted(summed: Summed) -> None:
     summed.check()
-    assert summed.lines == [{"round": 1, "clients": 3, "attempt": 2, "values": VALUES}]
+    assert summed.lines == [{"round": 1, "clients": 3, "lost": 0, "values": VALUES}]
 
 
 @pytest.mark.parametrize("node", [1, 2, 3])
 @pytest.mark.parametrize("position", [0, 13, LAYOUT.size - 1])
 def test_one_integer_that_differs_by_one_is_noticed(summed: Summed, node: int, position: int) -> None:
     pending, grid = load_pending(summed.state(node)), summed.plan.parameters.grid
-    share = next(member.samples for member in summed.cohort.members if member.node == node) / summed.cohort.samples
+    cohort = summed.total.cohort
+    share = next(member.samples for member in cohort.members if member.node == node) / cohort.samples
     steps = np.clip(pending.values / pending.step, -grid.levels, grid.levels)
     steps[position] += (-1.0 if steps[position] > 0 else 1.0) / share
     summed.tamper(node, values=steps * pending.step)
@@ -99,10 +121,8 @@ def test_one_vote_that_differs_is_noticed(summed: Summed) -> None:
         summed.check()
 
 
-def test_a_sum_of_fewer_clients_than_the_cohort_is_noticed(summed: Summed) -> None:
-    extra = replace(summed.cohort.members[2], node=0, samples=1)
-    summed.cohort = Cohort((*summed.cohort.members, extra), (*summed.cohort.encoded, b""))
-    save_pending(summed.state(0), replace(load_pending(summed.state(3)), values=np.zeros(LAYOUT.size, np.float32)))
+def test_a_sum_of_fewer_clients_than_it_should_hold_is_noticed(summed: Summed) -> None:
+    summed.total = replace(summed.total, nodes=frozenset({1, 2}))
     with pytest.raises(VerificationError):
         summed.check()
 
@@ -140,7 +160,7 @@ def test_the_summary_counts_a_round_once_and_the_rounds_with_lost_clients(summed
     summed.check()
     summed.check()
     with (summed.folder / VERIFIED_FILE).open("a") as file:
-        file.write(json.dumps({"round": 2, "clients": 4, "attempt": 1, "values": 10}) + "\n")
+        file.write(json.dumps({"round": 2, "clients": 4, "lost": 1, "values": 10}) + "\n")
     assert summed.verifier.summary().model_dump() == {
         "equal": True,
         "rounds": 2,
