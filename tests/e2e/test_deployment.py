@@ -1,9 +1,11 @@
 """`pruneseal run --engine flower`: the same run as on one machine, to the last bit, through Flower's own services."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 
+from aggregator.journal import RUN_FILE
 from protocol import checkpoint
 from tests.e2e.conftest import ROOT, finished, pruneseal
 
@@ -19,6 +21,8 @@ def test_a_deployment_gives_the_model_that_the_local_engine_gives(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     deployed = finished(tmp_path / "deployed", "--engine", "flower", *SETTINGS)
+    (tmp_path / "local").mkdir()
+    shutil.copy(deployed.out / RUN_FILE, tmp_path / "local")  # seeds follow from the run's name, which is random
     local = finished(tmp_path / "local", *SETTINGS)
     ours, theirs = (checkpoint.load(run.out / "model.safetensors").tensors for run in (deployed, local))
     assert {name: array.tobytes() for name, array in ours.items()} == {

@@ -222,6 +222,16 @@ def test_what_is_wrong_is_named(kits: Path, spoil: object, text: str) -> None:
         check_kits(kits)
 
 
+def test_a_damaged_key_is_looked_for_as_it_is_written(kits: Path) -> None:
+    key = kits / "a" / "node" / "flower.key"
+    lines = key.read_bytes().splitlines()
+    damaged = [lines[0], b"AAAA" + lines[1][4:], *lines[2:]]
+    key.write_bytes(b"\n".join(damaged))
+    (kits / "aggregator" / "federation" / "note").write_bytes(b"".join(damaged[1:-1]))
+    with pytest.raises(KeyFileError, match="note holds a secret of a: do not hand this kit out"):
+        check_kits(kits)
+
+
 def test_a_secret_of_any_kind_is_looked_for_as_it_is_written(kits: Path) -> None:
     key = rsa.generate_private_key(65537, 2048).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     (kits / "a" / "node" / "flower.key").write_bytes(key)
