@@ -248,7 +248,7 @@ class Run:
         tally.seconds["add"] += time.monotonic() - start
 
     def _ask_consent(self, tally: Tally, total: MaskedSum, recovery: Recovery, there: Mapping[int, int]) -> None:
-        """Ask those who have not answered yet to release a sum, until there is enough; one of all for the terms too.
+        """Ask those who have not answered yet to release a sum; one of all for the terms too.
 
         Where the one that was asked for the terms does not send them, the next time another is.
         """
@@ -274,8 +274,6 @@ class Run:
             with Refusals(tally, self._observer, answer.source):
                 recovery.admit(numbers[answer.source], answer.frames["consent"])
                 self._observer.phase(tally.round, "release", len(recovery.answered), len(total.nodes))
-            if recovery.complete:
-                break
         tally.seconds["release"] += time.monotonic() - start
 
     def _unreleased(self, tally: Tally, total: MaskedSum, recovery: Recovery) -> str:

@@ -4,7 +4,7 @@ Both run as ``pruneseal run --engine flower`` does: SuperLink, aggregator, Super
 own on this machine, with TLS and registered keys.
 
 *Round time*: 3 clients with updates of about a megabyte train next to nothing. The floor is an app of plain Flower
-(`benchmarks/floor.py`) in the same deployment, which moves as many bytes in two messages per round and computes
+(`benchmarks/floor.py`) in the same deployment, which moves as many bytes in three messages per round and computes
 nothing. The first round of each, which has no aggregate to send and starts everything, is left out; medians.
 
 *Memory*: the largest resident set of the process that runs the aggregator's app, over two rounds of 5 clients and of

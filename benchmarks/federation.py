@@ -24,7 +24,7 @@ from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import Partition, partition
 from edge_client.learning.training import Score, evaluate, gradient_at, local_update
-from edge_client.round import Sum, dither_of, next_state, terms_of
+from edge_client.round import Sum, dither_of, next_state, terms_of, training_seed
 from edge_client.sparsify import GlobalState
 from fleet.results.finish import SUMMARY_FILE
 from fleet.results.summary import Summary
@@ -35,9 +35,10 @@ from protocol.errors import ConfigError
 from protocol.grid import Integers, Share, quantise, steps
 from protocol.layout import Mask, Vector
 from protocol.plan import Plan
+from protocol.release import consent_length
 from protocol.support import gather
 from protocol.terms import encode_terms
-from protocol.wire import ATTENDANCE_BYTES, contribution_length
+from protocol.wire import ATTENDANCE_BYTES, SHARE_BYTES, contribution_length
 
 _SIV_TAG = 16
 _DIGEST = 32
@@ -58,7 +59,7 @@ def submission(
         node: The client's number.
     """
     insert(network, state.vector)
-    seed = int(np.random.default_rng([plan.run_seed(call.run), call.round, call.attempt, node]).integers(1 << 31))
+    seed = training_seed(plan, call, node)
     local_update(network, state.mask, share, plan, seed)
     gradient = partial(gradient_at, network, state.vector, share, seed)
     return network.method.submit(extract(network), network.layout, state, gradient)
@@ -177,9 +178,11 @@ class Clear:
     def _bytes(self, values: int, votes: int, sealed: int) -> tuple[int, int]:
         """What all clients of a round send, and the part of it that is votes: from the lengths of the messages."""
         p = self.plan.parameters
-        whole, bare = (contribution_length(values, n, 0, p) for n in (votes, 0))
+        whole, bare = (contribution_length(values, n, self.clients, p) for n in (votes, 0))
         last = _DIGEST if self.state.round == self.plan.rounds else 0
-        return self.clients * (ATTENDANCE_BYTES + whole + last) + sealed, self.clients * (whole - bare)
+        attendance = ATTENDANCE_BYTES + self.clients * SHARE_BYTES
+        each = attendance + whole + consent_length(self.clients, 0) + last
+        return self.clients * each + sealed, self.clients * (whole - bare)
 
 
 def _added(total: Integers, votes: Mask) -> Integers:

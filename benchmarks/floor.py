@@ -1,7 +1,7 @@
-"""Flower's own floor: an app that moves as many bytes in two messages per round as PruneSeal, and does nothing else.
+"""Flower's own floor: an app that moves as many bytes in three messages per round as PruneSeal, and does nothing else.
 
 The server writes how long each round took to the file ``FLOOR_TIMES``. ``FLOOR_DOWN`` and ``FLOOR_UP`` are the bytes of
-an aggregate and of a contribution; the other two messages of a round are a kilobyte each.
+an aggregate and of a contribution; the other four messages of a round are a kilobyte each.
 """
 
 import json
@@ -27,14 +27,14 @@ client = ClientApp()
 
 @server.main()
 def main(grid: Grid, _context: Context) -> None:
-    """Time the rounds; each is two messages to every node."""
+    """Time the rounds; each is three messages to every node."""
     nodes, times = int(os.environ["FLOOR_NODES"]), []
     while len(list(grid.get_node_ids())) < nodes:
         time.sleep(_POLL_SECONDS)
     down = int(os.environ["FLOOR_DOWN"])
     for _ in range(ROUNDS):
         start = time.monotonic()
-        for kind, size in (("train", down), ("train.second", SMALL)):
+        for kind, size in (("train", down), ("train.second", SMALL), ("train.third", SMALL)):
             _ask(grid, kind, os.urandom(size))
         times.append(time.monotonic() - start)
     Path(os.environ["FLOOR_TIMES"]).write_text(json.dumps(times))
@@ -53,6 +53,7 @@ def _ask(grid: Grid, kind: str, payload: bytes) -> None:
 
 
 @client.train()
+@client.train("third")
 def first(message: Message, _: Context) -> Message:
     """Answer with a kilobyte."""
     return _answer(message, SMALL)

@@ -33,6 +33,7 @@ from edge_client.round import (
     sent_to,
     state_after,
     state_digest,
+    training_seed,
 )
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
@@ -122,8 +123,7 @@ class Client:
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         opened = perf_counter()
-        source = [self._plan.run_seed(call.run), call.round, self._kit.node]
-        seed = int(np.random.default_rng(source).integers(1 << 31))
+        seed = training_seed(self._plan, call, self._kit.node)
         loss = local_update(network, state.mask, share, self._plan, seed)
         gradient = partial(gradient_at, network, state.vector, share, seed)
         values, votes = network.method.submit(extract(network), network.layout, state, gradient)

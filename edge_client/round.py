@@ -451,3 +451,8 @@ def consent(release: Release, cohort: Cohort, call: Call, kit: Kit, plan: Plan, 
 def dither_of(plan: Plan, call: Call, node: int, count: int) -> Reals:
     """Uniform in [0, 1), float64[count]: like the training, the same in all attempts, so that a run repeats exactly."""
     return np.random.default_rng([plan.run_seed(call.run), call.round, node, 0x44495448]).random(count)
+
+
+def training_seed(plan: Plan, call: Call, node: int) -> int:
+    """What a node's training of a round is drawn from, 31 bits; the same in all attempts."""
+    return int(np.random.default_rng([plan.run_seed(call.run), call.round, node]).integers(1 << 31))

@@ -10,7 +10,7 @@ from itertools import pairwise
 from protocol.errors import MalformedMessage
 from protocol.roster import Roster
 from protocol.sharing import SECRET_BYTES
-from protocol.wire import CONSENT, CONSENT_HEAD, RELEASE, RELEASE_HEAD, SIGNATURE_BYTES, open_frame, prefix
+from protocol.wire import CONSENT, CONSENT_HEAD, PREFIX, RELEASE, RELEASE_HEAD, SIGNATURE_BYTES, open_frame, prefix
 
 
 @dataclass(frozen=True)
@@ -84,6 +84,11 @@ def encode_consent(c: Consent) -> bytes:
     """Everything but the signature, which :func:`signed` appends."""
     head = CONSENT_HEAD.pack(c.run, c.round, c.attempt, c.node, c.members, c.cohort, c.voucher, len(c.sealed))
     return b"".join([prefix(CONSENT), head, *c.shares, c.sealed])
+
+
+def consent_length(members: int, sealed: int) -> int:
+    """The exact length of a signed consent in bytes."""
+    return PREFIX.size + CONSENT_HEAD.size + members * SECRET_BYTES + sealed + SIGNATURE_BYTES
 
 
 def decode_consent(data: bytes, roster: Roster) -> Consent:

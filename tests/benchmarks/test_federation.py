@@ -1,10 +1,12 @@
 """``benchmarks.federation``: in the clear it is the product without the encryption, to the last bit and byte."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from aggregator.journal import Journal
 from benchmarks.federation import Clear, encrypted_run
@@ -16,6 +18,16 @@ from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
 
 pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Clients train in one thread, and sums of floats depend on how many there are."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
 
 PLANS: dict[str, dict[str, Any]] = {
     "personal weights": {"method": "spafl", "partition": "group"},
