@@ -12,12 +12,12 @@ run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
 
 # Before every commit: in two minutes on two cores what `make test` needs eight for. It leaves out the tests whose marks
-# (pyproject.toml) say that they take long: `slow`, `e2e` and `deployment`.
+# (pyproject.toml) say that they take long: `slow`, `e2e` and `deployment`; and Hypothesis tries fewer examples.
 check: setup
 	$(MAKE) --jobs=2 --output-sync=target style types unit
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not e2e and not deployment" $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not e2e and not deployment" --hypothesis-profile=daily $(ARGS)
 
 # The protocol, and where keys are made, read and used, are covered to the last branch. The import contracts keep this
 # short: what learns is below edge_client/, in folders that hold no key.

@@ -14,6 +14,8 @@ from flwr.app import Message, RecordDict
 from fleet.flower import be_task
 from tests.flower_rooms import PARTS, Part
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[1]
 PRIVATE = re.compile(r"flwr\.(supercore|supernode|superlink|proto|common|cli)\b")
 STEPS = "flwr.supernode.start_client_internal"
@@ -126,7 +128,6 @@ def test_everything_that_is_taken_is_named(door: str) -> None:
     assert not missing, f"add what {user} takes to tests/flower_rooms.py, with what of it must not change"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

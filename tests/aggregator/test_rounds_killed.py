@@ -29,6 +29,8 @@ from tests.aggregator.stub_grid import (
     small_plan,
 )
 
+pytestmark = pytest.mark.slow
+
 
 class KilledError(BaseException):
     """What no handler of errors catches."""
@@ -73,7 +75,6 @@ ROUND_EVENTS = 3 + 3 + 3 + 1 + 1
 """What the observer of three clients is told in a round: who trained, the record of the round before, …"""
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("at", range(1, 3 * ROUND_EVENTS + 4))
 def test_a_run_that_is_killed_anywhere_ends_with_the_same_integers_as_an_unbroken_one(
     scene: MakeScene, unbroken: Watch, at: int

@@ -9,6 +9,8 @@ from protocol.errors import CohortRefused
 from tests.attacks.hostile import COLLUDER, VICTIM, Hostile, correlation, loud_plan
 from tests.edge_client.federation import RUN
 
+pytestmark = pytest.mark.slow
+
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 SECOND_COLLUDER = 13
 LEFT_OUT = (VICTIM, COLLUDER, SECOND_COLLUDER)

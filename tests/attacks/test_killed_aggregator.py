@@ -22,6 +22,8 @@ from protocol.plan import Plan
 from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Metrics, StubClient, StubGrid, Watch, silent
 from tests.edge_client.federation import RUN, federation, tiny_plan
 
+pytestmark = pytest.mark.slow
+
 NODES = (1, 2, 3, 4, 5, 6, 7, 8, 9)
 LOST = 4
 

@@ -16,6 +16,8 @@ from protocol.errors import CohortRefused, LedgerLost, PeerMismatch
 from tests.attacks.hostile import COLLUDER, NODES, VICTIM, Hostile, correlation, loud_plan
 from tests.edge_client.federation import RUN
 
+pytestmark = pytest.mark.slow
+
 HONEST = tuple(node for node in NODES if node not in (VICTIM, COLLUDER))
 OTHERS = tuple(node for node in NODES if node != VICTIM)
 FIRST, SECOND, AGAIN = Call(RUN, 1, 1), Call(RUN, 2, 1), Call(RUN, 2, 2)

@@ -1,24 +1,49 @@
 """A round of six nodes up to the announcement of its cohort, by the functions of ``edge_client.round`` alone."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import numpy as np
 
+from aggregator.summation import MaskedSum
+from edge_client.client import Reply
+from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.ledger import Ledger, Sent
-from edge_client.round import Sum, Update, admit_cohort, attend, close_update, dither_of, open_sum, quantised
+from edge_client.round import (
+    Sum,
+    Update,
+    admit_cohort,
+    admit_release,
+    attend,
+    close_update,
+    consent,
+    dither_of,
+    open_sum,
+    quantised,
+)
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
+from protocol.openings import Memory
 from protocol.plan import Plan
+from protocol.release import decode_release
 from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
 from tests import factories
-from tests.edge_client.federation import FIRST, NODES, RUN, Federation, add_up, federation, random_vector
+from tests.edge_client.federation import (
+    FIRST,
+    NODES,
+    RUN,
+    Federation,
+    add_up,
+    announcement,
+    federation,
+    open_up,
+    random_vector,
+    release_of,
+)
 
 SIZE = 51
 LAYOUT = factories.layout(SIZE)
@@ -38,21 +63,42 @@ class Scene:
     def kits(self) -> Mapping[int, Kit]:
         return self.fed.kits
 
-    def admit(self, node: int, announced: bytes, call: Call = FIRST, given: Sequence[Sent] = ()) -> Cohort:
-        return admit_cohort(
-            announced, call, self.waiting[node], Ledger(Path(), given=list(given)), self.kits[node], PLAN
-        )
+    @property
+    def trained(self) -> dict[int, Reply]:
+        """What the nodes that are ready have answered to `train`."""
+        return {
+            node: Reply({"attendance": pending.attendance, "shares": pending.dealt}, {})
+            for node, pending in self.waiting.items()
+        }
 
-    def contribution(self, node: int, cohort: Cohort, call: Call = FIRST) -> bytes:
-        pending, kit = self.waiting[node], self.kits[node]
-        dither = dither_of(PLAN, call, node, pending.values.size)
-        integers, _ = quantised(pending, cohort, node, PLAN, dither)
-        return close_update(integers, pending.votes, cohort, call, kit, PLAN, pending.sealed)
+    def admit(self, node: int, announced: bytes, call: Call = FIRST) -> Cohort:
+        return admit_cohort(announced, call, self.waiting[node], self.kits[node], PLAN)
+
+    def told(self, node: int) -> Pending:
+        """What waits at a node that has been told of the cohort."""
+        frames = announcement(self.cohort, self.trained, self.kits, node)
+        shares = tuple(take(frames["shares"], self.cohort.members, FIRST, self.kits[node]))
+        return replace(self.waiting[node], cohort=frames["cohort"], shares=shares)
+
+    def contribution(self, node: int) -> bytes:
+        pending, kit = self.told(node), self.kits[node]
+        dither = dither_of(PLAN, FIRST, node, pending.values.size)
+        integers, _ = quantised(pending, self.cohort, node, PLAN, dither)
+        return close_update(integers, self.cohort, FIRST, kit, PLAN, pending)
+
+    @cached_property
+    def total(self) -> MaskedSum:
+        sent = {node: self.contribution(node) for node in self.waiting}
+        return add_up(self.fed, self.cohort, FIRST, self.trained, sent)
+
+    def consent(self, node: int, total: MaskedSum) -> bytes:
+        release, pending = decode_release(release_of(total, terms=True)["release"]), self.told(node)
+        cohort = admit_release(release, pending, FIRST, self.kits[node], PLAN)
+        return consent(release, cohort, FIRST, self.kits[node], PLAN, pending)
 
     @cached_property
     def aggregate_bytes(self) -> bytes:
-        sent = {node: self.contribution(node, self.cohort) for node in self.waiting}
-        return add_up(PLAN, self.fed.roster, self.cohort, 1, sent)
+        return open_up(self.fed, self.total, {node: self.consent(node, self.total) for node in self.waiting})
 
     def aggregate(self) -> Aggregate:
         return decode_aggregate(self.aggregate_bytes, PLAN.parameters)
@@ -62,10 +108,17 @@ class Scene:
         return open_sum(data, run, round_, self.kits[NODES[0]], plan, LAYOUT)
 
 
-def ready(kit: Kit, call: Call = FIRST, state: GlobalState = STATE, plan: Plan = PLAN) -> Pending:
-    """An attendance that waits for its cohort."""
+def ready(
+    kit: Kit,
+    call: Call = FIRST,
+    state: GlobalState = STATE,
+    plan: Plan = PLAN,
+    memory: Memory = frozenset(),
+) -> Pending:
+    """An attendance that waits for its cohort; the whole roster is invited."""
     trained = state.vector + random_vector(kit.node, state.vector.size, 0.1)
-    return attend(call, kit, plan, LAYOUT, state, Update(trained, np.zeros(0, np.bool_), 10 + kit.node))
+    update, invited = Update(trained, np.zeros(0, np.bool_), 10 + kit.node), frozenset(kit.roster.nodes)
+    return attend(call, kit, plan, LAYOUT, state, update, invited, memory)
 
 
 def scene(ready_nodes: int = 4) -> Scene:

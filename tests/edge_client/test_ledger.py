@@ -44,6 +44,7 @@ def opened(folder: Path, call: Call, waiting: Call | None = None) -> Ledger:
 # --- what is remembered -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @given(asked=ASKED, sent=st.lists(GIVEN, max_size=4))
 def test_what_was_saved_last_is_what_is_read(
     asked: dict[bytes, tuple[int, int]], sent: list[Sent], tmp_path_factory: pytest.TempPathFactory
@@ -169,6 +170,7 @@ def assert_sits_out(folder: Path, call: Call, waiting: Call | None = None) -> No
     assert opened(folder, Call(call.run, call.round + 1, 1)).given == []
 
 
+@pytest.mark.slow
 def test_a_ledger_cut_off_anywhere_is_not_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     path = kept(tmp_path)
@@ -180,6 +182,7 @@ def test_a_ledger_cut_off_anywhere_is_not_read_in_part(tmp_path: Path, monkeypat
         assert opened(tmp_path, Call(RUN, 3, 1)).given == []
 
 
+@pytest.mark.slow
 def test_a_ledger_with_any_byte_changed_is_not_read_in_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.fsync", lambda _: None)
     path = kept(tmp_path)

@@ -18,6 +18,8 @@ from torch import nn
 from export.convert import convert, device_of, evaluating, save_onnx
 from protocol.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 METADATA = {"run": "r1", "model": "tiny", "round": "3"}
 REPOSITORY = Path(__file__).parents[2]
 
@@ -58,7 +60,6 @@ def branches(x: torch.Tensor) -> torch.Tensor:
     return x if x.sum() > 0 else 2 * x
 
 
-@pytest.mark.slow
 def test_the_file_computes_the_model_in_evaluation_mode_for_every_batch_size(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -72,7 +73,6 @@ def test_the_file_computes_the_model_in_evaluation_mode_for_every_batch_size(
         np.testing.assert_allclose(logits, expected, atol=1e-5)
 
 
-@pytest.mark.slow
 def test_a_model_in_training_mode_is_handed_back_in_training_mode(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -94,7 +94,6 @@ def test_every_module_gets_its_own_mode_back_after_an_error() -> None:
     assert [module for module in model.modules() if not module.training] == [frozen]
 
 
-@pytest.mark.slow
 def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     model = convnet()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -104,7 +103,6 @@ def test_an_export_changes_no_weight_no_statistic_and_no_random_state() -> None:
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
 
 
-@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes_whatever_the_order_of_its_metadata(
     exported: tuple[nn.Sequential, bytes],
 ) -> None:
@@ -142,7 +140,6 @@ def test_the_file_is_hardly_larger_than_its_weights(exported: tuple[nn.Sequentia
     assert len(data) < weights + 1500
 
 
-@pytest.mark.slow
 def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     model = convnet()
     first = model[0]
@@ -155,7 +152,6 @@ def test_pruned_weights_stay_zero_although_normalisation_is_folded_in() -> None:
     assert kernel[:, :, 1:].all()
 
 
-@pytest.mark.slow
 def test_an_export_prints_nothing_and_warns_of_nothing() -> None:
     script = """
 import torch, warnings
@@ -169,7 +165,6 @@ convert(torch.nn.Linear(4, 2), (4,), {})
     assert (done.stdout, done.stderr) == ("", "")
 
 
-@pytest.mark.slow
 def test_a_warning_of_the_model_itself_is_not_silenced() -> None:
     def old(x: torch.Tensor) -> torch.Tensor:
         warnings.warn("this layer is old", FutureWarning, stacklevel=2)
@@ -190,7 +185,6 @@ def test_a_shape_that_the_model_cannot_take_is_refused() -> None:
         convert(nn.Linear(4, 2), (5,), {})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("function", "reason"),
     [

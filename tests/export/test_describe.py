@@ -15,6 +15,8 @@ from export.convert import convert, save_onnx
 from export.describe import describe
 from protocol.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 WEIGHT = np.array([[0.0, 1.0, 0.0, -0.0], [2.0, 0.0, 3.0, 0.0]], np.float32)
 
 
@@ -42,7 +44,6 @@ def made_by_hand(initializers: list[TensorProto], sparse: list[onnx.SparseTensor
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
-@pytest.mark.slow
 def test_a_converted_model_is_described_by_its_file(path: Path) -> None:
     data = path.read_bytes()
     told = describe(path)

@@ -18,6 +18,8 @@ from export.encode import Form, decode, encode, gaps
 from protocol.errors import ExportError
 from tests.export.coding import adding, at, file_of, initializers, operators, same_bits, session, sparse
 
+pytestmark = pytest.mark.slow
+
 FOLDED = {"ScatterElements", "CumSum", "ConstantOfShape", "BitwiseAnd", "Gather", "Cast", "Slice"}
 
 
@@ -47,7 +49,6 @@ def small() -> bytes:
 # --- the whole file
 
 
-@pytest.mark.slow
 def test_a_coded_network_decodes_to_the_dense_one(small: bytes) -> None:
     encoding = encode(small)
     assert Counter(size.form for size in encoding.tensors.values()) >= Counter([Form.BITMAP, Form.GAPS8, Form.DENSE])
@@ -60,7 +61,6 @@ def test_a_coded_network_decodes_to_the_dense_one(small: bytes) -> None:
     assert one == two
 
 
-@pytest.mark.slow
 def test_names_batch_axis_and_metadata_stay_and_the_result_is_valid(small: bytes) -> None:
     dense, coded = (onnx.load_model_from_string(data) for data in (small, encode(small).model))
     onnx.checker.check_model(coded, full_check=True)

@@ -12,6 +12,8 @@ from export.convert import convert
 from export.parity import accuracy, check_parity, infer, open_session
 from protocol.errors import ExportError, ParityError
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def model() -> nn.Sequential:
@@ -47,7 +49,6 @@ def last_bias(model: nn.Sequential) -> float:
     return last.bias[0].item()
 
 
-@pytest.mark.slow
 def test_an_exported_model_agrees_with_torch(model: nn.Sequential, exported: bytes, inputs: np.ndarray) -> None:
     parity = check_parity(model, exported, inputs)
     assert parity.max_abs_diff < 1e-5
@@ -56,7 +57,6 @@ def test_an_exported_model_agrees_with_torch(model: nn.Sequential, exported: byt
     assert model.training
 
 
-@pytest.mark.slow
 def test_a_single_input_is_enough_for_every_batch_size(
     model: nn.Sequential, exported: bytes, inputs: np.ndarray
 ) -> None:
@@ -83,7 +83,6 @@ def test_a_difference_below_the_tolerance_is_measured_and_accepted(
     assert parity.max_abs_diff == pytest.approx(0.01, rel=1e-2)
 
 
-@pytest.mark.slow
 def test_the_tolerance_grows_with_the_outputs(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():
@@ -119,7 +118,6 @@ def test_outputs_that_are_not_finite_are_refused(
     assert caught.value.worst == np.inf
 
 
-@pytest.mark.slow
 def test_a_model_that_is_not_finite_is_refused_although_the_file_agrees(inputs: np.ndarray) -> None:
     model = nn.Linear(6, 3)
     with torch.no_grad():

@@ -21,6 +21,8 @@ from export.quantise import quantise
 from export.scaling import Scaling
 from protocol.errors import ExportError
 
+pytestmark = pytest.mark.slow
+
 SHAPE = (3, 12, 12)
 RAW = np.random.default_rng(0).uniform(0, 255, (64, *SHAPE)).astype(np.float32)
 
@@ -48,7 +50,6 @@ def weights(data: bytes) -> dict[str, np.ndarray]:
     return {t.name: numpy_helper.to_array(t) for t in onnx.load_from_string(data).graph.initializer}
 
 
-@pytest.mark.slow
 def test_every_zero_stays_exactly_zero(plain: bytes, int8: bytes) -> None:
     before, after = weights(plain), weights(int8)
     for name in ("4.weight", "7.weight"):
@@ -60,7 +61,6 @@ def test_every_zero_stays_exactly_zero(plain: bytes, int8: bytes) -> None:
         assert np.count_nonzero(quantised) > 0.9 * np.count_nonzero(before[name])
 
 
-@pytest.mark.slow
 def test_outputs_are_close_and_the_class_rarely_changes(plain: bytes, int8: bytes) -> None:
     expected, actual = (infer(open_session(data), RAW) for data in (plain, int8))
     assert np.abs(actual - expected).max() < 0.1 * np.abs(expected).max()

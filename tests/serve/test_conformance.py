@@ -13,6 +13,8 @@ from tritonclient.utils import InferenceServerException
 from serve import inference_pb2 as ours
 from tests.serve.serving import Server, expected, labelled, linear, rows
 
+pytestmark = pytest.mark.slow
+
 X = rows(5)
 CLIENTS = [tritonclient.http, tritonclient.grpc]
 
@@ -36,7 +38,6 @@ def given(triton: ModuleType, array: np.ndarray[Any, Any] = X, **options: bool) 
     return [tensor]
 
 
-@pytest.mark.slow
 def test_health(client: Any) -> None:
     assert client.is_server_live()
     assert client.is_server_ready()

@@ -21,6 +21,8 @@ from serve.repository import Repository
 from tests.serve.serving import Server, linear, request, rows, save, serving
 from tests.waiting import wait_for
 
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 POST = b"POST /v2/models/linear/infer HTTP/1.1\r\nhost: x\r\n"
 
@@ -203,7 +205,6 @@ def test_calls_share_the_memory_that_all_requests_have() -> None:
         asyncio.run(calls._infer(bytes(11)))
 
 
-@pytest.mark.slow
 def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(guarded: Server) -> None:
     kept = http.client.HTTPConnection("127.0.0.1", guarded.port, timeout=30)
     kept.request("GET", "/v2/health/live")
@@ -217,7 +218,6 @@ def test_connections_beyond_the_cap_are_told_and_closed_and_the_rest_answered(gu
     wait_for(lambda: alive(guarded))  # those that have just been closed may count for a moment
 
 
-@pytest.mark.slow
 def test_ten_thousand_open_connections_are_survived(tmp_path: Path) -> None:
     files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if files < 11_000:

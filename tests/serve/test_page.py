@@ -18,9 +18,12 @@ from selenium.webdriver.support.ui import WebDriverWait
 from tests.serve.serving import LABELS, Server, expected, labelled, rows
 
 CHROMIUM, DRIVER = shutil.which("chromium"), shutil.which("chromedriver")
-pytestmark = pytest.mark.skipif(
-    not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
-)
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(
+        not (CHROMIUM and DRIVER), reason="needs chromium and chromedriver (Debian: chromium, chromium-driver)"
+    ),
+]
 FLAGS = (
     "--headless",
     "--no-sandbox",

@@ -299,6 +299,7 @@ def test_an_import_path_finds_its_function() -> None:
         import_function("edge_client.learning.data:FORMS")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FASHION.is_dir(), reason="no fashion_mnist folder in PRUNESEAL_DATA_DIR")
 def test_fashion_mnist_loads_and_splits_as_in_the_paper() -> None:
     data = load(f"idx:{FASHION}")

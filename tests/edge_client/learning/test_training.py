@@ -389,6 +389,7 @@ def test_the_gradient_is_that_of_the_mean_loss_at_the_given_vector_and_zero_for_
 # --- what is added to the loss ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_fedprox_pulls_every_weight_back_to_where_the_round_began() -> None:
     """Against the objective written out: the mean cross-entropy plus mu / 2 times the squared distance."""
     plan = replace(PLAN, proximal=0.7)

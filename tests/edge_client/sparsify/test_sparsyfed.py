@@ -46,6 +46,7 @@ def convolutional(input_shape: tuple[int, ...], classes: int) -> nn.Module:
     )
 
 
+@pytest.mark.slow
 def test_three_encrypted_rounds_give_the_supports_and_weights_of_the_plaintext_method(tmp_path: Path) -> None:
     """From a dense start, as the authors; 22 of 54 weights and 10 biases are the half that stays."""
     plan = plan_of(start_sparsity=0.0, bits=20, seed=11)

@@ -434,6 +434,7 @@ def test_shell_scripts_of_the_images_are_scripts() -> None:
         subprocess.run(["bash", "-n", str(ROOT / name)], check=True)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("docker-compose") is None, reason="no docker-compose")
 @pytest.mark.parametrize(
     ("name", "services"),

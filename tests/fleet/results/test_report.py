@@ -16,6 +16,8 @@ from fleet.results.report import write_report
 from fleet.results.summary import Summary, Verified
 from tests.factories import record
 
+pytestmark = pytest.mark.slow
+
 _VOID = {"meta", "br", "hr", "img", "input", "link"}
 _FIGURES = ("Accuracy and sparsity", "Uplink", "Density by tensor", "Time and cohort")
 _HOSTILE = "<script>alert(1)</script>&\"'$x$-->]]>\n层"
@@ -136,7 +138,6 @@ def _report(
     return text, _Page(text)
 
 
-@pytest.mark.slow
 def test_the_page_is_well_formed_and_has_every_figure_and_table(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     assert page.tags["svg"] == len(_FIGURES)
@@ -145,7 +146,6 @@ def test_the_page_is_well_formed_and_has_every_figure_and_table(tmp_path: Path) 
     assert tuple(labels) == _FIGURES
 
 
-@pytest.mark.slow
 def test_the_header_and_the_tiles_give_the_verdict(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     for text in (
@@ -160,14 +160,12 @@ def test_the_header_and_the_tiles_give_the_verdict(tmp_path: Path) -> None:
         assert text in page.text
 
 
-@pytest.mark.slow
 def test_the_text_of_the_figures_stays_text(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     for text in ("fc.weight", "0.050 · 500 of 9,990", "dense FedAvg", "2.0 MB", "train", "lost"):
         assert text in page.texts
 
 
-@pytest.mark.slow
 def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     _, page = _report(tmp_path)
     assert "2 8 2 0.600 1.000 0.360 5,000 n/a n/a n/a 100.0 kB 0 bytes 200.0 kB 3 0 2 3.8" in page.text
@@ -176,7 +174,6 @@ def test_the_tables_show_rounds_settings_and_parameters(tmp_path: Path) -> None:
     assert "it learnt no weight, no update, no averaged model" in page.text
 
 
-@pytest.mark.slow
 def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     text, page = _report(tmp_path)
     without_namespaces = re.sub(r'xmlns(:\w+)?="http://www\.w3\.org/[^"]*"', "", text)
@@ -187,7 +184,6 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert page.values("src") == []
 
 
-@pytest.mark.slow
 def test_every_identifier_is_unique_and_every_reference_finds_one(tmp_path: Path) -> None:
     text, page = _report(tmp_path)
     identifiers = page.values("id")
@@ -198,7 +194,6 @@ def test_every_identifier_is_unique_and_every_reference_finds_one(tmp_path: Path
     assert set(references) <= set(identifiers)
 
 
-@pytest.mark.slow
 def test_a_drawing_has_only_the_colours_of_the_page(tmp_path: Path) -> None:
     text, _ = _report(tmp_path)
     drawings = "".join(re.findall(r"<svg.*?</svg>", text, flags=re.DOTALL))
@@ -206,12 +201,10 @@ def test_a_drawing_has_only_the_colours_of_the_page(tmp_path: Path) -> None:
     assert {"var(--blue)", "var(--teal)"} <= set(re.findall(r"var\(--\w+\)", drawings))
 
 
-@pytest.mark.slow
 def test_the_same_run_gives_the_same_page(tmp_path: Path) -> None:
     assert _report(tmp_path)[0] == _report(tmp_path)[0]
 
 
-@pytest.mark.slow
 def test_hostile_names_are_text_and_never_markup(tmp_path: Path) -> None:
     metrics = _metrics(3, layer_density={_HOSTILE: 0.5})
     names = ("method", "model", "data", "partition", "pruneseal", "recommended")
@@ -253,7 +246,6 @@ def test_rounds_without_times_have_no_legend_of_phases(tmp_path: Path) -> None:
     assert "train" not in page.texts
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("verified", "kind", "text"),
     [
@@ -278,13 +270,11 @@ def test_the_seal_says_whether_the_sums_were_verified(
     assert text in page.text
 
 
-@pytest.mark.slow
 def test_more_uplink_than_dense_is_not_sold_as_a_saving(tmp_path: Path) -> None:
     _, page = _report(tmp_path, dense_fedavg_uplink_bytes=250_000)
     assert "2.0× more uplink" in page.text
 
 
-@pytest.mark.slow
 def test_of_very_many_tensors_the_largest_are_shown(tmp_path: Path) -> None:
     density = [LayerDensity(f"layer{n}.{'weight' * 10}", n, n) for n in range(1, 101)]
     _, page = _report(tmp_path, density=density)

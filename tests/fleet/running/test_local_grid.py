@@ -21,6 +21,8 @@ from protocol.call import Action, Call
 from protocol.messages import to_request
 from tests.waiting import PATIENCE, wait_for
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 APP = "tests.fleet.tiny_app:app"
 RUN_CONFIG: dict[str, str | int | float | bool] = {"rounds": 3, "rate": 0.5, "method": "fedavg", "big": True}
@@ -180,7 +182,6 @@ def test_a_client_that_raises_is_one_error_reply_and_the_others_answer(grid: Loc
     assert [replies[node].has_content() for node in (100, 102)] == [True, True]
 
 
-@pytest.mark.slow
 def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     with LocalGrid(1, {}, {}, client_app="tests.fleet.no_such_app:app", workers=1) as made:
         error = ask(made, [do("echo")])[100].error
@@ -188,7 +189,6 @@ def test_an_app_that_cannot_be_imported_is_an_error_reply() -> None:
     assert error.reason == "<class 'ModuleNotFoundError'>:<'No module named 'tests.fleet.no_such_app''>"
 
 
-@pytest.mark.slow
 def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         before = worker_of(made)
@@ -199,7 +199,6 @@ def test_a_client_whose_process_dies_is_answered_for_and_the_pool_goes_on() -> N
         assert worker_of(made) != before
 
 
-@pytest.mark.slow
 def test_a_client_that_does_not_answer_in_time_is_not_waited_for() -> None:
     def run() -> None:
         with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=2) as made:
@@ -234,7 +233,6 @@ def lost(seed: int, drop: float, rounds: int = 8, nodes: int = 12) -> list[tuple
     return gone
 
 
-@pytest.mark.slow
 def test_clients_miss_one_of_two_messages_with_the_given_probability_and_the_seed_repeats_it() -> None:
     first = lost(seed=1, drop=0.25)
     assert lost(seed=1, drop=0.25) == first
@@ -249,7 +247,6 @@ def test_nobody_vanishes_unless_it_is_asked_for() -> None:
     assert lost(seed=1, drop=0.0, rounds=1) == [([], [])]
 
 
-@pytest.mark.slow
 def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
     with LocalGrid(12, {}, {}, client_app=APP, workers=1, drop=0.5, seed=3) as made:
         gone = []
@@ -264,7 +261,6 @@ def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
 # --- processes -----------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
 def test_leaving_the_grid_ends_its_processes() -> None:
     with LocalGrid(2, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
         pid = worker_of(made)
@@ -331,7 +327,6 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.slow
 def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_path: Path) -> None:
     script = tmp_path / "stopped.py"
     script.write_text(STOPPED)
@@ -347,7 +342,6 @@ def test_leaving_the_grid_by_an_error_does_not_wait_for_the_rest_of_a_reply(tmp_
     assert ended.stderr.splitlines()[-1] == "KeyboardInterrupt"
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
 def test_no_worker_outlives_a_parent_that_is_killed(tmp_path: Path, end: signal.Signals) -> None:
     script = tmp_path / "parent.py"
@@ -376,7 +370,6 @@ def interruptible() -> Iterator[None]:
     signal.signal(signal.SIGINT, before)
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting() -> None:
     with LocalGrid(1, RUN_CONFIG, {}, client_app=APP, workers=1) as made:
@@ -392,7 +385,6 @@ def test_an_interrupt_at_the_keyboard_does_not_reach_a_client_that_is_starting()
         assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
-@pytest.mark.slow
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     ended = threading.Event()
@@ -423,7 +415,6 @@ def test_an_interrupt_while_clients_are_started_comes_when_they_are(monkeypatch:
     elsewhere.join()
 
 
-@pytest.mark.slow
 def test_an_interrupt_at_the_keyboard_is_left_to_the_parent(grid: LocalGrid) -> None:
     pid = worker_of(grid)
     os.kill(pid, signal.SIGINT)
