@@ -123,6 +123,17 @@ class Stage:
         """What a node is told of the cohort of these."""
         return announcement(self.cohort(*nodes), self.trained, self.clients, to)
 
+    def contribute(self, *nodes: int) -> MaskedSum:
+        """Announce the cohort of all who have trained, and add up what these send."""
+        sent = {node: self.clients[node].contribute(FIRST, self.announcement(node, *NODES)) for node in nodes}
+        frames = {node: answer.frames["contribution"] for node, answer in sent.items()}
+        return add_up(self.fed, self.cohort(*NODES), FIRST, self.trained, frames)
+
+    def consents(self, total: MaskedSum) -> dict[int, bytes]:
+        """What those who are in a sum answer to its release."""
+        release = release_of(total, terms=True)
+        return {node: self.clients[node].release(FIRST, release).frames["consent"] for node in sorted(total.nodes)}
+
     def state(self, node: int) -> Path:
         """The folder of a node's state."""
         return self.folder / str(node) / "state"

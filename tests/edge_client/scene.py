@@ -22,6 +22,7 @@ from edge_client.round import (
     dither_of,
     open_sum,
     quantised,
+    voucher,
 )
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
@@ -58,6 +59,12 @@ class Scene:
     fed: Federation
     waiting: Mapping[int, Pending]
     cohort: Cohort
+    call: Call = FIRST
+
+    @property
+    def slots(self) -> int:
+        """How many slots a contribution has."""
+        return PLAN.parameters.slots(SIZE, 0)
 
     @property
     def kits(self) -> Mapping[int, Kit]:
@@ -77,24 +84,24 @@ class Scene:
     def told(self, node: int) -> Pending:
         """What waits at a node that has been told of the cohort."""
         frames = announcement(self.cohort, self.trained, self.kits, node)
-        shares = tuple(take(frames["shares"], self.cohort.members, FIRST, self.kits[node]))
+        shares = tuple(take(frames["shares"], self.cohort.members, self.call, self.kits[node]))
         return replace(self.waiting[node], cohort=frames["cohort"], shares=shares)
 
     def contribution(self, node: int) -> bytes:
         pending, kit = self.told(node), self.kits[node]
-        dither = dither_of(PLAN, FIRST, node, pending.values.size)
+        dither = dither_of(PLAN, self.call, node, pending.values.size)
         integers, _ = quantised(pending, self.cohort, node, PLAN, dither)
-        return close_update(integers, self.cohort, FIRST, kit, PLAN, pending)
+        return close_update(integers, self.cohort, self.call, kit, PLAN, pending)
 
     @cached_property
     def total(self) -> MaskedSum:
         sent = {node: self.contribution(node) for node in self.waiting}
-        return add_up(self.fed, self.cohort, FIRST, self.trained, sent)
+        return add_up(self.fed, self.cohort, self.call, self.trained, sent)
 
     def consent(self, node: int, total: MaskedSum) -> bytes:
         release, pending = decode_release(release_of(total, terms=True)["release"]), self.told(node)
-        cohort = admit_release(release, pending, FIRST, self.kits[node], PLAN)
-        return consent(release, cohort, FIRST, self.kits[node], PLAN, pending)
+        cohort = admit_release(release, pending, self.call, self.kits[node], PLAN)
+        return consent(release, cohort, self.call, self.kits[node], PLAN, pending)
 
     @cached_property
     def aggregate_bytes(self) -> bytes:
@@ -102,6 +109,12 @@ class Scene:
 
     def aggregate(self) -> Aggregate:
         return decode_aggregate(self.aggregate_bytes, PLAN.parameters)
+
+    def vouched(self, aggregate: Aggregate) -> Aggregate:
+        """The same with the voucher that a colluding client makes for whatever it says of itself."""
+        counts, weights = (aggregate.clients, aggregate.members), (aggregate.weight, aggregate.total)
+        secret = self.kits[NODES[0]].secret
+        return replace(aggregate, voucher=voucher(secret, aggregate, aggregate.cohort, counts, weights))
 
     def open(self, aggregate: Aggregate, run: bytes = RUN, round_: int = 1, plan: Plan = PLAN) -> Sum:
         data = encode_aggregate(aggregate, plan.parameters)

@@ -11,13 +11,15 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Error, Message, MetricRecord, RecordDict
 
+from aggregator.summation import MaskedSum
 from edge_client.app import app, egress, guard
+from edge_client.client import Reply
 from edge_client.keys import COHORT_FILE, PLAN_FILE
 from edge_client.learning.network import build_network
 from edge_client.ledger import LEDGER_FILE
 from edge_client.round import open_sum
 from fleet.flower import be_task, wrap
-from protocol.cohort import gather_cohort
+from protocol.call import Call
 from protocol.errors import (
     AgreementError,
     CheckpointError,
@@ -35,9 +37,21 @@ from protocol.errors import (
     VersionRefused,
 )
 from protocol.messages import STYPE, from_record, to_record
+from protocol.openings import encode_nodes
 from protocol.plan import Plan
 from protocol.wire import ATTENDANCE_BYTES
-from tests.edge_client.federation import NODES, RUN, Federation, add_up, federation, tiny_plan
+from tests.edge_client.federation import (
+    NODES,
+    RUN,
+    Federation,
+    add_up,
+    announcement,
+    cohort_of,
+    federation,
+    open_up,
+    release_of,
+    tiny_plan,
+)
 from tests.edge_client.tiny import MARKER
 
 PLAN = tiny_plan()
@@ -72,8 +86,8 @@ class Nodes:
         call: Mapping[str, object] = CALL,
         nodes: int = 6,
     ) -> Message:
-        records = {name: to_record({name: frame}) for name, frame in (frames or {}).items()}
-        content = RecordDict({**records, "call": ConfigRecord(dict(call))})  # type: ignore[arg-type]
+        sent = {"invited": encode_nodes(NODES)} | dict(frames or {}) if kind == "train" else frames or {}
+        content = RecordDict({"frames": to_record(sent), "call": ConfigRecord(dict(call))})  # type: ignore[arg-type]
         return self.deliver(position, Message(content, 100 + position, kind), nodes)
 
     def deliver(self, position: int, message: Message, nodes: int = 6) -> Message:
@@ -81,19 +95,32 @@ class Nodes:
         context = Context(1, 100 + position, config, RecordDict(), self.plan.to_config())
         return app(message, context)
 
-    def train(self, **changes: object) -> list[bytes]:
+    def train(self, **changes: object) -> dict[int, Reply]:
         replies = [self.send(position, "train", call={**CALL, **changes}) for position in range(6)]
-        return [frame(reply, "attendance") for reply in replies]
+        return {
+            node: Reply({name: frame(reply, name) for name in ("attendance", "shares")}, {})
+            for node, reply in zip(NODES, replies, strict=True)
+        }
 
-    def aggregate(self, attempt: int) -> bytes:
-        """The sum of all six in round 1."""
-        attendances, call = self.train(attempt=attempt), {**CALL, "attempt": attempt}
-        replies = [self.send(k, "train.contribute", self.cohort(attendances), call) for k in range(6)]
-        sent = {node: frame(reply, "contribution") for node, reply in zip(NODES, replies, strict=True)}
-        return add_up(self.plan, self.fed.roster, gather_cohort(attendances, self.fed.roster), attempt, sent)
+    def aggregate(self, inside: int = 6) -> bytes:
+        """The sum of the first of all six in round 1."""
+        trained, total = self.contributed(inside)
+        release = release_of(total, terms=True)
+        replies = {node: self.send(k, "train.release", release) for k, node in enumerate(NODES[:inside])}
+        assert len(trained) == 6
+        return open_up(self.fed, total, {node: frame(reply, "consent") for node, reply in replies.items()})
 
-    def cohort(self, attendances: Iterable[bytes]) -> dict[str, bytes]:
-        return {"cohort": gather_cohort(list(attendances), self.fed.roster).encode()}
+    def contributed(self, inside: int = 6) -> tuple[dict[int, Reply], MaskedSum]:
+        """What all six have answered to `train`, and the sum of what the first of them contribute."""
+        trained = self.train()
+        replies = {
+            node: self.send(k, "train.contribute", self.cohort(trained, node)) for k, node in enumerate(NODES[:inside])
+        }
+        sent = {node: frame(reply, "contribution") for node, reply in replies.items()}
+        return trained, add_up(self.fed, cohort_of(trained, self.fed.roster), Call(RUN, 1, 1), trained, sent)
+
+    def cohort(self, trained: Mapping[int, Reply], to: int = NODES[0]) -> dict[str, bytes]:
+        return announcement(cohort_of(trained, self.fed.roster), trained, NODES, to)
 
 
 @pytest.fixture
@@ -103,7 +130,7 @@ def nodes(tmp_path: Path) -> Nodes:
 
 def frame(reply: Message, name: str) -> bytes:
     assert reply.has_content(), reply
-    return from_record(reply.content.array_records[name])[name]
+    return from_record(reply.content.array_records["frames"])[name]
 
 
 def wire(message: Message) -> bytes:
@@ -129,11 +156,12 @@ def assert_refused(reply: Message, error: type[PruneSealError], secrets: Iterabl
 
 def test_a_round_passes_through_the_app_as_frames_and_scalars(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path, tiny_plan(rounds=1, partition="iid"))
-    attendances = nodes.train()
-    replies = [nodes.send(k, "train.contribute", nodes.cohort(attendances)) for k in range(6)]
-    cohort = gather_cohort(attendances, nodes.fed.roster)
-    sent = {node: frame(reply, "contribution") for node, reply in zip(NODES, replies, strict=True)}
-    aggregate = add_up(nodes.plan, nodes.fed.roster, cohort, 1, sent)
+    trained, total = nodes.contributed()
+    release = release_of(total, terms=True)
+    replies = [nodes.send(k, "train.release", release) for k in range(6)]
+    replies += [nodes.send(k, "train.contribute", nodes.cohort(trained, node)) for k, node in enumerate(NODES)]
+    consents = {node: frame(reply, "consent") for node, reply in zip(NODES, replies, strict=False)}
+    aggregate = open_up(nodes.fed, total, consents)
     layout = build_network(nodes.plan, (5,), 4, RUN).layout
     assert open_sum(aggregate, RUN, 1, nodes.fed.kits[2], nodes.plan, layout).clients == 6
 
@@ -238,27 +266,47 @@ def test_an_aggregate_of_another_version_is_refused_with_this_nodes_version(
 
 
 def test_refusals_of_a_cohort_have_their_own_codes(nodes: Nodes) -> None:
-    attendances = nodes.train()
-    good = nodes.cohort(attendances)
+    trained = nodes.train()
+    good = nodes.cohort(trained)
+
+    def of(*places: int) -> dict[str, bytes]:
+        return nodes.cohort({node: trained[node] for node in (NODES[place] for place in places)})
 
     def contribute(cohort: Mapping[str, bytes], **changes: object) -> Message:
         return nodes.send(0, "train.contribute", cohort, {**CALL, **changes})
 
     tampered = bytearray(good["cohort"])
     tampered[-1] ^= 1
-    assert_refused(contribute({"cohort": bytes(tampered)}), SignatureRefused)
-    assert_refused(contribute({"cohort": good["cohort"][:-1]}), MalformedMessage)
+    assert_refused(contribute({**good, "cohort": bytes(tampered)}), SignatureRefused)
+    assert_refused(contribute({**good, "cohort": good["cohort"][:-1]}), MalformedMessage)
+    assert_refused(contribute({**good, "shares": good["shares"][:-1]}), MalformedMessage)
     assert_refused(contribute(good, round=2), PeerMismatch)
+    assert_refused(contribute(good, attempt=2), PeerMismatch)
     assert_refused(contribute({}), CohortRefused)
-    assert_refused(contribute(nodes.cohort(attendances[:2])), CohortRefused)
-    assert_refused(contribute(nodes.cohort(attendances[1:])), CohortRefused)
+    assert_refused(contribute(of(0, 1)), CohortRefused)
+    assert_refused(contribute(of(1, 2, 3, 4, 5)), CohortRefused)
     assert contribute(good).has_content()
-    assert_refused(contribute(nodes.cohort(attendances[:5])), Duplicate)
-    assert_refused(contribute(nodes.cohort(attendances[:5]), attempt=2), CohortRefused)
+    assert_refused(contribute(of(0, 1, 2, 3, 4)), Duplicate)
+
+
+def test_refusals_of_a_release_have_their_own_codes(nodes: Nodes) -> None:
+    _, total = nodes.contributed()
+    good = release_of(total)
+
+    def release(frames: Mapping[str, bytes], **changes: object) -> Message:
+        return nodes.send(0, "train.release", frames, {**CALL, **changes})
+
+    assert_refused(release({}), MalformedMessage)
+    assert_refused(release({"release": good["release"][:-1]}), MalformedMessage)
+    assert_refused(release(good, attempt=2), PeerMismatch)
+    for nodes_ in (NODES[1:], NODES[:3]):
+        assert_refused(release(release_of(replace(total, nodes=frozenset(nodes_)))), CohortRefused)
+    assert release(good).has_content()
+    assert_refused(release(release_of(replace(total, nodes=frozenset(NODES[:5])))), Duplicate)
 
 
 def test_members_that_disagree_have_their_own_code(nodes: Nodes) -> None:
-    attendances = nodes.train()
+    attendances = [answer.frames["attendance"] for answer in nodes.train().values()]
     attendances[3] = frame(nodes.send(3, "train", call={**CALL, "attempt": 2}), "attendance")
     assert_refused(nodes.send(0, "train.contribute", {"cohort": b"".join(attendances)}), AgreementError)
 
@@ -290,19 +338,26 @@ def test_the_nodes_own_log_names_a_known_failure_with_its_reference(
 
 
 def test_a_cohort_below_the_minimum_is_named_in_the_log(nodes: Nodes, caplog: pytest.LogCaptureFixture) -> None:
-    attendances = nodes.train(attempt=2)
-    reply = nodes.send(0, "train.contribute", nodes.cohort(attendances[:2]), {**CALL, "attempt": 2})
+    trained = nodes.train(attempt=2)
+    two = nodes.cohort({node: trained[node] for node in NODES[:2]})
+    reply = nodes.send(0, "train.contribute", two, {**CALL, "attempt": 2})
     assert_refused(reply, CohortRefused)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
-    assert record.getMessage().startswith("node 100, round 1, attempt 2: CohortRefused: a cohort of 2 was announced; ")
+    assert record.getMessage().startswith(
+        "node 100, round 1, attempt 2: CohortRefused: a sum of 2 of 6 invited was announced; "
+    )
 
 
 def test_another_model_shown_to_one_node_is_named_in_the_log_with_the_nodes_that_differ(
-    nodes: Nodes, caplog: pytest.LogCaptureFixture
+    nodes: Nodes, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The aggregator keeps two valid sums of round 1, from two attempts, and hands one of them to a single node."""
-    one, other, call = nodes.aggregate(attempt=1), nodes.aggregate(attempt=2), {**CALL, "round": 2}
+    """The aggregator has two valid sums of round 1, of six and of five, and hands one of them to a single node."""
+    with monkeypatch.context() as patch:  # the same nodes before they remembered anything
+        copied = Nodes(tmp_path / "copied", nodes.plan)
+        patch.setenv("PRUNESEAL_KITS", str(copied.folder))
+        other = copied.aggregate(5)
+    one, call = nodes.aggregate(), {**CALL, "round": 2}
     replies = [nodes.send(k, "train", {"aggregate": other if k == 3 else one}, call) for k in range(6)]
     announced = b"".join(frame(reply, "attendance") for reply in replies)
     assert_refused(nodes.send(0, "train.contribute", {"cohort": announced}, call), AgreementError)
@@ -351,7 +406,7 @@ def test_two_failures_have_two_references(nodes: Nodes) -> None:
         {**CALL, "attempt": "1"},
     ],
 )
-@pytest.mark.parametrize("kind", ["train", "train.contribute", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "train.contribute", "train.release", "evaluate"])
 def test_a_message_that_does_not_say_what_it_is_of_is_refused(kind: str, call: dict[str, object], nodes: Nodes) -> None:
     assert_refused(nodes.send(0, kind, call=call), MalformedMessage)
 
@@ -370,13 +425,13 @@ def test_the_largest_numbers_that_fit_the_protocol_are_understood(nodes: Nodes) 
 
 def test_plaintext_where_a_frame_belongs_is_refused(nodes: Nodes) -> None:
     nodes.train()
-    content = RecordDict({"aggregate": ArrayRecord([np.ones(3)]), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
+    content = RecordDict({"frames": ArrayRecord([np.ones(3)]), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
     assert_refused(nodes.deliver(0, Message(content, 100, "train")), MalformedMessage)
 
 
-def test_a_frame_under_another_name_is_no_aggregate(nodes: Nodes) -> None:
+def test_a_frame_under_another_name_is_refused(nodes: Nodes) -> None:
     nodes.train()
-    content = RecordDict({"aggregate": to_record({"other": b"frame"}), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
+    content = RecordDict({"frames": to_record({"other": b"frame"}), "call": ConfigRecord({**CALL, "round": 2})})  # type: ignore[dict-item]
     assert_refused(nodes.deliver(0, Message(content, 100, "train")), MalformedMessage)
 
 
@@ -421,8 +476,9 @@ def test_frames_scalars_and_errors_may_leave() -> None:
 def test_the_apps_own_egress_stands_inside_its_guard(nodes: Nodes, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler's own wrapping ever failed, the refusal must reach the aggregator as an error and nothing else."""
     clear = ArrayRecord({"model": Array(np.ones(3, np.float32))})
+    content = RecordDict({"frames": to_record({"invited": encode_nodes(NODES)}), "call": ConfigRecord(dict(CALL))})  # type: ignore[arg-type]
     monkeypatch.setattr("protocol.messages.to_record", lambda blobs: clear)
-    assert_refused(nodes.send(0, "train"), MalformedMessage)
+    assert_refused(nodes.deliver(0, Message(content, 100, "train")), MalformedMessage)
 
 
 @pytest.mark.parametrize("error", [ValueError(MARKER), KeyError(MARKER), MemoryError(MARKER), RecursionError(MARKER)])

@@ -25,6 +25,7 @@ from tests.edge_client.federation import (
     Played,
     Stage,
     federation,
+    invitation,
     one_client,
     tiny_plan,
 )
@@ -55,12 +56,12 @@ def test_a_client_with_half_a_kit_does_not_start(tmp_path: Path) -> None:
 def test_a_client_that_has_worked_with_a_roster_refuses_an_older_one(tmp_path: Path) -> None:
     fed = federation(PLAN)
     client = one_client(tmp_path, replace(fed, roster=replace(fed.roster, serial=3)), PLAN)
-    kit, before = tmp_path / "kit", client.train(FIRST, b"").payload
+    kit, before = tmp_path / "kit", client.train(FIRST, invitation(NODES[:4]))
     write_roster(kit, replace(fed.roster, serial=2))
     with pytest.raises(RosterRefused, match="is number 2, but number 3 was in force here"):
         Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN)
     write_roster(kit, replace(fed.roster, serial=4))
-    assert Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN).train(FIRST, b"").payload == before
+    assert Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN).train(FIRST, invitation(NODES[:4])) == before
 
 
 def test_a_client_uses_as_many_threads_as_it_is_told(tmp_path: Path) -> None:
@@ -101,7 +102,7 @@ def test_a_plan_that_names_what_there_is_not_is_refused(change: dict[str, str], 
     plan = tiny_plan(**{"method": "fedsparsify-global", **change})
     client = one_client(tmp_path, federation(PLAN), plan)
     with pytest.raises(ConfigError, match=text):
-        client.train(FIRST, b"")
+        client.train(FIRST, invitation(NODES[:4]))
 
 
 # --- what stays here ----------------------------------------------------------------------------
@@ -115,7 +116,7 @@ def test_methods_without_personal_tensors_leave_no_file_of_them(stage: Stage) ->
 def test_nothing_but_numbers_is_reported(over: tuple[Federation, Mapping[int, Client], Played]) -> None:
     _, clients, result = over
     answers: list[Reply] = [*result.trained.values(), *result.sent.values()]
-    answers.append(clients[2].evaluate(Call(RUN, 2, 1), result.aggregate))
+    answers.append(clients[2].evaluate(Call(RUN, 2, 1), {"aggregate": result.aggregate}))
     names = {name for answer in answers for name in answer.metrics}
     assert names == {
         "loss", "correct", "tested", "test-loss", "parameters", "kept",
@@ -133,5 +134,5 @@ def test_a_wrong_aggregate_never_reaches_the_training(
     trained: list[object] = []
     monkeypatch.setattr("edge_client.client.local_update", lambda *arguments: trained.append(arguments))
     with pytest.raises(MalformedMessage, match="does not decrypt"):
-        clients[2].train(Call(RUN, 2, 1), wrong)
+        clients[2].train(Call(RUN, 2, 1), invitation(clients, wrong))
     assert trained == []

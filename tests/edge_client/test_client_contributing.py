@@ -11,16 +11,17 @@ from edge_client.round import open_sum
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending
 from protocol.call import Call
-from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import (
     AgreementError,
     CheckpointError,
     CohortRefused,
     Duplicate,
+    MalformedMessage,
     PeerMismatch,
     PruneSealError,
     SignatureRefused,
 )
+from protocol.wire import SHARE_BYTES, decode_contribution
 from tests.edge_client.federation import (
     FIRST,
     NODES,
@@ -29,7 +30,9 @@ from tests.edge_client.federation import (
     Stage,
     add_up,
     federation,
+    invitation,
     one_client,
+    open_up,
     play_round,
     tiny_plan,
 )
@@ -38,7 +41,7 @@ from tests.edge_client.federation import (
 def test_a_contribution_before_training_is_an_error(tmp_path: Path) -> None:
     client = one_client(tmp_path, federation(PLAN), PLAN)
     with pytest.raises(CheckpointError, match="has not answered `train`"):
-        client.contribute(FIRST, b"")
+        client.contribute(FIRST, {})
 
 
 def remembered(stage: Stage) -> list[Sent]:
@@ -48,59 +51,78 @@ def remembered(stage: Stage) -> list[Sent]:
 
 def test_a_contribution_is_remembered_before_it_is_sent(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     """A crash after the answer has left must not make the client forget it."""
-    cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
+    cohort = stage.cohort(*NODES)
     assert remembered(stage) == []
     with monkeypatch.context() as patch:
         patch.delattr("edge_client.client.close_update")
         with pytest.raises(NameError):
-            stage.clients[2].contribute(FIRST, cohort.encode())
+            stage.clients[2].contribute(FIRST, stage.announcement(2, *NODES))
     state = load_pending(stage.state(2)).state
     assert remembered(stage) == [Sent(RUN, 1, 1, state, cohort.digest(1), frozenset(NODES))]
 
 
 def test_a_contribution_comes_with_its_clipped_values_and_seconds(stage: Stage) -> None:
-    answer = stage.clients[2].contribute(FIRST, stage.cohort(*NODES))
+    answer = stage.clients[2].contribute(FIRST, stage.announcement(2, *NODES))
     assert answer.metrics["clipped"] == 0
     assert answer.metrics["seconds-encrypt"] > 0
 
 
 def refused(
-    stage: Stage, announced: bytes, error: type[PruneSealError], call: Call = FIRST, nodes: tuple[int, ...] = NODES
+    stage: Stage,
+    cohort: bytes,
+    error: type[PruneSealError],
+    call: Call = FIRST,
+    nodes: tuple[int, ...] = NODES,
+    shares: bytes | None = None,
 ) -> None:
     """Every one of these nodes refuses, and keeps what it had."""
     for node in nodes:
         files = [stage.state(node) / name for name in ("pending.npz", LEDGER_FILE)]
         before = [file.read_bytes() for file in files]
+        dealt = stage.announcement(node, *NODES)["shares"] if shares is None else shares
         with pytest.raises(error):
-            stage.clients[node].contribute(call, announced)
+            stage.clients[node].contribute(call, {"cohort": cohort, "shares": dealt})
         assert [file.read_bytes() for file in files] == before
 
 
 def test_a_cohort_without_the_nodes_own_attendance_is_refused(stage: Stage) -> None:
-    refused(stage, stage.cohort(*NODES[1:]), CohortRefused, nodes=NODES[:1])
+    refused(stage, stage.cohort(*NODES[1:]).encode(), CohortRefused, nodes=NODES[:1])
 
 
-def test_a_cohort_below_the_minimum_is_refused(stage: Stage) -> None:
-    refused(stage, stage.cohort(*NODES[:2]), CohortRefused, nodes=NODES[:2])
+@pytest.mark.parametrize("members", [2, 3])
+def test_a_cohort_below_the_quorum_is_refused(members: int, stage: Stage) -> None:
+    refused(stage, stage.cohort(*NODES[:members]).encode(), CohortRefused, nodes=NODES[:members])
+
+
+def test_a_cohort_comes_with_one_deal_of_shares_from_each_member(stage: Stage) -> None:
+    whole = stage.announcement(2, *NODES)["shares"]
+    for shares in (b"", whole[:-1], whole + bytes(1), whole[SHARE_BYTES:]):
+        refused(stage, stage.cohort(*NODES).encode(), MalformedMessage, nodes=(2,), shares=shares)
 
 
 def test_an_attempt_that_was_answered_is_refused_for_another_cohort(stage: Stage) -> None:
+    for node, client in stage.clients.items():
+        client.contribute(FIRST, stage.announcement(node, *NODES))
+    for node in NODES[:4]:
+        with pytest.raises(Duplicate, match="contribution to attempt 1"):
+            stage.clients[node].contribute(FIRST, stage.announcement(node, *NODES[:4]))
     for client in stage.clients.values():
-        client.contribute(FIRST, stage.cohort(*NODES))
-    refused(stage, stage.cohort(*NODES[:4]), Duplicate, nodes=NODES[:4])
-    for client in stage.clients.values():
-        client.train(Call(RUN, 1, 2), b"")
-    refused(stage, stage.cohort(*NODES), CohortRefused, Call(RUN, 1, 2))
+        client.train(Call(RUN, 1, 2), invitation(NODES))
+    refused(stage, stage.cohort(*NODES).encode(), Duplicate, FIRST)
+    refused(stage, stage.cohort(*NODES).encode(), CohortRefused, Call(RUN, 1, 2))
 
 
 def test_the_same_cohort_may_ask_again_and_gets_the_same_update_encrypted_anew(stage: Stage) -> None:
-    cohort = gather_cohort([answer.payload for answer in stage.trained.values()], stage.fed.roster)
     layout = build_network(stage.fed.plan, (5,), 4, RUN).layout
     sums: list[list[int]] = []
     frames: list[bytes] = []
     for _ in range(2):
-        sent = {node: client.contribute(FIRST, cohort.encode()).payload for node, client in stage.clients.items()}
-        aggregate = add_up(stage.fed.plan, stage.fed.roster, cohort, 1, sent)
+        sent = {
+            node: client.contribute(FIRST, stage.announcement(node, *NODES)).frames["contribution"]
+            for node, client in stage.clients.items()
+        }
+        total = add_up(stage.fed, stage.cohort(*NODES), FIRST, stage.trained, sent)
+        aggregate = open_up(stage.fed, total, stage.consents(total))
         sums.append(open_sum(aggregate, RUN, 1, stage.fed.kits[2], stage.fed.plan, layout).values.tolist())
         frames += sent.values()
     assert sums[0] == sums[1]
@@ -108,65 +130,48 @@ def test_the_same_cohort_may_ask_again_and_gets_the_same_update_encrypted_anew(s
     assert len(remembered(stage)) == 1
 
 
-@pytest.mark.parametrize("left_out", [1, 2, 3])
-def test_no_smaller_cohort_may_follow_one_of_six(left_out: int, stage: Stage) -> None:
-    """Of six, three could be left out, but then any two such cohorts would share too few members."""
-    for client in stage.clients.values():
-        client.contribute(FIRST, stage.cohort(*NODES))
-    left = NODES[: 6 - left_out]
-    refused(stage, stage.cohort(*left), CohortRefused, Call(RUN, 1, 2), left)
+def test_shares_that_cannot_be_used_are_told_and_the_client_contributes_all_the_same(stage: Stage) -> None:
+    frames = stage.announcement(2, *NODES)
+    spoilt = bytearray(frames["shares"])
+    spoilt[SHARE_BYTES + 5] ^= 1
+    answer = stage.clients[2].contribute(FIRST, {**frames, "shares": bytes(spoilt)})
+    own = next(member for member in stage.cohort(*NODES).members if member.node == 2)
+    p, roster = stage.fed.plan.parameters, stage.fed.roster
+    read = decode_contribution(answer.frames["contribution"], own, len(NODES), p, roster)
+    assert read.held == (True, False, True, True, True, True)
 
 
 def test_a_refusal_is_remembered_by_a_client_that_restarts(stage: Stage) -> None:
-    stage.clients[2].contribute(FIRST, stage.cohort(*NODES))
+    stage.clients[2].contribute(FIRST, stage.announcement(2, *NODES))
     settings = NodeSettings(stage.folder / "2", stage.state(2), None, 0, 6, 1)
     restarted = Client(settings, stage.fed.plan)
-    with pytest.raises(CohortRefused, match="must not follow"):
-        restarted.contribute(Call(RUN, 1, 2), stage.cohort(*NODES[:5]))
-
-
-def test_the_survivors_of_a_large_cohort_finish_the_round(tmp_path: Path) -> None:
-    """Nine announce themselves, three are lost, and six may follow: the sum is theirs alone."""
-    plan = tiny_plan(max_cohort=9, partition="iid")
-    numbers = (1, 2, 3, 4, 5, 6, 7, 8, 9)
-    fed = federation(plan, nodes=9, numbers=numbers)
-    clients = fed.clients(tmp_path)
-    trained = {node: client.train(FIRST, b"") for node, client in clients.items()}
-
-    def announce(*nodes: int) -> Cohort:
-        return gather_cohort([trained[node].payload for node in nodes], fed.roster)
-
-    everybody, survivors = announce(*numbers), announce(*numbers[:6])
-    for node in numbers[:6]:
-        clients[node].contribute(FIRST, everybody.encode())
-    again = Call(RUN, 1, 2)
-    sent = {node: clients[node].contribute(again, survivors.encode()).payload for node in numbers[:6]}
-    aggregate = add_up(plan, fed.roster, survivors, 2, sent)
-    layout = build_network(plan, (5,), 4, RUN).layout
-    assert open_sum(aggregate, RUN, 1, fed.kits[9], plan, layout).clients == 6
+    with pytest.raises(Duplicate):
+        restarted.contribute(FIRST, stage.announcement(2, *NODES[:5]))
 
 
 def test_another_round_is_refused(stage: Stage) -> None:
-    refused(stage, stage.cohort(*NODES), PeerMismatch, Call(RUN, 2, 1))
-    refused(stage, stage.cohort(*NODES), PeerMismatch, Call(bytes(16), 1, 1))
+    for call in (Call(RUN, 2, 1), Call(bytes(16), 1, 1), Call(RUN, 1, 2)):
+        refused(stage, stage.cohort(*NODES).encode(), PeerMismatch, call)
 
 
 def test_a_tampered_attendance_is_refused(stage: Stage) -> None:
-    announced = bytearray(stage.cohort(*NODES))
+    announced = bytearray(stage.cohort(*NODES).encode())
     announced[-100] ^= 1
     refused(stage, bytes(announced), SignatureRefused)
 
 
 def test_an_aggregator_that_shows_two_models_is_found_out(tmp_path: Path) -> None:
-    """It keeps two valid aggregates of round 1, from two attempts, and hands some clients the one, some the other."""
+    """It has two valid aggregates of round 1, of different sets, and hands some clients the one, some the other."""
     fed = federation(PLAN)
     clients = fed.clients(tmp_path)
     one = play_round(clients, fed, 1, b"").aggregate
-    other = play_round(clients, fed, 1, b"", attempt=2).aggregate
+    forged = fed.clients(tmp_path / "elsewhere")  # the same nodes with other folders: they remember nothing
+    other = play_round(forged, fed, 1, b"", lost={"contribute": (5,)}).aggregate
     call = Call(RUN, 2, 1)
-    trained = [clients[node].train(call, one if node != 5 else other).payload for node in NODES[:4]]
+    trained = {node: clients[node].train(call, invitation(clients, one if node != 5 else other)) for node in NODES[:4]}
+    encoded = b"".join(answer.frames["attendance"] for answer in trained.values())
     with pytest.raises(AgreementError) as caught:
-        clients[2].contribute(call, b"".join(trained))
+        clients[2].contribute(call, {"cohort": encoded, "shares": b""})
     assert (caught.value.field, caught.value.nodes) == ("model", (2, 5))
 
 

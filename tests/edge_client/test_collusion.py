@@ -1,12 +1,13 @@
 """The aggregator together with a client: everything that they can decrypt short of the whole cohort is noise.
 
-The colluders hold every message, the cohort secret, and the client's own keys, so they strip the client's own blinding
-from whatever they decrypt. Keys and nonces are fixed here, hence every statistic has one value: its bound is a fact of
-the code, not a chance.
+The colluders hold every message, the cohort secret, and the client's own keys; and the seeds of all members, as after
+the release of the sum. So they strip every member's own mask, and those of the client's pairs, from whatever they
+decrypt. Keys and secrets are fixed here, hence every statistic has one value: its bound is a fact of the code, not a
+chance.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import pytest
 
 from edge_client.cipher import RoundCipher
 from edge_client.client import Client
+from edge_client.dealing import Secrets
 from edge_client.keys import Kit
 from edge_client.learning.network import build_network, first_state
 from edge_client.round import Update, attend, close_update, dither_of, open_sum, quantised, tag_key
@@ -21,10 +23,10 @@ from edge_client.state import Pending, load_pending
 from protocol.bits import Words
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import CohortRefused
+from protocol.errors import CohortRefused, Duplicate
 from protocol.grid import Integers
 from protocol.lanes import Slots, unpack
-from protocol.pairwise import keystream, pair_key
+from protocol.pairwise import mask, pair_key, self_key
 from protocol.parameters import CHECKS, DEGREE
 from protocol.payload import pack_payload
 from protocol.plan import Plan
@@ -35,10 +37,14 @@ from tests.edge_client.federation import (
     NODES,
     RUN,
     add_up,
+    announcement,
     ciphertext_sum,
+    cohort_of,
     federation,
+    invitation,
     play_round,
     random_vector,
+    release_of,
     tiny_plan,
 )
 
@@ -62,14 +68,15 @@ class Loot:
     """One announced cohort, what each member sent to it, and what each member had to say in the clear."""
 
     kits: Mapping[int, Kit]
+    secrets: Mapping[int, Secrets]
     cohort: Cohort
     sent: Mapping[int, tuple[Words, tuple[bytes, ...]]]
     clear: Mapping[int, Integers]
 
     def slots(self, node: int) -> Slots:
-        """The true slots of a member, before its blinding."""
+        """The true slots of a member, before its masks."""
         member = self.cohort.members[0]
-        key = tag_key(self.kits[node].secret, member, 1, len(self.cohort.members), self.cohort.digest(1))
+        key = tag_key(self.kits[node].secret, member, len(self.cohort.members), self.cohort.digest(1))
         return pack_payload(self.clear[node], np.zeros(0, np.int64), key, P)
 
     def decrypt(self, nodes: Sequence[int]) -> Slots:
@@ -78,39 +85,44 @@ class Loot:
             return cipher.decrypt(ciphertext_sum(P, [self.sent[node] for node in nodes]))
 
     def strip(self, slots: Slots, nodes: Sequence[int]) -> Slots:
-        """Take every blinding that the colluder knows off the sum of these contributions."""
-        pairs = [(node, peer) for node in nodes for peer in COHORT if node != peer and COLLUDER in (node, peer)]
-        for node, peer in pairs:
-            secret = self.kits[COLLUDER].pair_secret(peer if node == COLLUDER else node)
-            stream = keystream(pair_key(secret, self.cohort.digest(1), (node, peer)), slots.size, T)
-            slots = (slots + (T - stream if node < peer else stream)) % np.uint64(T)
+        """Take every mask that the colluders know off the sum of these contributions."""
+        digest, ours = self.cohort.digest(1), self.secrets[COLLUDER]
+        public = {member.node: member.exchange for member in self.cohort.members}
+        for node in nodes:
+            peers = set(COHORT) - {node} if node == COLLUDER else {COLLUDER}
+            shared = {peer: ours.shared(public[peer if node == COLLUDER else node]) for peer in peers}
+            keys = {peer: pair_key(secret, digest, (node, peer)) for peer, secret in shared.items()}
+            known = mask(slots.size, node, self_key(self.secrets[node].seed, digest, node), keys, T)
+            slots = (slots + np.uint64(T) - known) % np.uint64(T)
         return slots
 
 
 @pytest.fixture
-def fixed_nonces(monkeypatch: pytest.MonkeyPatch) -> None:
+def fixed_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
     counter = iter(range(1_000))
-    monkeypatch.setattr("edge_client.round.secrets.token_bytes", lambda count: next(counter).to_bytes(count, "big"))
+    monkeypatch.setattr("edge_client.dealing.draw_secret", lambda: (b"%04d" % next(counter)) * 8)
 
 
 @pytest.fixture
-def loot(fixed_nonces: None) -> Loot:
+def loot(fixed_secrets: None) -> Loot:
     kits = federation(PLAN, nodes=5).kits
     layout = factories.layout(SIZE)
     state = first_state(random_vector(0, SIZE), layout)
     waiting: dict[int, Pending] = {}
     for node, kit in kits.items():
         trained = state.vector + random_vector(node, SIZE, 0.1)
-        waiting[node] = attend(FIRST, kit, PLAN, layout, state, Update(trained, np.zeros(0, np.bool_), 100 + node))
+        update = Update(trained, np.zeros(0, np.bool_), 100 + node)
+        waiting[node] = attend(FIRST, kit, PLAN, layout, state, update, frozenset(kits))
     cohort = gather_cohort([pending.attendance for pending in waiting.values()], kits[COLLUDER].roster)
     sent, clear = {}, {}
     for member in cohort.members:
         kit, pending = kits[member.node], waiting[member.node]
         clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, FIRST, member.node, SIZE))
-        data = close_update(clear[member.node], pending.votes, cohort, FIRST, kit, PLAN, pending.sealed)
-        contribution = decode_contribution(data, member, P, kit.roster)
+        told = replace(pending, shares=(None,) * len(COHORT))
+        data = close_update(clear[member.node], cohort, FIRST, kit, PLAN, told)
+        contribution = decode_contribution(data, member, len(COHORT), P, kit.roster)
         sent[member.node] = (contribution.first, contribution.seeds)
-    return Loot(kits, cohort, sent, clear)
+    return Loot(kits, {node: pending.secrets for node, pending in waiting.items()}, cohort, sent, clear)
 
 
 def chi_square(slots: Slots, modulus: int = T) -> float:
@@ -139,9 +151,9 @@ def assert_noise(seen: Slots, truth: Slots) -> None:
 # --- the controls -------------------------------------------------------------------------------
 
 
-def test_the_full_cohort_decrypts_exactly(loot: Loot) -> None:
+def test_the_full_cohort_without_the_masks_of_its_members_decrypts_exactly(loot: Loot) -> None:
     truth = np.sum([loot.clear[node] for node in COHORT], axis=0)
-    lanes = unpack(loot.decrypt(COHORT)[:USED], SIZE + CHECKS, P.values)
+    lanes = unpack(loot.strip(loot.decrypt(COHORT), COHORT)[:USED], SIZE + CHECKS, P.values)
     assert lanes[:SIZE].tolist() == truth.tolist()
     assert lanes[SIZE:].tolist() == [5] * CHECKS
 
@@ -160,6 +172,11 @@ def test_the_colluders_strip_what_is_theirs_to_strip(loot: Loot) -> None:
     seen = loot.strip(loot.decrypt(VICTIMS), VICTIMS)
     truth = np.sum([loot.clear[node] for node in VICTIMS], axis=0)
     assert unpack(seen[:USED], SIZE + CHECKS, P.values)[:SIZE].tolist() == truth.tolist()
+
+
+def test_before_the_release_even_the_whole_cohort_decrypts_to_noise(loot: Loot) -> None:
+    truth = np.sum([loot.slots(node) for node in COHORT], axis=0) % np.uint64(T)
+    assert_noise(loot.decrypt(COHORT), truth)
 
 
 # --- the attacks --------------------------------------------------------------------------------
@@ -190,16 +207,16 @@ def test_a_multiple_of_one_contribution_decrypts_to_noise(times: int, loot: Loot
 def test_a_contribution_counted_twice_in_the_whole_cohort_decrypts_to_noise(loot: Loot) -> None:
     seen = loot.decrypt([*COHORT, VICTIMS[2]])
     truth = np.sum([loot.slots(node) for node in (*COHORT, VICTIMS[2])], axis=0) % np.uint64(T)
-    assert_noise(loot.strip(seen, [VICTIMS[2]]), truth)
+    assert_noise(loot.strip(seen, [*COHORT, VICTIMS[2]]), truth)
 
 
-def test_what_a_blinding_leaves_over_is_the_same_noise_for_an_empty_update(loot: Loot) -> None:
-    """The sharpest form: a victim whose every slot is known cannot be told from its blinding."""
+def test_what_the_masks_leave_over_is_the_same_noise_for_an_empty_update(loot: Loot) -> None:
+    """The sharpest form: a victim whose every slot is known cannot be told from its masks."""
     victim = VICTIMS[0]
-    blinding = (loot.decrypt([victim]) + np.uint64(T) - loot.slots(victim)) % np.uint64(T)
-    assert chi_square(blinding) < CHI_SQUARE_BOUND
-    assert len(set(blinding.tolist())) == DEGREE
-    assert chi_square(loot.strip(blinding, [victim])) < CHI_SQUARE_BOUND
+    left = (loot.decrypt([victim]) + np.uint64(T) - loot.slots(victim)) % np.uint64(T)
+    assert chi_square(left) < CHI_SQUARE_BOUND
+    assert len(set(left.tolist())) == DEGREE
+    assert chi_square(loot.strip(left, [victim])) < CHI_SQUARE_BOUND
 
 
 # --- differencing -------------------------------------------------------------------------------
@@ -214,35 +231,41 @@ class PretendedLoss:
         self.clients: Mapping[int, Client] = self.fed.clients(folder)
         self.whole = play_round(self.clients, self.fed, 1, b"")
         self.waiting = {node: load_pending(folder / str(node) / "state") for node in self.clients}
-        kept = [self.waiting[node].attendance for node in self.clients if node != 8]
-        self.rest = gather_cohort(kept, self.fed.roster)
+        self.rest = replace(self.whole.total, nodes=frozenset({2, 3, 5}))
 
 
-def test_the_survivors_of_a_pretended_loss_refuse_the_second_sum(tmp_path: Path) -> None:
+def test_the_survivors_of_a_pretended_loss_open_no_second_sum(tmp_path: Path) -> None:
     scene = PretendedLoss(tmp_path)
-    assert scene.rest.nodes == {2, 3, 5}
-    for attempt in (2, 3):
-        for node in scene.rest.nodes:
-            with pytest.raises(CohortRefused, match="the difference of the two sums could expose a member"):
-                scene.clients[node].contribute(Call(RUN, 1, attempt), scene.rest.encode())
+    for node in scene.rest.nodes:
+        with pytest.raises(Duplicate, match="consent to a sum of attempt 1"):
+            scene.clients[node].release(FIRST, release_of(scene.rest))
+
+
+@pytest.mark.parametrize("invited", [(2, 3, 5, 8), (2, 3, 5)])
+def test_nor_do_they_in_another_attempt(invited: tuple[int, ...], tmp_path: Path) -> None:
+    scene, again = PretendedLoss(tmp_path), Call(RUN, 1, 2)
+    asked = {node: scene.clients[node] for node in invited}
+    trained = {node: client.train(again, invitation(invited)) for node, client in asked.items()}
+    cohort = cohort_of(trained, scene.fed.roster)
+    sent = {
+        node: client.contribute(again, announcement(cohort, trained, invited, node)).frames["contribution"]
+        for node, client in asked.items()
+    }
+    total = add_up(scene.fed, cohort, again, trained, sent)
+    for node in (2, 3, 5):
+        with pytest.raises(CohortRefused, match="the difference of two sums from the same starting model"):
+            asked[node].release(again, release_of(replace(total, nodes=frozenset({2, 3, 5}))))
 
 
 def test_the_second_sum_would_have_exposed_the_one_left_out(tmp_path: Path) -> None:
-    """The control: past the refusal, two weighted sums give the missing client's model."""
+    """The control: with a sum of the others, two weighted sums give the missing client's model."""
     scene = PretendedLoss(tmp_path)
-    plan, fed, again = scene.plan, scene.fed, Call(RUN, 1, 2)
-    contributions = {}
-    for node in scene.rest.nodes:
-        pending = scene.waiting[node]
-        integers, _ = quantised(pending, scene.rest, node, plan, dither_of(plan, again, node, pending.values.size))
-        kit = fed.kits[node]
-        contributions[node] = close_update(integers, pending.votes, scene.rest, again, kit, plan, pending.sealed)
-    second = add_up(plan, fed.roster, scene.rest, 2, contributions)
-
+    plan, fed, cohort = scene.plan, scene.fed, scene.whole.cohort
     layout, secret = build_network(plan, (5,), 4, RUN).layout, scene.waiting[8]
-    weighed = [
-        open_sum(aggregate, RUN, 1, fed.kits[2], plan, layout).values * secret.step * cohort.samples
-        for aggregate, cohort in ((scene.whole.aggregate, scene.whole.cohort), (second, scene.rest))
-    ]
-    exposed = (weighed[0] - weighed[1]) / (scene.whole.cohort.samples - scene.rest.samples)
+    opened = open_sum(scene.whole.aggregate, RUN, 1, fed.kits[2], plan, layout).values
+    rest = np.zeros_like(opened)
+    for node in sorted(scene.rest.nodes):
+        pending = scene.waiting[node]
+        rest += quantised(pending, cohort, node, plan, dither_of(plan, FIRST, node, pending.values.size))[0]
+    exposed = (opened - rest) * secret.step * cohort.samples / next(m.samples for m in cohort.members if m.node == 8)
     assert np.abs(exposed - secret.values).max() < 50 * secret.step.max()

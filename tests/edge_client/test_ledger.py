@@ -3,6 +3,7 @@
 import hashlib
 import json
 import stat
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
 from edge_client.state import PENDING_FILE
 from protocol.call import Call
-from protocol.errors import CohortRefused, Duplicate, LedgerLost, PeerMismatch, StorageError
+from protocol.errors import Duplicate, LedgerLost, PeerMismatch, StorageError
+from protocol.openings import Opening
 from tests.edge_client.federation import FIRST, RUN
 
 NODE = 7
@@ -25,7 +27,8 @@ GIVEN_NEXT = Sent(RUN, 3, 1, bytes(32), bytes(32), frozenset({7}))
 RUNS = st.binary(min_size=16, max_size=16)
 DIGESTS = st.binary(min_size=32, max_size=32)
 NUMBERS = st.integers(1, LAST)
-GIVEN = st.builds(Sent, RUNS, NUMBERS, NUMBERS, DIGESTS, DIGESTS, st.frozensets(st.integers(0, LAST), max_size=8))
+NODES = st.frozensets(st.integers(0, LAST), max_size=8)
+GIVEN = st.builds(Sent, RUNS, NUMBERS, NUMBERS, DIGESTS, DIGESTS, NODES, NODES)
 ASKED = st.dictionaries(RUNS, st.tuples(NUMBERS, st.integers(1, 1 << 32)), max_size=4)
 
 
@@ -33,7 +36,7 @@ def kept(folder: Path) -> Path:
     """A folder with a ledger in it, and its file."""
     ledger = Ledger(folder)
     ledger.note(Call(OTHER, 9, 1))
-    ledger.give(SENT)
+    ledger.give(SENT, NODE)
     return folder / LEDGER_FILE
 
 
@@ -75,7 +78,7 @@ def test_what_is_known_already_is_not_written_again(tmp_path: Path, monkeypatch:
     ledger = opened(tmp_path, SECOND)
     monkeypatch.delattr("edge_client.ledger.replace_file")
     ledger.note(SECOND)
-    ledger.give(SENT)
+    ledger.give(SENT, NODE)
     with pytest.raises(NameError):
         ledger.note(Call(RUN, 2, 4))
 
@@ -95,7 +98,7 @@ def test_a_full_disk_is_told_and_leaves_the_ledger_as_it_was(
         with pytest.raises(StorageError, match=r"ledger\.json cannot be written: No space left on device"):
             ledger.note(Call(RUN, 3, 1))
         with pytest.raises(StorageError, match=r"ledger\.json cannot be written: No space left on device"):
-            ledger.give(GIVEN_NEXT)
+            ledger.give(GIVEN_NEXT, NODE)
     assert list(tmp_path.iterdir()) == [path]
     assert path.read_bytes() == before
 
@@ -131,29 +134,60 @@ def test_the_last_rounds_and_attempts_that_there_are_can_be_answered_again(call:
     assert opened(tmp_path, call).asked == {RUN: (call.round, call.attempt)}
 
 
-# --- which contributions may follow -------------------------------------------------------------
+# --- contributions and consents -----------------------------------------------------------------
 
 
-def test_what_was_contributed_once_may_be_contributed_again_and_nothing_else_in_its_attempt() -> None:
-    ledger = Ledger(Path(), given=[SENT])
-    ledger.consent(SENT, NODE, 3, 1)
-    other = Sent(RUN, 2, 3, SENT.state, bytes(range(32)), SENT.nodes)
-    with pytest.raises(Duplicate, match="node 7 has already sent its contribution to attempt 3"):
-        ledger.consent(other, NODE, 3, 1)
-    ledger.consent(Sent(RUN, 2, 4, SENT.state, bytes(range(32)), SENT.nodes), NODE, 3, 1)
+def test_what_was_contributed_once_may_be_contributed_again_and_nothing_else_in_its_attempt(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path)
+    ledger.give(SENT, NODE)
+    ledger.give(SENT, NODE)
+    for other in (replace(SENT, cohort=bytes(range(32))), replace(SENT, invited=frozenset({1}))):
+        with pytest.raises(Duplicate, match="node 7 has already sent its contribution to attempt 3"):
+            ledger.give(other, NODE)
+    ledger.give(replace(SENT, attempt=4), NODE)
+    assert [sent.attempt for sent in ledger.given] == [3, 4]
 
 
-@pytest.mark.parametrize("colluders", [0, 1, 2, 3])
-def test_the_plans_colluders_decide_what_may_follow(colluders: int) -> None:
-    whole = Sent(RUN, 1, 1, bytes(32), bytes(32), frozenset(range(20)))
-    ledger = Ledger(Path(), given=[whole])
-    for left_out in range(1, 8):
-        following = Sent(RUN, 1, 2, bytes(32), bytes(32), frozenset(range(20 - left_out)))
-        if left_out >= colluders + 2:
-            ledger.consent(following, NODE, colluders + 2, colluders)
-        else:
-            with pytest.raises(CohortRefused, match="must not follow"):
-                ledger.consent(following, NODE, colluders + 2, colluders)
+def test_one_sum_of_an_attempt_is_consented_to_and_may_be_asked_for_again(tmp_path: Path) -> None:
+    kept(tmp_path)
+    ledger = opened(tmp_path, SECOND)
+    ledger.release(SECOND, frozenset({1, 7, 8}), NODE)
+    again = opened(tmp_path, SECOND)
+    assert again.given == [replace(SENT, opened=frozenset({1, 7, 8}))]
+    again.release(SECOND, frozenset({1, 7, 8}), NODE)
+    with pytest.raises(Duplicate, match="node 7 has already sent its consent to a sum of attempt 3"):
+        again.release(SECOND, frozenset({1, 7}), NODE)
+    again.give(SENT, NODE)
+    assert again.given == [replace(SENT, opened=frozenset({1, 7, 8}))], "a repeated contribution forgets no consent"
+
+
+HERE = Call(RUN, 2, 9)
+STATE = SENT.state
+
+
+@pytest.mark.parametrize(
+    ("sent", "remembered"),
+    [
+        (SENT, True),
+        (replace(SENT, run=OTHER, round=5), True),
+        (replace(SENT, state=bytes(32)), True),
+        (replace(SENT, round=3, state=bytes(32)), False),
+        (replace(SENT, run=OTHER, state=bytes(32)), False),
+        (replace(SENT, attempt=9), False),
+    ],
+    ids=["an earlier attempt", "another run", "another state", "another round", "another run's round", "this attempt"],
+)
+def test_of_one_state_and_of_one_round_everything_is_remembered_but_the_attempt_under_way(
+    sent: Sent, remembered: bool
+) -> None:
+    ledger = Ledger(Path(), given=[replace(sent, opened=frozenset({1, 8}))])
+    opening = Opening(SENT.invited, frozenset({frozenset({1, 8})}))
+    assert ledger.memory(HERE, STATE) == ({opening} if remembered else frozenset())
+
+
+def test_attempts_that_opened_nothing_are_remembered_once() -> None:
+    ledger = Ledger(Path(), given=[replace(SENT, attempt=attempt) for attempt in (1, 2, 3)])
+    assert ledger.memory(HERE, STATE) == {Opening(SENT.invited, frozenset())}
 
 
 # --- lost and damaged ---------------------------------------------------------------------------

@@ -45,7 +45,10 @@ def test_an_attendance_says_what_the_client_holds_and_the_pending_update_keeps_t
         assert said.support == support_digest(pending.sealed)
         assert (dict(pending.metrics), pending.state) == ({}, state_digest(STATE))
     assert len({pending.sealed for pending in four.waiting.values()}) == 1
-    assert len({decode_attendance(p.attendance, four.fed.roster).nonce for p in four.waiting.values()}) == 4
+    for field in ("exchange", "seed", "dealt"):
+        assert (
+            len({getattr(decode_attendance(p.attendance, four.fed.roster), field) for p in four.waiting.values()}) == 4
+        )
 
 
 def test_only_the_values_and_votes_on_the_support_travel() -> None:
@@ -53,7 +56,7 @@ def test_only_the_values_and_votes_on_the_support_travel() -> None:
     mask = np.arange(SIZE) % 3 == 1
     state = GlobalState(1, np.where(mask, STATE.vector, 0).astype(np.float32), mask)
     trained, votes = random_vector(1, SIZE), np.arange(SIZE) % 2 == 0
-    pending = attend(Call(RUN, 2, 1), kit, PLAN, LAYOUT, state, Update(trained, votes, 3))
+    pending = attend(Call(RUN, 2, 1), kit, PLAN, LAYOUT, state, Update(trained, votes, 3), frozenset(NODES[:4]))
     assert pending.values.tolist() == trained[1::3].tolist()
     assert pending.votes.tolist() == votes[1::3].tolist()
     said = decode_attendance(pending.attendance, kit.roster)
@@ -78,11 +81,12 @@ def test_the_model_digest_names_the_weights_and_the_mask_of_one_round() -> None:
     assert digests[0] == model_digest(replace(STATE, round=9), Call(RUN, 1, 5), kit)
 
 
-def test_the_dither_repeats_and_is_never_shared() -> None:
+def test_the_dither_repeats_in_every_attempt_and_is_never_shared() -> None:
     plans = [PLAN, replace(PLAN, seed=1)]
     drawn = {
-        tuple(dither_of(plan, Call(RUN, round_, attempt), node, 8).tolist())
+        tuple(dither_of(plan, Call(run, round_, attempt), node, 8).tolist())
         for plan in plans
+        for run in (RUN, bytes(16))
         for round_ in (1, 2)
         for attempt in (1, 2)
         for node in (2, 3)
@@ -97,12 +101,12 @@ def test_the_dither_repeats_and_is_never_shared() -> None:
 # --- contributing -------------------------------------------------------------------------------
 
 
-def test_only_the_first_member_sends_the_sealed_terms(four: Scene) -> None:
+def test_a_contribution_is_for_its_cohort_and_says_whose_shares_its_sender_holds(four: Scene) -> None:
     for member in four.cohort.members:
-        data = four.contribution(member.node, four.cohort)
-        contribution = decode_contribution(data, member, PLAN.parameters, four.fed.roster)
-        assert contribution.sealed == (four.waiting[member.node].sealed if member.node == NODES[0] else b"")
+        data = four.contribution(member.node)
+        contribution = decode_contribution(data, member, 4, PLAN.parameters, four.fed.roster)
         assert contribution.cohort == four.cohort.digest(1)
+        assert contribution.held == (True,) * 4
         assert len(contribution.first) == PLAN.parameters.slots(SIZE, 0)
 
 
@@ -146,15 +150,15 @@ class EveryOther(Sparsifier):
         return kept
 
 
-def test_the_next_state_is_the_mean_on_what_survives_and_zero_elsewhere() -> None:
+def test_the_next_state_is_the_mean_of_those_who_are_left_on_what_survives_and_zero_elsewhere() -> None:
     mask = np.arange(SIZE) < 20
     support = Support.of(mask)
     terms = Terms(support, np.array([2.0], np.float32))
     values, votes = np.arange(20, dtype=np.int64) - 10, np.arange(20, dtype=np.int64) % 4
     method = EveryOther(PLAN)
-    state = next_state(Sum(terms, 4, values, votes), 3, PLAN, LAYOUT, method)
+    state = next_state(Sum(terms, 4, 1.5, values, votes), 3, PLAN, LAYOUT, method)
     mean = np.zeros(SIZE, np.float32)
-    mean[:20] = (values * (2.0 / PLAN.parameters.grid.levels)).astype(np.float32)
+    mean[:20] = (values * (2.0 / PLAN.parameters.grid.levels * 1.5)).astype(np.float32)
     seen_mean, seen_votes, clients, merged = method.asked
     assert seen_mean.tolist() == merged.vector.tolist() == mean.tolist()
     assert seen_votes.tolist() == votes.tolist() + [0] * (SIZE - 20)
@@ -191,6 +195,8 @@ def test_two_tensors_have_a_clip_each_and_so_a_step_each() -> None:
     layout = Layout((TensorSpec("a", (3,), True), TensorSpec("b", (2,), False)))
     state = first_state(np.array([0.1, -4, 0, 10, 1], np.float32), layout)
     kit = federation(PLAN).kits[NODES[0]]
-    pending = attend(FIRST, kit, PLAN, layout, state, Update(state.vector, np.zeros(0, np.bool_), 1))
+    pending = attend(
+        FIRST, kit, PLAN, layout, state, Update(state.vector, np.zeros(0, np.bool_), 1), frozenset(NODES[:4])
+    )
     levels = PLAN.parameters.grid.levels
     assert pending.step.tolist() == [8 / levels] * 3 + [20 / levels] * 2

@@ -11,18 +11,19 @@ from hypothesis import strategies as st
 
 from edge_client.cipher import RoundCipher
 from edge_client.round import dither_of, open_sum, quantised, tag_key, terms_of
-from protocol.bits import Words
 from protocol.call import Call
+from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, MalformedMessage, PeerError, PeerMismatch
 from protocol.grid import Integers, clips
 from protocol.lanes import pack
+from protocol.pairwise import mask, self_key
 from protocol.parameters import CHECKS
 from protocol.support import Support
 from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
-from protocol.wire import Aggregate, decode_aggregate, decode_contribution, encode_aggregate
-from tests.edge_client.federation import FIRST, NODES, RUN, add_up, ciphertext_sum, federation
+from protocol.wire import Aggregate, decode_contribution, encode_aggregate
+from tests.edge_client.federation import FIRST, NODES, RUN, ciphertext_sum, federation
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
 
 
@@ -57,7 +58,7 @@ def test_an_aggregate_of_more_values_than_the_model_has_is_refused_before_it_is_
         raise AssertionError("it is decoded")
 
     frame = encode_aggregate(four.aggregate(), PLAN.parameters)
-    at = 8 + 16 + 3 * 4  # prefix, run; round, attempt, clients
+    at = 8 + 16 + 4 * 4  # prefix, run; round, attempt, clients, members
     assert struct.unpack_from("<2I", frame, at) == (SIZE, 0)
     monkeypatch.setattr("edge_client.round.decode_aggregate", decode)
     for values, votes in ((LAYOUT.size + 1, 0), (0xFFFF_FFFF, 0xFFFF_FFFF), (SIZE, SIZE - 1)):
@@ -87,8 +88,9 @@ def test_an_aggregate_of_another_federation_does_not_open_even_if_it_names_this_
     with pytest.raises(PeerMismatch) as caught:
         four.open(foreign)
     assert caught.value.field == "key"
+    ours = four.vouched(replace(foreign, key=four.fed.roster.key_id(RUN, 1)))
     with pytest.raises(MalformedMessage, match="not made with this cohort secret"):
-        four.open(replace(foreign, key=four.fed.roster.key_id(RUN, 1)))
+        four.open(ours)
     ours = four.aggregate()
     with pytest.raises(MalformedMessage, match="does not decrypt to the sum of one whole cohort"):
         four.open(replace(ours, first=foreign.first, second=foreign.second))
@@ -98,9 +100,7 @@ def test_a_sum_under_the_key_of_another_round_does_not_open(four: Scene) -> None
     call = Call(RUN, 2, 1)
     waiting = {node: ready(four.kits[node], call) for node in NODES[:4]}
     cohort = gather_cohort([p.attendance for p in waiting.values()], four.fed.roster)
-    sent = {node: Scene(four.fed, waiting, cohort).contribution(node, cohort, call) for node in waiting}
-    later = decode_aggregate(add_up(PLAN, four.fed.roster, cohort, 1, sent), PLAN.parameters)
-    now = four.aggregate()
+    later, now = Scene(four.fed, waiting, cohort, call).aggregate(), four.aggregate()
     assert four.open(later, round_=2).clients == 4
     with pytest.raises(MalformedMessage, match="does not decrypt"):
         four.open(replace(now, first=later.first, second=later.second))
@@ -134,14 +134,25 @@ def test_terms_of_another_size_than_the_sums_are_refused(four: Scene) -> None:
     assert (caught.value.field, caught.value.ours, caught.value.theirs) == ("values", SIZE - 1, SIZE)
 
 
-def parts(scene: Scene, nodes: tuple[int, ...]) -> list[tuple[Words, tuple[bytes, ...]]]:
-    """The ciphertexts of these members' contributions to the whole cohort."""
+def sum_of(scene: Scene, nodes: tuple[int, ...]) -> Aggregate:
+    """What the contributions of these members add up to, without the masks of their own.
+
+    The aggregator and a colluding holder of the cohort secret come as far as this only if the seeds are given away.
+    """
+    p, digest = PLAN.parameters, scene.cohort.digest(1)
     members = {member.node: member for member in scene.cohort.members}
-    read = [
-        decode_contribution(scene.contribution(node, scene.cohort), members[node], PLAN.parameters, scene.fed.roster)
-        for node in nodes
-    ]
-    return [(contribution.first, contribution.seeds) for contribution in read]
+    total, count = Summer(machine := Seal(p)), len(members)
+    left = np.zeros(scene.slots, np.uint64)
+    for node in nodes:
+        read = decode_contribution(scene.contribution(node), members[node], count, p, scene.fed.roster)
+        total.add(restore(read.first, p.drop_up), read.seeds)
+        own = self_key(scene.waiting[node].secrets.seed, digest, node)
+        left = (left + mask(scene.slots, node, own, {}, p.plain_modulus)) % np.uint64(p.plain_modulus)
+    total.unmask(left)
+    first, second = total.halves()
+    machine.close()
+    honest = scene.aggregate()
+    return replace(honest, first=truncate(first.ravel()[: scene.slots], p.drop_down), second=second)
 
 
 ALL = NODES[:4]
@@ -161,33 +172,46 @@ ALL = NODES[:4]
 def test_a_sum_of_anything_but_each_member_once_does_not_open(
     nodes: tuple[int, ...], clients: int, four: Scene
 ) -> None:
-    honest = four.aggregate()
-    wrong = ciphertext_sum(PLAN.parameters, parts(four, nodes))
+    wrong = replace(sum_of(four, nodes), clients=clients, members=max(4, clients))
     with pytest.raises(MalformedMessage, match="left out or added twice"):
-        four.open(replace(honest, first=wrong.first, second=wrong.second, clients=clients))
+        four.open(four.vouched(wrong))
 
 
-def test_a_whole_cohort_added_twice_does_not_pass_for_once_although_its_blinding_cancels(six: Scene) -> None:
-    cohort = gather_cohort(six.cohort.encoded[:3], six.fed.roster)
-    three = Scene(six.fed, {node: six.waiting[node] for node in NODES[:3]}, cohort)
-    twice = ciphertext_sum(PLAN.parameters, parts(three, NODES[:3] * 2))
+def test_a_whole_cohort_added_twice_does_not_pass_for_once_although_its_masks_cancel() -> None:
+    fed = federation(PLAN, nodes=3)
+    waiting = {node: ready(kit) for node, kit in fed.kits.items()}
+    three = Scene(fed, waiting, gather_cohort([p.attendance for p in waiting.values()], fed.roster))
+    twice = sum_of(three, NODES[:3] * 2)
     with pytest.raises(MalformedMessage, match="does not decrypt"):
-        three.open(replace(three.aggregate(), first=twice.first, second=twice.second))
+        three.open(twice)
 
 
 def test_the_honest_ciphertexts_in_the_same_hands_do_open(four: Scene) -> None:
     """The control of the refusals above."""
-    honest = four.aggregate()
-    same = ciphertext_sum(PLAN.parameters, parts(four, ALL))
-    opened = four.open(replace(honest, first=same.first, second=same.second))
-    assert opened.values.tolist() == four.open(honest).values.tolist()
+    assert four.open(sum_of(four, ALL)).values.tolist() == four.open(four.aggregate()).values.tolist()
+
+
+def test_the_contributions_do_not_open_as_long_as_one_mask_of_a_members_own_is_in_them(four: Scene) -> None:
+    masked = truncate(four.total.halves[0].ravel()[: four.slots], PLAN.parameters.drop_down)
+    with pytest.raises(MalformedMessage, match="does not decrypt"):
+        four.open(replace(four.aggregate(), first=masked, second=four.total.halves[1]))
 
 
 @pytest.mark.parametrize("clients", [3, 5, 6])
 def test_an_aggregate_that_claims_another_number_of_clients_does_not_open(clients: int, four: Scene) -> None:
-    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
+    claimed = replace(sum_of(four, ALL), clients=clients, members=6)
+    with pytest.raises(MalformedMessage, match="no member of the cohort vouches"):
+        four.open(claimed)
     with pytest.raises(MalformedMessage, match="one whole cohort"):
-        four.open(replace(four.aggregate(), first=whole.first, second=whole.second, clients=clients))
+        four.open(four.vouched(claimed))
+
+
+@pytest.mark.parametrize("field", ["clients", "members", "weight", "total"])
+def test_what_no_member_vouches_for_is_refused(field: str, four: Scene) -> None:
+    honest = sum_of(four, ALL)
+    changed: dict[str, Any] = {field: getattr(honest, field) + (1 if field in ("members", "total") else -1)}
+    with pytest.raises(MalformedMessage, match="no member of the cohort vouches"):
+        four.open(replace(honest, **changed))
 
 
 def test_an_aggregate_of_too_few_clients_is_refused_before_it_is_decrypted(four: Scene) -> None:
@@ -202,10 +226,10 @@ def forged(four: Scene, values: Integers, checks: int, padding: int, votes: Inte
     p, kit = PLAN.parameters, four.kits[NODES[0]]
     counted = np.concatenate([values, np.full(CHECKS, checks, np.int64)])
     lanes = np.concatenate([counted, np.full(-counted.size % p.fields, padding, np.int64)])
-    head = replace(four.aggregate(), clients=clients, values=values.size, votes=votes.size)
+    head = four.vouched(replace(four.aggregate(), clients=clients, values=values.size, votes=votes.size))
     tagged = np.concatenate([counted, votes])
     within = np.clip(tagged, -p.grid.reach, p.grid.reach)
-    key = tag_key(kit.secret, head, head.attempt, clients, head.cohort)
+    key = tag_key(kit.secret, head, head.members, head.cohort)
     tags = (tag(within, clients, key, p) + tag(tagged - within, 0, key, p)) % np.uint64(p.plain_modulus)
     with RoundCipher(p, kit.secret.bfv_seed(RUN, 1)) as cipher:
         encrypted = cipher.encrypt(np.concatenate([pack(lanes, p.values), pack(votes, p.votes), tags]))
@@ -243,11 +267,11 @@ def test_more_votes_than_clients_do_not_open(four: Scene) -> None:
 
 @pytest.mark.parametrize("part", ["first", "second"])
 def test_residues_beyond_the_modulus_are_refused(part: str, four: Scene) -> None:
-    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
-    wrong = replace(four.aggregate(), first=whole.first, second=whole.second)
+    wrong = sum_of(four, ALL)
+    assert isinstance(wrong.second, np.ndarray)
     halves: dict[str, Any] = {
         "first": np.full_like(wrong.first, (1 << PLAN.parameters.width_down) - 1),
-        "second": np.full_like(whole.second, (1 << 60) - 1),
+        "second": np.full_like(wrong.second, (1 << 60) - 1),
     }
     with pytest.raises(MalformedMessage, match="not below the modulus"):
         four.open(replace(wrong, **{part: halves[part]}))
@@ -278,8 +302,7 @@ def test_a_changed_byte_is_refused_as_the_peers_mistake_or_changes_nothing(
 
 def test_flipped_bits_of_the_ciphertext_never_give_a_whole_cohort_with_other_votes_or_members(four: Scene) -> None:
     """A change of the second half reaches every coefficient, count and tag included."""
-    whole = ciphertext_sum(PLAN.parameters, parts(four, ALL))
-    honest = replace(four.aggregate(), first=whole.first, second=whole.second)
+    honest = sum_of(four, ALL)
     assert isinstance(honest.second, np.ndarray)
     for bit in (20, 35, 58):
         second = honest.second.copy()

@@ -9,17 +9,23 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edge_client.dealing import Secrets
 from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
 from protocol.errors import CheckpointError, RosterRefused
 from protocol.roster import Roster
 
 WAITING = Pending(
     attendance=bytes(range(240)),
+    dealt=bytes(range(112)),
+    secrets=Secrets(bytes(32), bytes(range(32))),
+    invited=frozenset({2, 3, 5}),
     values=np.linspace(-1, 1, 5, dtype=np.float32),
     votes=np.array([True, False, True, True, False]),
     step=np.linspace(0.1, 0.5, 5),
     sealed=b"sealed terms",
     state=bytes(range(32)),
+    cohort=b"a cohort",
+    shares=(bytes(64), None, bytes(range(64))),
     metrics={"loss": 0.25, "tested": 36},
 )
 
@@ -28,7 +34,8 @@ def content(pending: Pending) -> tuple[object, ...]:
     """Everything that can be told apart about a pending update, dtypes and signs of zero included."""
     arrays = (pending.values, pending.votes, pending.step)
     shapes = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
-    return (pending.attendance, *shapes, pending.sealed, pending.metrics, pending.state)
+    told = (pending.attendance, pending.dealt, pending.secrets, pending.invited, pending.cohort, pending.shares)
+    return (*told, *shapes, pending.sealed, pending.metrics, pending.state)
 
 
 @pytest.mark.slow
@@ -52,7 +59,20 @@ def test_what_was_saved_last_is_what_is_loaded(
     folder = tmp_path_factory.getbasetemp() / "state"
     vector = np.array(values, np.float32)
     votes = np.signbit(vector) if voting else np.zeros(0, np.bool_)
-    pending = Pending(attendance, vector, votes, np.sqrt(np.arange(len(values))), sealed, state, metrics)
+    pending = Pending(
+        attendance=attendance,
+        dealt=sealed,
+        secrets=Secrets(state, state[::-1]),
+        invited=frozenset(attendance),
+        values=vector,
+        votes=votes,
+        step=np.sqrt(np.arange(len(values))),
+        sealed=sealed,
+        state=state,
+        cohort=attendance,
+        shares=tuple(None if voting else bytes([byte]) * 64 for byte in sealed),
+        metrics=metrics,
+    )
     save_pending(folder, WAITING)
     save_pending(folder, pending)
     assert content(load_pending(folder)) == content(pending)

@@ -17,7 +17,7 @@ from edge_client.learning.data import Share, part
 from edge_client.learning.network import Network, build_network, extract, first_state, layout_of
 from edge_client.learning.partition import partition
 from edge_client.learning.training import local_update
-from edge_client.round import open_sum, state_after
+from edge_client.round import open_sum, state_after, training_seed
 from edge_client.sparsify import METHODS, GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
@@ -29,7 +29,7 @@ from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.wire import contribution_length, decode_attendance
 from tests.edge_client import tiny
-from tests.edge_client.federation import RUN, Federation, Played, federation, play_round, tiny_plan
+from tests.edge_client.federation import RUN, Federation, Played, federation, invitation, play_round, tiny_plan
 
 
 def personal_file(folder: Path, node: int, round_: int, run: bytes = RUN) -> Path:
@@ -181,8 +181,8 @@ def test_the_majority_of_encrypted_votes_becomes_the_mask(tmp_path: Path) -> Non
         assert 0 < int((elected & layout.prunable).sum()) < int((mask & layout.prunable).sum())
         assert elected[~layout.prunable].all()
         mask = elected
-    answers = [client.evaluate(Call(RUN, 3, 1), played.aggregate) for client in clients.values()]
-    assert len({answer.payload for answer in answers}) == 1
+    answers = [client.evaluate(Call(RUN, 3, 1), {"aggregate": played.aggregate}) for client in clients.values()]
+    assert len({answer.frames["model"] for answer in answers}) == 1
     for answer in answers:
         assert answer.metrics["kept"] == int((mask & layout.prunable).sum())
         assert answer.metrics["parameters"] == prunable
@@ -208,7 +208,7 @@ def personal_after_training(
         for name, array in (before or {}).items():
             own[name].copy_(torch.from_numpy(array))
     method.absorb(model, {"threshold": torch.from_numpy(thresholds.copy())})
-    seed = int(np.random.default_rng([fed.plan.run_seed(RUN), round_, 1, node]).integers(1 << 31))
+    seed = training_seed(fed.plan, Call(RUN, round_, 1), node)
     local_update(network, np.ones(6, np.bool_), share_of(fed, node), fed.plan, seed)
     kept = {name: tensor.numpy().copy() for name, tensor in method.personal(model).items()}
     return extract(network), kept
@@ -229,13 +229,14 @@ def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path
             assert load_pending(folder).values.tobytes() == trained.tobytes()
             assert checkpoint.load(personal_file(tmp_path, node, number)) == checkpoint.Checkpoint(expected, {})
             kept[node] = expected
-            sealed = load_pending(folder).sealed if node == played.cohort.bearer else b""
-            assert len(sent.payload) == contribution_length(6, 0, len(sealed), plan.parameters)
+            assert len(sent.frames["contribution"]) == contribution_length(6, 0, 4, plan.parameters)
         thresholds = state_after(played.aggregate, RUN, number, fed.kits[2], plan, network).vector
         assert thresholds.any()
     assert len({weights["body.fc1.weight"].tobytes() for weights in kept.values()}) == 4
-    answers = {node: client.evaluate(Call(RUN, 3, 1), played.aggregate) for node, client in clients.items()}
-    assert len({answer.payload for answer in answers.values()}) == 1
+    answers = {
+        node: client.evaluate(Call(RUN, 3, 1), {"aggregate": played.aggregate}) for node, client in clients.items()
+    }
+    assert len({answer.frames["model"] for answer in answers.values()}) == 1
     assert len({answer.metrics["test-loss"] for answer in answers.values()}) == 4
 
 
@@ -245,15 +246,15 @@ def test_scoring_leaves_personal_weights_as_they_are(tmp_path: Path) -> None:
     aggregate = play_round(clients, fed, 1, b"").aggregate
     file = personal_file(tmp_path, 2, 1)
     before = file.read_bytes()
-    one, other = (clients[2].evaluate(Call(RUN, 2, 1), aggregate) for _ in range(2))
+    one, other = (clients[2].evaluate(Call(RUN, 2, 1), {"aggregate": aggregate}) for _ in range(2))
     assert file.read_bytes() == before
-    assert (one.payload, one.metrics) == (other.payload, other.metrics)
+    assert one == other
 
 
 def test_personal_weights_are_this_users_alone(tmp_path: Path) -> None:
     fed = federation(tiny_plan(method=PersonalWeights.name))
     client = fed.clients(tmp_path)[2]
-    client.train(Call(RUN, 1, 1), b"")
+    client.train(Call(RUN, 1, 1), invitation(fed.kits))
     file = personal_file(tmp_path, 2, 1)
     assert file.stat().st_mode & 0o777 == 0o600
     assert file.parent.stat().st_mode & 0o777 == 0o700
@@ -262,9 +263,9 @@ def test_personal_weights_are_this_users_alone(tmp_path: Path) -> None:
 def test_another_run_begins_with_fresh_weights_and_not_with_those_of_the_last_one(tmp_path: Path) -> None:
     fed = federation(tiny_plan(method=PersonalWeights.name))
     used, fresh = fed.clients(tmp_path / "used")[2], fed.clients(tmp_path / "fresh")[2]
-    used.train(Call(RUN, 1, 1), b"")
-    used.train(Call(bytes(16), 1, 1), b"")
-    fresh.train(Call(bytes(16), 1, 1), b"")
+    used.train(Call(RUN, 1, 1), invitation(fed.kits))
+    used.train(Call(bytes(16), 1, 1), invitation(fed.kits))
+    fresh.train(Call(bytes(16), 1, 1), invitation(fed.kits))
     files = [personal_file(tmp_path / name, 2, 1, bytes(16)) for name in ("used", "fresh")]
     assert list(files[0].parent.iterdir()) == files[:1]
     assert checkpoint.load(files[0]) == checkpoint.load(files[1])
