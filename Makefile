@@ -1,4 +1,4 @@
-# `make run` is the main job, on embedded data; `make check` is for every day; `make test` and `make test-deployment` are
+# `make run` is the main job, on embedded data; `make check` is for every day; `make test` and `make test-e2e` are
 # everything that CI checks.
 # Each sets up a virtual environment inside the checkout first; nothing else is needed but Python 3.11, make and gcc.
 PYTHON ?= python3
@@ -6,31 +6,32 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/digits
 
-.PHONY: run check test test-deployment lint style types unit setup clean
+.PHONY: run check test test-e2e lint style types unit setup clean
 
 run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
 
 # Before every commit: in two minutes on two cores what `make test` needs eight for. It leaves out the tests whose marks
-# (pyproject.toml) say that they take long: `slow`, `e2e` and `deployment`; and Hypothesis tries fewer examples.
+# (pyproject.toml) say that they take long, `slow` and `e2e`; and Hypothesis tries fewer examples.
 check: setup
 	$(MAKE) --jobs=2 --output-sync=target style types unit
 
 unit: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not e2e and not deployment" --hypothesis-profile=daily $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadfile -q -m "not slow and not e2e" --hypothesis-profile=daily $(ARGS)
 
 # The protocol, and where keys are made, read and used, are covered to the last branch. The import contracts keep this
 # short: what learns is below edge_client/, in folders that hold no key.
 KEYED := protocol/*,edge_client/*.py,fleet/provisioning/*,fleet/running/verify.py
 
 test: setup lint
-	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not deployment" --cov --cov-report= $(ARGS)
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not e2e" --cov --cov-report= $(ARGS)
 	$(BIN)/coverage report
 	$(BIN)/coverage report --include='$(KEYED)' --fail-under=100
 
-# A whole deployment of real processes and containers, its faults and its attacks: minutes of waiting for deadlines.
-test-deployment: setup
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m deployment $(ARGS)
+# Whole journeys: runs from the command line, and deployments of processes and containers, their faults and their attacks,
+# with minutes of waiting for deadlines.
+test-e2e: setup
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m e2e $(ARGS)
 
 lint: style types
 

@@ -34,7 +34,7 @@ from protocol.plan import Plan
 from tests.e2e.conftest import ACCEPTED, ROOT, lines
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
+pytestmark = pytest.mark.e2e
 NODES = 3
 PLAN = Plan(
     sparsity=0.5,

@@ -27,7 +27,7 @@ from protocol import checkpoint
 from tests.e2e.conftest import ACCEPTED
 from tests.e2e.engine import Site, available, checkout, commands, found
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.skipif(not available(), reason="no Docker engine")]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
 ROUNDS, CLIENTS = 20, 3
 SECTION = "Everything on one machine"
 HOLDERS = ("superlink", "ingress", "app", "service", "nodes")

@@ -9,7 +9,7 @@ from aggregator.journal import RUN_FILE
 from protocol import checkpoint
 from tests.e2e.conftest import ROOT, finished, pruneseal
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
+pytestmark = pytest.mark.e2e
 SETTINGS = (
     *("--clients", "3", "--rounds", "2", "--epochs", "1", "--sparsity", "0.5"),
     *("--model", "tests.e2e.tiny:build", "--data", "tests.e2e.tiny:load"),

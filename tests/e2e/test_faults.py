@@ -32,7 +32,7 @@ from tests.e2e.conftest import ACCEPTED, ROOT, group_members, lines
 from tests.e2e.proxy import Proxy
 from tests.waiting import wait_for
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment]
+pytestmark = pytest.mark.e2e
 NODES, ROUNDS = 4, 9
 PLAN = Plan(
     sparsity=0.5,

@@ -11,7 +11,7 @@ import pytest
 from tests.e2e.engine import ROOT, available, checkout
 from tests.e2e.mirror import HOST, Mirror
 
-pytestmark = [pytest.mark.e2e, pytest.mark.deployment, pytest.mark.skipif(not available(), reason="no Docker engine")]
+pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Docker engine")]
 IMAGES = ("ingress", "aggregator", "edge", "serve")
 
 
