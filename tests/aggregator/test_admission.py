@@ -6,19 +6,31 @@ import numpy as np
 import pytest
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
+from aggregator.summation import dealt_to
+from edge_client.dealing import Secrets
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import Duplicate, MalformedMessage, PeerError, PeerMismatch, SignatureRefused
+from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerError, PeerMismatch, SignatureRefused
+from protocol.openings import Opening, encode_nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.wire import ATTENDANCE_BYTES, LARGEST, SIGNATURE_BYTES, decode_attendance, signed
+from protocol.sharing import dealt_digest
+from protocol.wire import (
+    ATTENDANCE_BYTES,
+    LARGEST,
+    SHARE_BYTES,
+    SIGNATURE_BYTES,
+    Attendance,
+    decode_attendance,
+    signed,
+)
 from tests.aggregator.stub_grid import StubClient, attendance_of, make_kits, sign_again, small_plan
 
 CALL = Call(bytes(range(16)), 1, 2)
-CONTRIBUTING = Call(CALL.run, CALL.round, 4)
-BEARER, NODE, OTHER = 2, 5, 3
+NODE, OTHER = 5, 3
 STRANGER = 1_000_000
 TERMS = ("run", "round", "attempt", "plan", "key")
+SECOND = frozenset({2, 3, 5, 8, 13, 21})
 WRONG = {
     "run": bytes(16),
     "round": 2,
@@ -27,6 +39,7 @@ WRONG = {
     "key": bytes(16),
     "cohort": bytes(32),
     "support": bytes(32),
+    "invited": bytes(32),
 }
 
 
@@ -38,25 +51,36 @@ class Party:
     roster: Roster
     clients: dict[int, StubClient]
     attendances: dict[int, bytes]
+    shares: dict[int, bytes]
     cohort: Cohort
     contributions: dict[int, bytes]
 
     def attendance_admission(self) -> AttendanceAdmission:
-        return AttendanceAdmission(CALL.run, CALL.round, CALL.attempt, self.plan, self.roster)
+        return AttendanceAdmission(CALL, frozenset(self.clients), self.plan, self.roster)
+
+    def admit(self, data: bytes, node: int = NODE, shares: bytes | None = None) -> Attendance:
+        """What becomes of an attendance that comes from where a node is reached."""
+        return self.attendance_admission().admit(node, data, self.shares[node] if shares is None else shares)
 
     def contribution_admission(self) -> ContributionAdmission:
-        return ContributionAdmission(self.cohort, CONTRIBUTING.attempt, self.plan, self.roster)
+        return ContributionAdmission(self.cohort, CALL.attempt, self.plan, self.roster)
 
 
 @pytest.fixture(scope="module")
 def party() -> Party:
     plan = small_plan()
     clients = {kit.node: StubClient(kit, plan, votes=True) for kit in make_kits(4, plan)}
-    roster = clients[BEARER].kit.roster
-    attendances = {node: client.train(CALL, b"")[0] for node, client in clients.items()}
+    roster, invited = clients[NODE].kit.roster, frozenset(clients)
+    trained = {node: client.train(CALL, {"invited": encode_nodes(invited)})[0] for node, client in clients.items()}
+    attendances, shares = ({n: frames[name] for n, frames in trained.items()} for name in ("attendance", "shares"))
     cohort = gather_cohort(list(attendances.values()), roster)
-    contributions = {node: client.contribute(CONTRIBUTING, cohort.encode())[0] for node, client in clients.items()}
-    return Party(plan, roster, clients, attendances, cohort, contributions)
+    contributions = {
+        node: client.contribute(CALL, {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, shares)})[
+            0
+        ]["contribution"]
+        for node, client in clients.items()
+    }
+    return Party(plan, roster, clients, attendances, shares, cohort, contributions)
 
 
 def flipped(data: bytes, index: int) -> bytes:
@@ -68,40 +92,72 @@ def flipped(data: bytes, index: int) -> bytes:
 
 def test_every_node_that_answers_is_admitted(party: Party) -> None:
     admission = party.attendance_admission()
-    admitted = [admission.admit(data) for data in party.attendances.values()]
+    admitted = [admission.admit(node, data, party.shares[node]) for node, data in party.attendances.items()]
     assert admitted == [attendance_of(client) for client in party.clients.values()]
 
 
-@pytest.mark.parametrize("field", TERMS)
+@pytest.mark.parametrize("field", [*TERMS, "invited"])
 def test_an_attendance_that_answers_something_else_is_refused_by_the_field_that_differs(
     party: Party, field: str
 ) -> None:
     data = sign_again(party.clients[NODE], party.attendances[NODE], **{field: WRONG[field]})
     with pytest.raises(PeerMismatch) as caught:
-        party.attendance_admission().admit(data)
+        party.admit(data)
     assert caught.value.field == field
     assert caught.value.theirs == WRONG[field]
 
 
 def test_a_node_attends_once(party: Party) -> None:
     admission = party.attendance_admission()
-    admission.admit(party.attendances[NODE])
+    admission.admit(NODE, party.attendances[NODE], party.shares[NODE])
     with pytest.raises(Duplicate) as caught:
-        admission.admit(party.attendances[NODE])
+        admission.admit(NODE, party.attendances[NODE], party.shares[NODE])
     assert caught.value.node == NODE
 
 
-def test_a_second_attendance_with_another_nonce_is_a_duplicate_too(party: Party) -> None:
-    admission = party.attendance_admission()
-    admission.admit(party.attendances[NODE])
+def test_a_second_attendance_with_another_key_is_a_duplicate_too(party: Party) -> None:
+    admission, public = party.attendance_admission(), Secrets.draw().public
+    admission.admit(NODE, party.attendances[NODE], party.shares[NODE])
+    other = sign_again(party.clients[NODE], party.attendances[NODE], exchange=public)
     with pytest.raises(Duplicate):
-        admission.admit(sign_again(party.clients[NODE], party.attendances[NODE], nonce=bytes(16)))
+        admission.admit(NODE, other, party.shares[NODE])
+
+
+def test_an_attendance_that_comes_from_where_another_node_is_reached_is_refused(party: Party) -> None:
+    with pytest.raises(PeerMismatch) as caught:
+        party.admit(party.attendances[NODE], OTHER, party.shares[NODE])
+    assert (caught.value.field, caught.value.ours, caught.value.theirs) == ("node", OTHER, NODE)
+
+
+def test_shares_that_the_attendance_was_not_signed_for_are_refused(party: Party) -> None:
+    for shares in (b"", party.shares[OTHER], flipped(party.shares[NODE], 50), party.shares[NODE] + bytes(1)):
+        with pytest.raises(PeerMismatch) as caught:
+            party.admit(party.attendances[NODE], NODE, shares)
+        assert caught.value.field == "shares"
+
+
+@pytest.mark.parametrize("shares", [b"", bytes(3 * SHARE_BYTES), bytes(5 * SHARE_BYTES)])
+def test_shares_for_another_number_of_invited_are_refused_though_they_are_signed_for(
+    party: Party, shares: bytes
+) -> None:
+    data = sign_again(party.clients[NODE], party.attendances[NODE], dealt=dealt_digest(shares))
+    with pytest.raises(MalformedMessage, match="are not the shares of 4 invited"):
+        party.admit(data, NODE, shares)
+
+
+def test_an_attendance_that_remembers_another_invitation_is_refused(party: Party) -> None:
+    memory = frozenset({Opening(SECOND, frozenset())})
+    data = sign_again(party.clients[NODE], party.attendances[NODE], memory=memory)
+    with pytest.raises(CohortRefused, match="have to be invited again"):
+        party.admit(data)
+    same = frozenset({Opening(frozenset(party.clients), frozenset())})
+    assert party.admit(sign_again(party.clients[NODE], party.attendances[NODE], memory=same)).memory == same
 
 
 def test_an_unsigned_attendance_is_refused(party: Party) -> None:
     data = party.attendances[NODE][:-SIGNATURE_BYTES] + bytes(SIGNATURE_BYTES)
     with pytest.raises(SignatureRefused) as caught:
-        party.attendance_admission().admit(data)
+        party.admit(data)
     assert caught.value.node == NODE
 
 
@@ -130,7 +186,7 @@ def test_an_attendance_with_impossible_counts_is_refused(party: Party, field: st
 def test_bytes_that_are_no_attendance_are_refused(party: Party, data: bytes) -> None:
     admission = party.attendance_admission()
     with pytest.raises(MalformedMessage):
-        admission.admit(data)
+        admission.admit(NODE, data, party.shares[NODE])
     with pytest.raises(MalformedMessage):
         party.contribution_admission().admit(NODE, data)
 
@@ -138,7 +194,7 @@ def test_bytes_that_are_no_attendance_are_refused(party: Party, data: bytes) -> 
 def test_a_message_beyond_the_largest_size_is_refused_before_it_is_looked_at(party: Party) -> None:
     huge = bytes(LARGEST + 1)
     with pytest.raises(MalformedMessage, match="are not a message"):
-        party.attendance_admission().admit(huge)
+        party.admit(huge)
     with pytest.raises(MalformedMessage, match="are not a message"):
         party.contribution_admission().admit(NODE, huge)
 
@@ -147,23 +203,23 @@ def test_an_attendance_cut_at_any_byte_is_refused(party: Party) -> None:
     admission, data = party.attendance_admission(), party.attendances[NODE]
     for length in range(len(data)):
         with pytest.raises(MalformedMessage):
-            admission.admit(data[:length])
-    assert admission.admit(data).node == NODE
+            admission.admit(NODE, data[:length], party.shares[NODE])
+    assert admission.admit(NODE, data, party.shares[NODE]).node == NODE
 
 
 def test_an_attendance_with_any_byte_flipped_is_refused_and_costs_the_node_nothing(party: Party) -> None:
     admission, data = party.attendance_admission(), party.attendances[NODE]
-    prefix, values_and_votes = range(8), range(40, 48)
+    prefix, values_and_votes, memory = range(8), range(40, 48), range(288, 292)
     for index in range(len(data)):
-        expected = MalformedMessage if index in prefix or index in values_and_votes else SignatureRefused
-        with pytest.raises(expected):
-            admission.admit(flipped(data, index))
-    assert admission.admit(data).node == NODE
+        unread = index in prefix or index in values_and_votes or index in memory
+        with pytest.raises(MalformedMessage if unread else SignatureRefused):
+            admission.admit(NODE, flipped(data, index), party.shares[NODE])
+    assert admission.admit(NODE, data, party.shares[NODE]).node == NODE
 
 
 def test_a_contribution_is_no_attendance_and_an_attendance_no_contribution(party: Party) -> None:
     with pytest.raises(MalformedMessage, match="another kind"):
-        party.attendance_admission().admit(party.contributions[NODE])
+        party.admit(party.contributions[NODE])
     with pytest.raises(MalformedMessage, match="another kind"):
         party.contribution_admission().admit(NODE, party.attendances[NODE])
 
@@ -171,11 +227,11 @@ def test_a_contribution_is_no_attendance_and_an_attendance_no_contribution(party
 # --- contributions ---------------------------------------------------------------------------------
 
 
-def test_every_member_of_the_cohort_is_admitted_and_the_bearer_brings_the_terms(party: Party) -> None:
+def test_every_member_of_the_cohort_is_admitted(party: Party) -> None:
     admission = party.contribution_admission()
-    admitted = {node: admission.admit(node, data) for node, data in party.contributions.items()}
-    assert {node for node, contribution in admitted.items() if contribution.sealed} == {BEARER}
-    assert [contribution.node for contribution in admitted.values()] == list(party.clients)
+    admitted = [admission.admit(node, data) for node, data in party.contributions.items()]
+    assert [contribution.node for contribution in admitted] == list(party.clients)
+    assert {contribution.held for contribution in admitted} == {(True,) * 4}
 
 
 @pytest.mark.parametrize("field", [*TERMS, "cohort", "support"])
@@ -226,28 +282,6 @@ def test_a_contribution_that_another_node_signed_is_refused(party: Party) -> Non
         party.contribution_admission().admit(NODE, signed(body, party.clients[OTHER].kit.sign(body)))
 
 
-def test_sealed_terms_from_a_member_that_is_not_the_bearer_are_refused(party: Party) -> None:
-    sealed = party.contribution_admission().admit(BEARER, party.contributions[BEARER]).sealed
-    data = sign_again(party.clients[NODE], party.contributions[NODE], sealed=sealed)
-    with pytest.raises(MalformedMessage, match="first member"):
-        party.contribution_admission().admit(NODE, data)
-
-
-def test_a_bearer_without_the_sealed_terms_is_refused(party: Party) -> None:
-    data = sign_again(party.clients[BEARER], party.contributions[BEARER], sealed=b"")
-    with pytest.raises(MalformedMessage, match="first member"):
-        party.contribution_admission().admit(BEARER, data)
-
-
-def test_sealed_terms_that_are_not_those_of_the_attendances_are_refused(party: Party) -> None:
-    sealed = party.contribution_admission().admit(BEARER, party.contributions[BEARER]).sealed
-    for index in range(len(sealed)):
-        data = sign_again(party.clients[BEARER], party.contributions[BEARER], sealed=flipped(sealed, index))
-        with pytest.raises(PeerMismatch) as caught:
-            party.contribution_admission().admit(BEARER, data)
-        assert caught.value.field == "support"
-
-
 def test_a_contribution_cut_at_any_byte_is_refused(party: Party) -> None:
     admission, data = party.contribution_admission(), party.contributions[NODE]
     for length in range(len(data)):
@@ -256,13 +290,13 @@ def test_a_contribution_cut_at_any_byte_is_refused(party: Party) -> None:
     assert admission.admit(NODE, data).node == NODE
 
 
-@pytest.mark.parametrize("node", [BEARER, NODE])
+@pytest.mark.parametrize("node", [OTHER, NODE])
 def test_a_contribution_with_any_byte_flipped_is_refused_and_costs_the_node_nothing(party: Party, node: int) -> None:
     admission, data = party.contribution_admission(), party.contributions[node]
-    prefix, numbers, sealed_bytes = range(8), range(32, 44), range(44, 48)
+    prefix, numbers = range(8), range(32, 44)
     for index in range(len(data)):
         expected: type[PeerError] = SignatureRefused
-        if index in prefix or index in sealed_bytes:
+        if index in prefix:
             expected = MalformedMessage
         elif index in numbers:  # the node, the values, the votes
             expected = PeerMismatch

@@ -249,16 +249,14 @@ def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path
 BEGUN = Attempt(
     round=7,
     attempt=3,
-    trained=2,
-    announced=3,
-    cohorts=((2, 3, 5), (2, 4_000_000_000)),
-    sources=((2, 7026), (5, (1 << 64) - 1)),
+    invited=(2, 3, 4_000_000_000),
+    announced=True,
 )
 
 
 def test_the_attempt_that_was_begun_last_is_found_also_after_a_restart(tmp_path: Path) -> None:
     assert Journal(tmp_path, PLAN).begun() is None
-    for attempt in (Attempt(round=1, attempt=1, trained=1, announced=0, cohorts=(), sources=()), BEGUN):
+    for attempt in (Attempt(round=1, attempt=1, invited=(), announced=False), BEGUN):
         Journal(tmp_path, PLAN).begin(attempt)
         assert Journal(tmp_path, PLAN).begun() == attempt
 
@@ -301,7 +299,7 @@ def test_a_note_cut_off_anywhere_or_of_another_shape_is_an_error_of_ours(tmp_pat
         whole.replace(b"7", b"-7", 1),
         b'{"round": "x"}',
     ]
-    others.append(whole.replace(b'"cohorts":', b'"cohorts": 3, "other":'))
+    others.append(whole.replace(b'"invited":', b'"invited": 3, "other":'))
     for damaged in [*(whole[:length] for length in range(len(whole) - 1)), *others]:
         path.write_bytes(damaged)
         with pytest.raises(CheckpointError, match=r"attempt\.json is damaged"):
@@ -318,3 +316,35 @@ def test_an_attempt_that_the_disk_does_not_take_is_told(tmp_path: Path, monkeypa
     with pytest.raises(StorageError, match=r"round 7 cannot be written .* No space left on device"):
         journal.begin(BEGUN)
     assert journal.begun() is None
+
+
+# --- the sum that waits for its release ---------------------------------------------------------------
+
+
+def test_a_sum_that_waits_is_found_until_its_round_is_saved(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    assert journal.waiting(1) == b""
+    journal.wait(1, b"a masked sum")
+    assert Journal(tmp_path, PLAN).waiting(1) == b"a masked sum"
+    assert journal.waiting(2) == b""
+    journal.save(b"first", record(1))
+    assert journal.waiting(1) == b""
+    assert not list(tmp_path.glob("masked-*"))
+
+
+def test_a_sum_that_the_disk_does_not_take_or_give_back_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    journal = Journal(tmp_path, PLAN)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(StorageError, match=r"round 3 cannot be written .* No space left on device"):
+            journal.wait(3, b"a masked sum")
+    assert journal.waiting(3) == b""
+    (tmp_path / "masked-000003.npz").mkdir()
+    with pytest.raises(StorageError, match=r"masked-000003\.npz cannot be read: Is a directory"):
+        journal.waiting(3)

@@ -9,15 +9,19 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from aggregator.admission import ContributionAdmission
-from aggregator.summation import CohortSum
+from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.cipher import RoundCipher
-from edge_client.round import open_sum
+from edge_client.round import open_sum, voucher
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import MalformedMessage
+from protocol.errors import CheckpointError, MalformedMessage
 from protocol.grid import Integers
+from protocol.openings import encode_nodes
+from protocol.pairwise import mask, self_key
 from protocol.parameters import CHECKS, DEGREE, MODULUS, SEED_BYTES
 from protocol.plan import Plan
 from protocol.wire import Aggregate, Attendance, Contribution, decode_aggregate, encode_aggregate
@@ -33,16 +37,35 @@ class Party:
     plan: Plan
     clients: list[StubClient]
     cohort: Cohort
+    dealt: dict[int, bytes]
     contributions: list[Contribution]
     values: Integers
     votes: Integers
 
     def sum(self) -> CohortSum:
-        return CohortSum(self.cohort, CALL.attempt, self.plan)
+        return CohortSum(self.cohort, self.plan)
 
-    def check(self, total: CohortSum) -> Aggregate:
+    def masked(self, total: CohortSum) -> MaskedSum:
+        return total.masked(CALL.attempt, self.cohort.nodes, self.dealt)
+
+    def aggregate(self, total: MaskedSum) -> Aggregate:
+        """The sum without the masks of its members, as a client vouches for it and with its terms."""
+        p, digest, one = self.plan.parameters, self.cohort.digest(CALL.attempt), self.clients[0]
+        left = np.zeros(p.slots(LAYOUT.size, LAYOUT.size), np.uint64)
+        for client in self.clients:
+            assert client.pending is not None
+            own = self_key(client.pending.secrets.seed, digest, client.kit.node)
+            left += mask(left.size, client.kit.node, own, {}, p.plain_modulus)
+            left %= np.uint64(p.plain_modulus)
+        weight = sum(self.cohort.weights(self.plan.max_share).values())
+        vouched = voucher(one.kit.secret, self.cohort.members[0], digest, (4, 4), (weight, weight))
+        assert one.pending is not None
+        return total.aggregate(left, self.plan, vouched, one.pending.sealed)
+
+    def check(self, total: CohortSum | MaskedSum) -> Aggregate:
         """The aggregate, after it has been opened and compared with the clear sum."""
-        data = encode_aggregate(total.aggregate(), self.plan.parameters)
+        masked = self.masked(total) if isinstance(total, CohortSum) else total
+        data = encode_aggregate(self.aggregate(masked), self.plan.parameters)
         opened = open_sum(data, CALL.run, CALL.round, self.clients[0].kit, self.plan, LAYOUT)
         assert np.array_equal(opened.values, self.values)
         assert np.array_equal(opened.votes, self.votes)
@@ -53,15 +76,20 @@ class Party:
 def party() -> Party:
     plan = small_plan()
     clients = [StubClient(kit, plan, votes=True) for kit in make_kits(4, plan)]
-    cohort = gather_cohort([client.train(CALL, b"")[0] for client in clients], clients[0].kit.roster)
-    admission = ContributionAdmission(cohort, CALL.attempt, plan, clients[0].kit.roster)
-    contributions = [admission.admit(c.kit.node, c.contribute(CALL, cohort.encode())[0]) for c in clients]
+    roster, invited = clients[0].kit.roster, frozenset(client.kit.node for client in clients)
+    trained = {client.kit.node: client.train(CALL, {"invited": encode_nodes(invited)})[0] for client in clients}
+    cohort = gather_cohort([frames["attendance"] for frames in trained.values()], roster)
+    dealt = {node: frames["shares"] for node, frames in trained.items()}
+    admission = ContributionAdmission(cohort, CALL.attempt, plan, roster)
+    told = {node: {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, dealt)} for node in trained}
+    sent = {c.kit.node: c.contribute(CALL, told[c.kit.node])[0]["contribution"] for c in clients}
+    contributions = [admission.admit(node, data) for node, data in sent.items()]
     values, votes = np.zeros(LAYOUT.size, np.int64), np.zeros(LAYOUT.size, np.int64)
     for client in clients:
         assert client.pending is not None
         values += client.integers(cohort, CALL)[0]
         votes += client.pending.votes
-    return Party(plan, clients, cohort, contributions, values, votes)
+    return Party(plan, clients, cohort, dealt, contributions, values, votes)
 
 
 def test_the_sum_opens_to_the_clear_sum_in_whatever_order_the_contributions_come(party: Party) -> None:
@@ -79,20 +107,57 @@ def test_the_aggregate_says_whose_sum_it_is(party: Party) -> None:
         total.add(contribution)
     aggregate, member = party.check(total), party.cohort.members[0]
     assert (aggregate.run, aggregate.round, aggregate.attempt) == (CALL.run, CALL.round, CALL.attempt)
-    assert (aggregate.clients, aggregate.values, aggregate.votes) == (4, LAYOUT.size, LAYOUT.size)
+    assert (aggregate.clients, aggregate.members) == (4, 4)
+    assert (aggregate.values, aggregate.votes) == (LAYOUT.size, LAYOUT.size)
+    assert aggregate.weight == aggregate.total == sum(party.cohort.weights(party.plan.max_share).values())
     assert (aggregate.plan, aggregate.key, aggregate.support) == (party.plan.digest, member.key, member.support)
     assert aggregate.cohort == party.cohort.digest(CALL.attempt)
-    assert aggregate.sealed == party.contributions[0].sealed != b""
     total.close()
 
 
-def test_a_sum_is_complete_with_its_last_member_and_not_before(party: Party) -> None:
+def test_a_sum_knows_whose_contributions_are_in_it(party: Party) -> None:
+    total = party.sum()
+    for number, contribution in enumerate(party.contributions):
+        assert total.nodes == {each.node for each in party.contributions[:number]}
+        total.add(contribution)
+    assert party.masked(total).nodes == party.cohort.nodes
+    total.close()
+
+
+# --- a sum that waits ----------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def masked(party: Party) -> MaskedSum:
     total = party.sum()
     for contribution in party.contributions:
-        assert not total.complete
         total.add(contribution)
-    assert total.complete
+    made = party.masked(total)
     total.close()
+    return made
+
+
+def test_a_sum_that_was_written_down_goes_on_where_it_was(party: Party, masked: MaskedSum) -> None:
+    again = MaskedSum.from_bytes(masked.to_bytes(), party.clients[0].kit.roster)
+    assert (again.attempt, again.invited, again.nodes) == (masked.attempt, masked.invited, masked.nodes)
+    assert (again.cohort, again.dealt, again.seeds) == (masked.cohort, masked.dealt, masked.seeds)
+    party.check(again)
+
+
+@given(data=st.data())
+def test_a_sum_that_was_damaged_on_the_disk_is_an_error_or_the_same(
+    data: st.DataObject, party: Party, masked: MaskedSum
+) -> None:
+    whole = masked.to_bytes()
+    at = data.draw(st.integers(0, len(whole) - 1))
+    flip = bytes([whole[at] ^ data.draw(st.integers(1, 255))])
+    damaged = data.draw(st.sampled_from([whole[:at], whole[:at] + flip + whole[at + 1 :], whole[at:]]))
+    try:
+        read = MaskedSum.from_bytes(damaged, party.clients[0].kit.roster)
+    except CheckpointError:
+        return
+    assert (read.cohort, read.nodes) == (masked.cohort, masked.nodes)
+    assert read.halves[0].tolist() == masked.halves[0].tolist()
 
 
 def test_a_residue_beyond_the_modulus_is_refused_and_nothing_is_added(party: Party) -> None:
@@ -136,8 +201,9 @@ def test_a_closed_sum_has_given_its_file_in_memory_back(party: Party) -> None:
 
 def large_cohort(members: int, values: int, plan: Plan) -> Cohort:
     """A cohort of attendances that nobody has signed: a sum looks at their sizes only."""
+    digests = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     one = Attendance(
-        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), bytes(32), bytes(32), bytes(16)
+        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), **digests, memory=frozenset()
     )  # fmt: skip
     return Cohort(
         tuple(replace(one, node=node) for node in range(members)), tuple(bytes([n % 256]) for n in range(members))
@@ -148,7 +214,7 @@ def contribution_of(node: int, cohort: Cohort, first: np.ndarray, seeds: tuple[b
     member = cohort.members[node]
     return Contribution(
         member.run, 1, 1, node, member.values, 0, member.plan, member.key, bytes(32), member.support,
-        b"terms" if node == 0 else b"", seeds, first,
+        (), seeds, first,
     )  # fmt: skip
 
 
@@ -158,7 +224,7 @@ def test_the_second_half_is_added_up_where_the_seeds_would_take_more_bytes(membe
     plan = small_plan(max_cohort=members, bits=8)
     cohort = large_cohort(members, 5, plan)
     slots = plan.parameters.slots(5, 0)
-    total = CohortSum(cohort, CALL.attempt, plan)
+    total = CohortSum(cohort, plan)
     clear = np.zeros(slots, np.uint64)
     random = np.random.default_rng(members)
     with RoundCipher(plan.parameters, bytes(32)) as cipher:
@@ -166,7 +232,8 @@ def test_the_second_half_is_added_up_where_the_seeds_would_take_more_bytes(membe
             plain = random.integers(0, plan.parameters.plain_modulus, slots, np.uint64)
             clear = (clear + plain) % np.uint64(plan.parameters.plain_modulus)
             total.add(contribution_of(node, cohort, *cipher.encrypt(plain)))
-        aggregate = decode_aggregate(encode_aggregate(total.aggregate(), plan.parameters), plan.parameters)
+        made = total.masked(1, frozenset(), {}).aggregate(np.zeros(slots, np.uint64), plan, bytes(32), b"terms")
+        aggregate = decode_aggregate(encode_aggregate(made, plan.parameters), plan.parameters)
         assert isinstance(aggregate.second, tuple) == by_seeds
         assert np.array_equal(cipher.decrypt(aggregate), clear)
     assert aggregate.clients == members
@@ -188,7 +255,7 @@ def test_memory_grows_from_five_contributions_to_fifty_by_their_seeds_alone() ->
     cohort = large_cohort(members, values, plan)
 
     random = np.random.default_rng(7)
-    total = CohortSum(cohort, CALL.attempt, plan)
+    total = CohortSum(cohort, plan)
 
     def add(nodes: range) -> None:
         for node in nodes:
@@ -206,7 +273,7 @@ def test_memory_grows_from_five_contributions_to_fifty_by_their_seeds_alone() ->
         traced, held = tracemalloc.get_traced_memory()[0] - traced, resident() - held
     finally:
         tracemalloc.stop()
-    assert total.complete
+    assert len(total.nodes) == members
     one, seeds = 8 * slots, 45 * blocks * SEED_BYTES
     overhead = 45 * blocks * 64  # of a bytes object and its place in a tuple
     assert 45 * one > 100 * (seeds + overhead)

@@ -7,18 +7,28 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edge_client.client import Client
+from aggregator.summation import MaskedSum
+from edge_client.client import Client, Reply
 from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
 from edge_client.round import dither_of, open_sum, quantised, terms_of
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending, load_pending
 from protocol.call import Call
-from protocol.cohort import Cohort, gather_cohort
+from protocol.cohort import Cohort
 from protocol.grid import steps
 from protocol.layout import Vector
 from protocol.plan import Plan
-from tests.edge_client.federation import add_up, federation, tiny_plan
+from tests.edge_client.federation import (
+    add_up,
+    announcement,
+    cohort_of,
+    federation,
+    invitation,
+    open_up,
+    release_of,
+    tiny_plan,
+)
 
 Reals = NDArray[np.float64]
 COLLUDER = 2
@@ -46,6 +56,7 @@ class Hostile:
         self.folder, self.plan = folder, plan
         self.fed = federation(plan, nodes=len(nodes), numbers=nodes)
         self.clients: Mapping[int, Client] = self.fed.clients(folder)
+        self.invited: dict[Call, frozenset[int]] = {}
 
     def state_folder(self, node: int) -> Path:
         """Where a node keeps its state."""
@@ -55,19 +66,41 @@ class Hostile:
         """What waits at a node, which nobody else sees."""
         return load_pending(self.state_folder(node))
 
-    def train(self, call: Call, nodes: Sequence[int], last: bytes = b"") -> dict[int, bytes]:
-        """Ask these nodes to train; their attendances."""
-        return {node: self.clients[node].train(call, last).payload for node in nodes}
+    def train(
+        self, call: Call, nodes: Sequence[int], last: bytes = b"", invited: Sequence[int] | None = None
+    ) -> dict[int, Reply]:
+        """Ask these nodes to train; those who are invited are the same, unless it is said otherwise."""
+        self.invited[call] = frozenset(invited or nodes)
+        frames = invitation(self.invited[call], last)
+        return {node: self.clients[node].train(call, frames) for node in nodes}
 
-    def cohort(self, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> Cohort:
+    def cohort(self, trained: Mapping[int, Reply], nodes: Sequence[int]) -> Cohort:
         """The cohort of these nodes."""
-        return gather_cohort([attendances[node] for node in nodes], self.fed.roster)
+        return cohort_of({node: trained[node] for node in nodes}, self.fed.roster)
 
-    def sum_of(self, call: Call, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> bytes:
-        """Announce a cohort to its members and add up what they send: the aggregate."""
-        cohort = self.cohort(attendances, nodes)
-        sent = {node: self.clients[node].contribute(call, cohort.encode()).payload for node in nodes}
-        return add_up(self.plan, self.fed.roster, cohort, call.attempt, sent)
+    def announced(self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int], to: int) -> dict[str, bytes]:
+        """What a node is told of the cohort of these."""
+        return announcement(self.cohort(trained, nodes), trained, self.invited[call], to)
+
+    def masked(
+        self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int], inside: Sequence[int] | None = None
+    ) -> MaskedSum:
+        """Announce a cohort, by default to all of its members, and add up what they send."""
+        sent = {
+            node: self.clients[node].contribute(call, self.announced(call, trained, nodes, node)).frames["contribution"]
+            for node in inside or nodes
+        }
+        return add_up(self.fed, self.cohort(trained, nodes), call, trained, sent, self.invited[call])
+
+    def opened(self, call: Call, total: MaskedSum) -> bytes:
+        """Ask all who are in a sum to release it: the aggregate."""
+        release = release_of(total, terms=True)
+        consents = {node: self.clients[node].release(call, release).frames["consent"] for node in sorted(total.nodes)}
+        return open_up(self.fed, total, consents)
+
+    def sum_of(self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int]) -> bytes:
+        """Announce a cohort, add up what its members send, and have it released: the aggregate."""
+        return self.opened(call, self.masked(call, trained, nodes))
 
     def round(self, call: Call, nodes: Sequence[int], last: bytes = b"") -> bytes:
         """A whole round: the aggregate."""
@@ -78,7 +111,7 @@ class Hostile:
         whole = datasets.load(self.plan.data)
         return build_network(self.plan, whole.input_shape, whole.classes, run).initial
 
-    def updates(self, call: Call, aggregate: bytes, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> Reals:
+    def updates(self, call: Call, aggregate: bytes, attendances: Mapping[int, Reply], nodes: Sequence[int]) -> Reals:
         """What the colluder reads: the weighted sum of these nodes' updates in round 1, float64[P]."""
         whole = datasets.load(self.plan.data)
         network = build_network(self.plan, whole.input_shape, whole.classes, call.run)
@@ -88,7 +121,7 @@ class Hostile:
         moved: Reals = (opened.values * step - network.initial.vector) * total
         return moved
 
-    def own(self, call: Call, attendances: Mapping[int, bytes], nodes: Sequence[int], node: int) -> Reals:
+    def own(self, call: Call, attendances: Mapping[int, Reply], nodes: Sequence[int], node: int) -> Reals:
         """What a colluding node itself has added to that sum."""
         pending, cohort = self.pending(node), self.cohort(attendances, nodes)
         dither = dither_of(self.plan, call, node, pending.values.size)
@@ -97,7 +130,7 @@ class Hostile:
         moved: Reals = integers * pending.step * self._total(attendances, nodes) - weight * self.start(call.run).vector
         return moved
 
-    def _total(self, attendances: Mapping[int, bytes], nodes: Sequence[int]) -> int:
+    def _total(self, attendances: Mapping[int, Reply], nodes: Sequence[int]) -> int:
         return sum(self.cohort(attendances, nodes).weights(self.plan.max_share).values())
 
 

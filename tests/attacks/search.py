@@ -1,10 +1,12 @@
 """A search for attacks on which sums may be opened: random schedules, and what follows from the sums that they open.
 
-The aggregator announces what it likes to whom it likes, of any run, round and attempt, in any order, from the states
-that there are: it restarts, runs the same plan again, goes back, hands two models of a round to different nodes. Up to
-``colluders`` of the clients are on its side. The others decide with the ledger that real clients use. What must hold,
-for the sums of one starting state and for those of one round: no linear combination of them, and of whatever corrupt
-clients know, touches fewer honest clients than ``colluders`` + 2 less the corrupt ones.
+The aggregator invites, announces and asks to release what it likes of whom it likes, in any order of runs, rounds and
+attempts, from the states that there are: it restarts, runs the same plan again, goes back, hands two models of a round
+to different nodes, tells each node of another sum. Up to ``colluders`` of the clients are on its side: they give away
+all that they hold, their shares of everybody's secrets included. The others decide as real clients do, with the ledger
+that real clients use. What must hold, for the sums of one starting state and for those of one round: no linear
+combination of them, and of whatever corrupt clients know, touches fewer honest clients than ``colluders`` + 2 less the
+corrupt ones.
 
 A node that has forgotten (its ledger was lost, or an old one put back) consents anew to what it had helped to open: it
 counts as a corrupt one here, though its own update stays to be protected.
@@ -15,7 +17,8 @@ counts as a corrupt one here, though its own update stays to be protected.
 import argparse
 import sys
 from collections import defaultdict
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import combinations
 from pathlib import Path
@@ -23,43 +26,49 @@ from random import Random
 from typing import Final
 
 from edge_client.ledger import Ledger, Sent
+from protocol import openings
 from protocol.call import Call
-from protocol.cohort import smallest, successor_sizes
 from protocol.errors import CohortRefused, Duplicate, PeerMismatch
+from protocol.openings import Memory, Nodes, smallest
+from protocol.sharing import threshold
 
 _PRIME: Final = (1 << 31) - 1
 _RUNS: Final = (bytes(16), bytes([1]) * 16)
-_NODES: Final = 24
-_STEPS: Final = 12
-Sums = dict[bytes, set[frozenset[int]]]
+_NODES: Final = 16
+_ATTEMPTS: Final = 5
+Sums = dict[bytes, set[Nodes]]
 
 
-class Memory(Ledger):
+class Forgettable(Ledger):
     """A ledger that no process has to find again."""
 
     def save(self) -> None:
         """Stay in memory."""
 
-    def copy(self) -> "Memory":
+    def copy(self) -> "Forgettable":
         """What a backup would hold."""
-        return Memory(Path(), dict(self.asked), list(self.given))
+        return Forgettable(Path(), dict(self.asked), list(self.given))
 
 
 @dataclass(frozen=True)
-class Step:
-    """One announcement.
+class Attempt:
+    """What the aggregator does in one attempt, in this order.
 
     Attributes:
         call: Run, round and attempt.
-        state: The state that its members have trained from.
+        state: What its members train from.
+        invited: Who is invited.
         cohort: Who is announced.
-        told: Who hears of it.
+        told: Who hears of the cohort.
+        releases: Sets, and who is asked to release their sum.
     """
 
     call: Call
     state: bytes
-    cohort: frozenset[int]
-    told: frozenset[int]
+    invited: Nodes
+    cohort: Nodes
+    told: Nodes
+    releases: tuple[tuple[Nodes, Nodes], ...]
 
 
 @dataclass(frozen=True)
@@ -69,66 +78,120 @@ class Schedule:
     Attributes:
         colluders: The plan's.
         corrupt: Clients on the aggregator's side.
-        forgetful: Clients that forget, and before which step: 0 for everything, or back to what a step had left.
-        steps: The announcements.
+        forgetful: Clients that forget, and before which attempt: 0 for everything, or back to what an attempt had left.
+        attempts: The attempts.
     """
 
     colluders: int
-    corrupt: frozenset[int]
+    corrupt: Nodes
     forgetful: dict[int, tuple[int, int]]
-    steps: list[Step]
+    attempts: list[Attempt]
 
 
 @dataclass
 class Opened:
-    """The cohorts whose sums were completed, by starting state and by run and round."""
+    """The sets whose sums were opened, by starting state and by run and round; corrupt clients are left out."""
 
     by_state: Sums = field(default_factory=lambda: defaultdict(set))
     by_round: Sums = field(default_factory=lambda: defaultdict(set))
 
 
+@dataclass
+class Honest:
+    """What one honest node has signed last, and what it keeps."""
+
+    ledger: Forgettable
+    attended: tuple[Call, bytes, Nodes, Memory] | None = None
+    cohort: tuple[Nodes, Memory] | None = None
+
+
 def play(schedule: Schedule) -> Opened:
-    """Let the honest clients decide; the sums to which each honest member has contributed."""
-    everybody = {node for step in schedule.steps for node in step.cohort}
-    ledgers = {node: Memory(Path()) for node in everybody - schedule.corrupt}
-    backups: dict[int, list[Memory]] = {node: [Memory(Path())] for node in ledgers}
-    given: dict[bytes, set[int]] = defaultdict(set)
+    """Let the honest clients decide; the sums that enough of them have helped to open."""
+    everybody = {node for attempt in schedule.attempts for node in attempt.invited}
+    nodes = {node: Honest(Forgettable(Path())) for node in everybody - schedule.corrupt}
+    backups: dict[int, list[Forgettable]] = {node: [Forgettable(Path())] for node in nodes}
     opened = Opened()
-    for number, step in enumerate(schedule.steps):
+    for number, attempt in enumerate(schedule.attempts):
         for node, (when, back) in schedule.forgetful.items():
-            if when == number and node in ledgers:
-                ledgers[node] = backups[node][min(back, number)].copy()
-        digest = _digest(step)
-        for node in sorted(step.told & step.cohort - schedule.corrupt):
-            if _contributes(ledgers[node], node, step, digest, schedule.colluders):
-                given[digest].add(node)
-        if given[digest] >= step.cohort - schedule.corrupt:
-            opened.by_state[step.state].add(step.cohort)
-            opened.by_round[step.call.run + step.call.round.to_bytes(4, "little")].add(step.cohort)
-        for node, ledger in ledgers.items():
-            backups[node].append(ledger.copy())
+            if when == number and node in nodes:
+                nodes[node] = Honest(backups[node][min(back, number)].copy())
+        if found := _play(attempt, nodes, schedule):
+            opened.by_state[attempt.state].add(found)
+            opened.by_round[attempt.call.run + attempt.call.round.to_bytes(4, "little")].add(found)
+        for node, honest in nodes.items():
+            backups[node].append(honest.ledger.copy())
     return opened
 
 
-def _contributes(ledger: Memory, node: int, step: Step, digest: bytes, colluders: int) -> bool:
-    """Train and contribute, as `edge_client.client.Client` does."""
-    sent = Sent(step.call.run, step.call.round, step.call.attempt, step.state, digest, step.cohort)
-    try:
-        ledger.require(step.call, node)
-        ledger.note(step.call)
-        if len(step.cohort) < smallest(colluders):
-            return False
-        ledger.consent(sent, node, smallest(colluders), colluders)
-    except (CohortRefused, Duplicate, PeerMismatch):
-        return False
-    ledger.give(sent)
-    return True
+def _play(attempt: Attempt, nodes: dict[int, Honest], schedule: Schedule) -> Nodes:
+    """One attempt: the honest clients in the sum that it opens; nobody where it opens none."""
+    least = max(smallest(schedule.colluders), threshold(len(attempt.invited), schedule.colluders))
+    for node in sorted(attempt.invited & nodes.keys()):
+        with suppress(CohortRefused, Duplicate, PeerMismatch):
+            _attend(attempt, node, nodes[node], schedule.colluders)
+    signed = (attempt.call, attempt.state, attempt.invited)
+    attended = {n for n in attempt.invited & nodes.keys() if (nodes[n].attended or ())[:3] == signed}
+    cohort = attempt.cohort & (attended | schedule.corrupt) & attempt.invited
+    memories = [a[3] for n in cohort & attended if (a := nodes[n].attended) is not None]
+    memory: Memory = frozenset().union(*memories)
+    given = set()
+    for node in sorted(attempt.told & cohort & attended):
+        with suppress(CohortRefused, Duplicate, PeerMismatch):
+            _contribute(attempt, node, nodes[node], cohort, memory, least, schedule.colluders)
+            given.add(node)
+    consents: dict[int, Nodes] = {}
+    for nodes_in, asked in attempt.releases:
+        for node in sorted(asked & given):
+            with suppress(CohortRefused, Duplicate):
+                _release(attempt, node, nodes[node], nodes_in & cohort, memory, least, schedule.colluders)
+                consents[node] = nodes_in & cohort
+    return _opened(cohort & nodes.keys(), given, consents, len(attempt.invited & schedule.corrupt), attempt, schedule)
 
 
-def _digest(step: Step) -> bytes:
-    call = step.call
-    head = call.run + step.state + call.round.to_bytes(4, "little") + call.attempt.to_bytes(4, "little")
-    return head + b"".join(node.to_bytes(4, "little") for node in sorted(step.cohort))
+def _attend(attempt: Attempt, node: int, honest: Honest, colluders: int) -> None:
+    honest.ledger.require(attempt.call, node)
+    if honest.attended is not None and honest.attended[0] == attempt.call:
+        return
+    memory = honest.ledger.memory(attempt.call, attempt.state)
+    openings.require_openable(memory, attempt.invited, (), colluders)
+    honest.attended, honest.cohort = (attempt.call, attempt.state, attempt.invited, memory), None
+    honest.ledger.note(attempt.call)
+
+
+def _contribute(
+    attempt: Attempt, node: int, honest: Honest, cohort: Nodes, memory: Memory, least: int, colluders: int
+) -> None:
+    honest.ledger.require(attempt.call, node)
+    if len(cohort) < least:
+        raise CohortRefused("too few")
+    openings.require_openable(memory, attempt.invited, (), colluders)
+    call = attempt.call
+    digest = repr(sorted(cohort)).encode()
+    honest.ledger.give(Sent(call.run, call.round, call.attempt, attempt.state, digest, attempt.invited), node)
+    honest.cohort = cohort, memory
+
+
+def _release(
+    attempt: Attempt, node: int, honest: Honest, inside: Nodes, memory: Memory, least: int, colluders: int
+) -> None:
+    honest.ledger.require(attempt.call, node)
+    if node not in inside or len(inside) < least:
+        raise CohortRefused("not this sum")
+    openings.require_openable(memory, attempt.invited, (inside,), colluders)
+    honest.ledger.release(attempt.call, inside, node)
+
+
+def _opened(
+    members: Nodes, given: set[int], consents: dict[int, Nodes], corrupt: int, attempt: Attempt, schedule: Schedule
+) -> Nodes:
+    """Whose sum the shares that were given away open: of a member the seed or the key, where there are enough of it.
+
+    Consents to different sums count together, member by member: a share is a share.
+    """
+    least = threshold(len(attempt.invited), schedule.colluders) - corrupt
+    inside = {node for node in members if sum(node in sum_ for sum_ in consents.values()) >= least}
+    outside = {node for node in members if sum(node not in sum_ for sum_ in consents.values()) >= least}
+    return frozenset(inside) if inside and inside <= given and members <= inside | outside else frozenset()
 
 
 def exposed(sums: Iterable[frozenset[int]], corrupt: Collection[int], fewest: int) -> frozenset[int]:
@@ -180,50 +243,67 @@ def attack(schedule: Schedule, opened: Opened) -> frozenset[int]:
 
 
 def draw(random: Random) -> Schedule:
-    """A schedule whose cohorts mostly follow one another as they may, and sometimes do not."""
+    """A schedule whose attempts mostly are what clients agree to, and sometimes are not."""
     colluders = random.randrange(4)
-    nodes = range(random.randint(smallest(colluders), random.choice((10, _NODES))))
+    nodes = range(random.randint(smallest(colluders) + 1, _NODES))
     bad = random.sample(nodes, random.randint(0, min(colluders, len(nodes) - 2)))
     corrupt = frozenset(bad[: random.randint(0, len(bad))])
-    steps = [_first(random, nodes)]
-    for _ in range(random.randrange(_STEPS)):
-        steps.append(_next(random, steps, nodes, colluders))
+    attempts: list[Attempt] = []
+    for _ in range(random.randint(2, _ATTEMPTS)):
+        attempts.append(_attempt(random, attempts, nodes, colluders))
     forgetful = {}
     for node in bad[len(corrupt) :]:
-        when = random.randint(0, len(steps))
+        when = random.randint(0, len(attempts))
         forgetful[node] = (when, random.randint(0, when))
-    return Schedule(colluders, corrupt, forgetful, steps)
+    return Schedule(colluders, corrupt, forgetful, attempts)
 
 
-def _first(random: Random, nodes: Collection[int]) -> Step:
-    cohort = frozenset(nodes if random.random() < 0.7 else random.sample(list(nodes), random.randint(1, len(nodes))))
-    return Step(Call(_RUNS[0], 1, 1), bytes(32), cohort, cohort)
-
-
-def _next(random: Random, steps: list[Step], nodes: Collection[int], colluders: int) -> Step:
-    last = random.choice([steps[-1], steps[-1], random.choice(steps)])
-    first = random.choice(steps)
-    kind = random.random()
-    if kind < 0.3:
-        cohort = last.cohort
-    elif kind < 0.9:
-        sizes = [*successor_sizes(len(first.cohort), len(last.cohort), smallest(colluders), colluders)]
-        size = random.choice(sizes or [len(last.cohort)])
-        cohort = frozenset(random.sample(sorted(last.cohort), min(size, len(last.cohort))))
-    else:
-        cohort = frozenset(random.sample(list(nodes), random.randint(1, len(nodes))))
-    call, state = last.call, last.state
-    kind = random.random()
+def _attempt(random: Random, before: Sequence[Attempt], nodes: Collection[int], colluders: int) -> Attempt:
+    everybody = frozenset(nodes)
+    if not before:
+        invited = everybody if random.random() < 0.7 else _some(random, everybody, len(everybody) // 2)
+        return Attempt(Call(_RUNS[0], 1, 1), bytes(32), *_asked(random, invited, invited, before, colluders))
+    last = random.choice([before[-1], before[-1], random.choice(before)])
+    call, state, kind = last.call, last.state, random.random()
     if kind < 0.6:
         call = Call(call.run, call.round, call.attempt + 1)
-    elif kind < 0.75:
-        call = Call(call.run, call.round + random.choice((1, 1, 2)), 1)
-    elif kind < 0.9:
-        call = Call(random.choice(_RUNS), random.choice(steps).call.round, random.randint(1, 3))
-    if random.random() < 0.3:
-        state = bytes([random.randrange(3)]) * 32
-    told = cohort if random.random() < 0.7 else frozenset(random.sample(sorted(cohort), random.randint(0, len(cohort))))
-    return Step(call, state, cohort, told)
+    elif kind < 0.8:
+        call = Call(random.choice(_RUNS), call.round + random.choice((0, 1, 1)), random.randint(1, 3))
+    if random.random() < 0.25:
+        state = bytes([random.randrange(2)]) * 32
+    kind = random.random()
+    invited = last.invited
+    if kind > 0.9:
+        invited = _some(random, everybody, smallest(colluders))
+    elif kind > 0.6:  # one or two others
+        invited = invited.symmetric_difference(random.sample(sorted(everybody), random.choice((1, 2))))
+    cohort = invited if random.random() < 0.7 else _some(random, invited, len(invited) - 2)
+    return Attempt(call, state, *_asked(random, invited, cohort, before, colluders))
+
+
+def _asked(
+    random: Random, invited: Nodes, cohort: Nodes, before: Sequence[Attempt], colluders: int
+) -> tuple[Nodes, Nodes, Nodes, tuple[tuple[Nodes, Nodes], ...]]:
+    """Who is announced, who is told, and which sums are to be opened, by whom."""
+    told = cohort if random.random() < 0.7 else _some(random, cohort, len(cohort) - 2)
+    sets = [cohort]
+    for _ in range(random.choice((0, 0, 1, 2))):
+        opened = [one for attempt in before for one, _ in attempt.releases] or [cohort]
+        less = _some(random, cohort, len(cohort) - random.randint(1, colluders + 2))
+        sets.append(random.choice([less, less, random.choice(opened), told, _half(cohort), cohort - _half(cohort)]))
+    random.shuffle(sets)
+    least = threshold(len(invited), colluders)
+    every = random.random() < 0.5
+    asked = [frozenset(one) if every else _some(random, frozenset(one), min(least, len(one))) for one in sets]
+    return invited, cohort, told, tuple(zip(map(frozenset, sets), asked, strict=True))
+
+
+def _half(nodes: Nodes) -> Nodes:
+    return frozenset(sorted(nodes)[: len(nodes) // 2])
+
+
+def _some(random: Random, nodes: Nodes, at_least: int) -> Nodes:
+    return frozenset(random.sample(sorted(nodes), random.randint(max(0, min(at_least, len(nodes))), len(nodes))))
 
 
 def main() -> None:

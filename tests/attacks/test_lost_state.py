@@ -1,6 +1,6 @@
 """Attack 3: a node whose state was put back from a copy, lost, or damaged, is asked again without the victim.
 
-Two of the three others are honest. What is lost of one of them costs nothing, for the other remembers; here both are.
+Two of the three others are honest. What is lost of one of them costs nothing, for the other says what it remembers.
 """
 
 import shutil
@@ -14,12 +14,13 @@ from edge_client.state import PENDING_FILE
 from protocol.call import Call
 from protocol.errors import CohortRefused, LedgerLost, PeerMismatch
 from tests.attacks.hostile import COLLUDER, NODES, VICTIM, Hostile, correlation, loud_plan
-from tests.edge_client.federation import RUN
+from tests.edge_client.federation import RUN, invitation, release_of
 
 pytestmark = pytest.mark.slow
 
 HONEST = tuple(node for node in NODES if node not in (VICTIM, COLLUDER))
 OTHERS = tuple(node for node in NODES if node != VICTIM)
+SECOND_SUM = "the difference of two sums from the same starting model could expose a member"
 FIRST, SECOND, AGAIN = Call(RUN, 1, 1), Call(RUN, 2, 1), Call(RUN, 2, 2)
 
 
@@ -73,16 +74,20 @@ def scene(tmp_path: Path) -> Round:
 def test_honest_clients_that_cannot_remember_sit_the_round_out(loss: str, scene: Round) -> None:
     for node in HONEST:
         LOSSES[loss](scene, node)
-    announced = scene.hostile.cohort(scene.attendances, OTHERS).encode()
     for node in HONEST:
-        client = scene.hostile.clients[node]
+        client, announced = (
+            scene.hostile.clients[node],
+            scene.hostile.announced(SECOND, scene.attendances, OTHERS, node),
+        )
         for call in (SECOND, AGAIN, Call(RUN, 2, 3)):
             with pytest.raises(LedgerLost):
-                client.train(call, scene.last)
+                client.train(call, invitation(NODES, scene.last))
             with pytest.raises(LedgerLost):
                 client.contribute(call, announced)
+            with pytest.raises(LedgerLost):
+                client.release(call, {})
     third = scene.hostile.round(Call(RUN, 3, 1), NODES, scene.sum)
-    assert scene.hostile.clients[VICTIM].evaluate(Call(RUN, 4, 1), third).payload
+    assert scene.hostile.clients[VICTIM].evaluate(Call(RUN, 4, 1), {"aggregate": third}).frames["model"]
 
 
 @pytest.mark.parametrize("loss", ["one byte damaged", "ledger lost", "an old ledger put back"])
@@ -91,19 +96,18 @@ def test_a_made_up_question_first_does_not_help(loss: str, decoy: Call, scene: R
     for node in HONEST:
         LOSSES[loss](scene, node)
         with pytest.raises((LedgerLost, PeerMismatch)):
-            scene.hostile.clients[node].train(decoy, scene.last if decoy.round > 1 else b"")
+            scene.hostile.clients[node].train(decoy, invitation(NODES, scene.last if decoy.round > 1 else b""))
         with pytest.raises(LedgerLost):
-            scene.hostile.clients[node].train(AGAIN, scene.last)
+            scene.hostile.clients[node].train(AGAIN, invitation(NODES, scene.last))
 
 
 @pytest.mark.parametrize("forgetful", HONEST)
-def test_one_that_has_forgotten_all_is_outvoted_by_one_that_has_not(forgetful: int, scene: Round) -> None:
+def test_one_that_has_forgotten_all_is_told_by_one_that_has_not(forgetful: int, scene: Round) -> None:
     scene.put_back(forgetful)
-    announced = scene.hostile.cohort(scene.hostile.train(AGAIN, OTHERS, scene.last), OTHERS).encode()
-    scene.hostile.clients[forgetful].contribute(AGAIN, announced)
-    (other,) = set(HONEST) - {forgetful}
-    with pytest.raises(CohortRefused, match="must not follow one of 4"):
-        scene.hostile.clients[other].contribute(AGAIN, announced)
+    total = scene.hostile.masked(AGAIN, scene.hostile.train(AGAIN, OTHERS, scene.last, invited=NODES), OTHERS)
+    for node in HONEST:
+        with pytest.raises(CohortRefused, match=SECOND_SUM):
+            scene.hostile.clients[node].release(AGAIN, release_of(total))
 
 
 def test_where_all_but_the_victim_have_whole_old_states_put_back_it_is_exposed(tmp_path: Path) -> None:
@@ -123,7 +127,7 @@ def test_where_all_but_the_victim_have_whole_old_states_put_back_it_is_exposed(t
 def test_a_damaged_update_that_waits_costs_the_round_and_opens_nothing(scene: Round) -> None:
     for node in HONEST:
         (scene.hostile.state_folder(node) / PENDING_FILE).write_bytes(b"damaged")
-    announced = scene.hostile.cohort(scene.hostile.train(AGAIN, OTHERS, scene.last), OTHERS).encode()
+    total = scene.hostile.masked(AGAIN, scene.hostile.train(AGAIN, OTHERS, scene.last, invited=NODES), OTHERS)
     for node in HONEST:
-        with pytest.raises(CohortRefused, match="must not follow one of 4"):
-            scene.hostile.clients[node].contribute(AGAIN, announced)
+        with pytest.raises(CohortRefused, match=SECOND_SUM):
+            scene.hostile.clients[node].release(AGAIN, release_of(total))

@@ -44,5 +44,5 @@ def test_clients_that_were_in_the_first_refuse_a_second_from_the_same_weights(tm
     hostile, call = Hostile(tmp_path, PLAN), Call(RUN, 1, 1)
     hostile.round(call, NODES)
     known = hostile.pending(3).state
-    hostile.train(Call(run, 1, 2), OTHERS)
+    hostile.train(Call(run, 1, 2), OTHERS, invited=NODES)
     assert (hostile.pending(3).state == known) == (run == RUN)

@@ -27,9 +27,12 @@ def test_no_model_is_scored_or_left_before_the_last_round_is_over(
         for asked in (1, 2, 3, 4, 5, (1 << 32) - 1):
             for _ in range(3):
                 with pytest.raises(PeerMismatch, match="round: "):
-                    client.evaluate(Call(RUN, asked, 1), last)
+                    client.evaluate(Call(RUN, asked, 1), {"aggregate": last})
         assert left == []
         assert sorted(path.name for path in hostile.state_folder(5).iterdir()) == before
     last = hostile.round(Call(RUN, 3, 1), NODES, last)
-    assert client.evaluate(Call(RUN, 4, 1), last).payload == hostile.clients[3].evaluate(Call(RUN, 4, 1), last).payload
+    frames = {"aggregate": last}
+    assert (
+        client.evaluate(Call(RUN, 4, 1), frames).frames == hostile.clients[3].evaluate(Call(RUN, 4, 1), frames).frames
+    )
     assert left == [out]

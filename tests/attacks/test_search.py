@@ -1,23 +1,25 @@
-"""No schedule of announcements opens sums that expose a client, and the search would find one that did."""
+"""No schedule of attempts opens sums that expose a client, and the search would find one that did."""
 
-from dataclasses import replace
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
 import pytest
 
+from protocol import openings
 from protocol.call import Call
-from protocol.cohort import successor_sizes
-from tests.attacks.search import Memory, Schedule, Step, attack, draw, exposed, play
+from protocol.openings import Opening, require_openable
+from tests.attacks import search
+from tests.attacks.search import Attempt, Schedule, attack, draw, exposed, play
 
-SEEDS = range(1_000)
+SEEDS = range(600)
 RUN, OTHER = bytes(16), bytes([1]) * 16
 STATE, LIKE_IT = bytes(32), bytes([1]) * 32
 WHOLE = frozenset(range(10))
 WITHOUT = WHOLE - {9}
 
 
-def found(seeds: range) -> list[int]:
+def found(seeds: Iterable[int]) -> list[int]:
     """The seeds whose schedules expose somebody."""
     schedules = ((seed, draw(Random(seed))) for seed in seeds)  # noqa: S311
     return [seed for seed, schedule in schedules if attack(schedule, play(schedule))]
@@ -28,28 +30,52 @@ def test_nobody_is_exposed() -> None:
 
 
 def test_many_schedules_open_several_sums_of_one_state() -> None:
-    opened = [play(draw(Random(seed))).by_state for seed in SEEDS[:300]]  # noqa: S311
-    assert sum(max(map(len, sums.values()), default=0) > 1 for sums in opened) > 30
+    opened = [play(draw(Random(seed))).by_state for seed in SEEDS]  # noqa: S311
+    assert sum(max(map(len, sums.values()), default=0) > 1 for sums in opened) > 10
 
 
-def test_the_search_finds_what_clients_without_a_ledger_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Memory, "consent", lambda *_: None)
-    assert len(found(SEEDS[:300])) > 5
+Rule = Callable[..., None]
 
 
-def test_the_search_finds_what_a_constant_of_one_colluder_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
-    def as_for_one(first: int, last: int, minimum: int, colluders: int) -> range:
-        return successor_sizes(first, last, minimum, min(colluders, 1))
+def without_memory(memory: Any, invited: Any, sets: Any, colluders: int) -> None:
+    require_openable((), invited, sets, colluders)
 
-    monkeypatch.setattr("protocol.cohort.successor_sizes", as_for_one)
-    monkeypatch.setattr("tests.attacks.search.successor_sizes", as_for_one)
-    assert found(SEEDS)
+
+def without_a_quorum_of_the_earlier_invited(memory: Any, invited: Any, sets: Any, colluders: int) -> None:
+    require_openable([Opening(invited, one.sets) for one in memory], invited, sets, colluders)
+
+
+@pytest.mark.parametrize(
+    ("rule", "seeds", "many"),
+    [
+        (without_memory, SEEDS, 100),
+        pytest.param(without_a_quorum_of_the_earlier_invited, range(2_000), 0, marks=pytest.mark.slow),
+    ],
+)
+def test_the_search_finds_what_a_weaker_rule_would_give(
+    rule: Rule, seeds: Iterable[int], many: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(openings, "require_openable", rule)
+    assert len(found(seeds)) > many
+
+
+def test_the_search_finds_what_differences_of_one_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openings, "smallest", lambda _: 1)
+    assert len(found(SEEDS)) > 50
+
+
+@pytest.mark.slow
+def test_the_search_finds_what_half_of_the_invited_would_give(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (openings, search):
+        monkeypatch.setattr(module, "threshold", lambda invited, _: invited // 2)
+    assert found(range(2_000))
 
 
 def two(second: Call, state: bytes = STATE, **changes: Any) -> Schedule:
     """The sum of all, and then that of all but node 9."""
-    steps = [Step(Call(RUN, 1, 1), STATE, WHOLE, WHOLE), Step(second, state, WITHOUT, WITHOUT)]
-    return replace(Schedule(1, frozenset(), {}, steps), **changes)
+    first = Attempt(Call(RUN, 1, 1), STATE, WHOLE, WHOLE, WHOLE, ((WHOLE, WHOLE),))
+    again = Attempt(second, state, WHOLE, WITHOUT, WITHOUT, ((WITHOUT, WITHOUT),))
+    return Schedule(1, changes.get("corrupt", frozenset()), changes.get("forgetful", {}), [first, again])
 
 
 SECOND = {
@@ -66,9 +92,9 @@ SECOND = {
 def test_the_sum_without_one_does_not_follow_that_of_all(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
     schedule = SECOND[how]
     opened = play(schedule)
-    assert list(opened.by_state.values()) == [{WHOLE}]
+    assert [len(sums) for sums in opened.by_state.values()] == [1]
     assert attack(schedule, opened) == frozenset()
-    monkeypatch.setattr(Memory, "consent", lambda *_: None)
+    monkeypatch.setattr(openings, "require_openable", without_memory)
     opened = play(schedule)
     if how == "another attempt from another sum of the round before":
         assert len(opened.by_state) == 2

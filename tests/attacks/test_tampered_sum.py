@@ -8,6 +8,7 @@ completed: either is the sum of all that its members gave. Clients that are hand
 round.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
@@ -29,10 +30,11 @@ from tests.edge_client.federation import (
     RUN,
     Federation,
     Played,
-    ciphertext_sum,
     federation,
+    invitation,
     play_round,
     tiny_plan,
+    unmasked,
 )
 from tests.edge_client.tiny import PARAMETERS
 
@@ -44,6 +46,7 @@ VOTE = P.values.slots(VALUES + CHECKS)
 USED = P.slots(VALUES, VALUES)
 COUNT, TAG = VALUES // P.fields, USED - P.tags
 ONE_COUNTED = R ** (VALUES % P.fields)
+REFUSED = re.compile("one whole cohort|no member of the cohort vouches|counts do not fit")
 
 
 @dataclass(frozen=True)
@@ -57,20 +60,25 @@ class Siege:
 
     def honest(self, attempt: int = 2) -> Aggregate:
         """The true sum of an attempt, with its second half in full: an aggregator may send it so to anybody."""
-        return self.summed(self.sent(attempt), decode_aggregate(self.attempts[attempt - 1].aggregate, P))
+        return self.summed(self.sent(attempt), self.head(attempt))
+
+    def head(self, attempt: int = 2) -> Aggregate:
+        """What the clients of an attempt were handed."""
+        return decode_aggregate(self.attempts[attempt - 1].aggregate, P)
 
     def sent(self, attempt: int = 2) -> list[Contribution]:
         """The contributions to an attempt."""
         played = self.attempts[attempt - 1]
         return [
-            decode_contribution(played.sent[member.node].payload, member, P, self.fed.roster)
+            decode_contribution(played.sent[member.node].frames["contribution"], member, 3, P, self.fed.roster)
             for member in played.cohort.members
         ]
 
     def summed(self, sent: Sequence[Contribution], head: Aggregate, **changes: Any) -> Aggregate:
-        """Any of these contributions, any number of times, under this head."""
-        whole = ciphertext_sum(P, [(each.first, each.seeds) for each in sent])
-        return replace(head, first=whole.first, second=whole.second, **changes)
+        """Any of these contributions, any number of times, without the masks of their own, under this head."""
+        played = self.attempts[sent[0].attempt - 1]
+        first, second = unmasked(P, [(each.node, each) for each in sent], played.secrets, sent[0].cohort)
+        return replace(head, first=first, second=second, **changes)
 
     def ask(self, aggregate: Aggregate) -> "list[bytes | PeerError]":
         """What every client answers to a next round that begins with this sum: its attendance, or why it refuses."""
@@ -78,16 +86,15 @@ class Siege:
         for client in self.clients.values():
             answer: bytes | PeerError
             try:
-                answer = client.train(call, data).payload
+                answer = client.train(call, invitation(self.clients, data)).frames["attendance"]
             except PeerError as refusal:
                 answer = refusal
             answers.append(answer)
         return answers
 
     def refused(self, aggregate: Aggregate) -> bool:
-        """Whether every client says that this is not the sum of one whole cohort."""
-        answers = self.ask(aggregate)
-        return all(type(answer) is MalformedMessage and "one whole cohort" in str(answer) for answer in answers)
+        """Whether every client says that this is not the sum that members of its cohort have released."""
+        return all(type(answer) is MalformedMessage and REFUSED.search(str(answer)) for answer in self.ask(aggregate))
 
     def accepted(self, aggregate: Aggregate) -> bool:
         return all(isinstance(answer, bytes) for answer in self.ask(aggregate))
@@ -165,7 +172,7 @@ def test_any_integers_in_any_slots_are_refused(siege: Siege, changes: dict[int, 
 def test_a_multiple_of_the_sum_is_refused_also_where_it_claims_as_many_clients(
     times: int, clients: int, siege: Siege
 ) -> None:
-    """Six clients may take part, so that twice three fit in every lane: blinding, count and votes all hold."""
+    """Six clients may take part, so that twice three fit in every lane: masks, count and votes all hold."""
     sent = siege.sent() * times
     if not sent:
         honest = siege.honest()
@@ -211,7 +218,11 @@ def test_a_sum_that_is_turned_by_a_power_of_x_is_refused(by: int, siege: Siege) 
 @pytest.mark.parametrize("clients", [3, 6])
 @pytest.mark.parametrize("head", [1, 2])
 def test_the_sum_of_two_attempts_is_refused(head: int, clients: int, siege: Siege) -> None:
-    assert siege.refused(siege.summed(siege.sent(1) + siege.sent(2), siege.honest(head), clients=clients))
+    one, other = siege.honest(1), siege.honest(2)
+    first = restore(one.first, P.drop_down) + restore(other.first, P.drop_down)
+    second = (one.second + other.second) % np.uint64(MODULUS)  # type: ignore[operator]
+    added = truncate(first % np.uint64(MODULUS), P.drop_down)
+    assert siege.refused(replace(siege.honest(head), first=added, second=second, clients=clients))
 
 
 @pytest.mark.parametrize("nodes", [(0, 1), (0, 1, 1), (0, 0, 0)])
@@ -246,6 +257,9 @@ def test_the_sum_of_three_is_refused_as_that_of_more(clients: int, siege: Siege)
 def test_clients_that_are_handed_different_whole_sums_do_not_agree(siege: Siege) -> None:
     call = Call(RUN, 2, next(siege.numbers))
     both = [encode_aggregate(siege.honest(attempt), P) for attempt in (1, 2)]
-    answers = [client.train(call, both[i % 2]).payload for i, client in enumerate(siege.clients.values())]
+    answers = [
+        client.train(call, invitation(siege.clients, both[i % 2])).frames["attendance"]
+        for i, client in enumerate(siege.clients.values())
+    ]
     with pytest.raises(AgreementError, match="model"):
         gather_cohort(answers, siege.fed.roster)

@@ -28,11 +28,11 @@ def test_a_client_that_claims_all_samples_counts_for_its_largest_share_and_no_mo
     def boast(values: Vector, votes: Mask, samples: int) -> Update:
         return Update(values + np.float32(0.25), votes, MOST)
 
-    attendances = hostile.train(CALL, [node for node in nodes if node != LIAR])
+    attendances = hostile.train(CALL, [node for node in nodes if node != LIAR], invited=nodes)
     with monkeypatch.context() as patch:
         patch.setattr(edge, "Update", boast)
-        attendances |= hostile.train(CALL, [LIAR])
-    assert decode_attendance(attendances[LIAR], hostile.fed.roster).samples == MOST
+        attendances |= hostile.train(CALL, [LIAR], invited=nodes)
+    assert decode_attendance(attendances[LIAR].frames["attendance"], hostile.fed.roster).samples == MOST
     layout = build_network(hostile.plan, (5,), 4, RUN).layout
     opened = open_sum(hostile.sum_of(CALL, attendances, nodes), RUN, 1, hostile.fed.kits[2], hostile.plan, layout)
     weights = hostile.cohort(attendances, nodes).weights(most)

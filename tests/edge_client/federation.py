@@ -17,19 +17,24 @@ from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.client import Client, Reply
+from edge_client.dealing import Secrets
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
+from edge_client.round import dither_of, quantised
 from edge_client.settings import NodeSettings
+from edge_client.state import load_pending
 from protocol.bits import Words
 from protocol.call import Call
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
+from protocol.grid import Integers
 from protocol.layout import Vector
 from protocol.openings import encode_nodes
+from protocol.pairwise import mask, self_key
 from protocol.parameters import Parameters
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
 from protocol.roster import Roster
-from protocol.wire import SHARE_BYTES, Aggregate, encode_aggregate
+from protocol.wire import Aggregate, Contribution, encode_aggregate
 from tests import factories
 
 RUN: Final = factories.RUN
@@ -134,6 +139,12 @@ class Stage:
         release = release_of(total, terms=True)
         return {node: self.clients[node].release(FIRST, release).frames["consent"] for node in sorted(total.nodes)}
 
+    def integers(self, node: int) -> Integers:
+        """What a node adds to the sum."""
+        pending, plan = load_pending(self.state(node)), self.fed.plan
+        dither = dither_of(plan, FIRST, node, pending.values.size)
+        return quantised(pending, self.cohort(*NODES), node, plan, dither)[0]
+
     def state(self, node: int) -> Path:
         """The folder of a node's state."""
         return self.folder / str(node) / "state"
@@ -177,16 +188,19 @@ def pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:
 
 
 def add_up(
-    fed: Federation, cohort: Cohort, call: Call, trained: Mapping[int, Reply], sent: Mapping[int, bytes]
+    fed: Federation,
+    cohort: Cohort,
+    call: Call,
+    trained: Mapping[int, Reply],
+    sent: Mapping[int, bytes],
+    invited: Iterable[int] | None = None,
 ) -> MaskedSum:
-    """What the aggregator does with the contributions of a cohort: admit and add."""
+    """What the aggregator does with the contributions of a cohort; by default all nodes were invited."""
     admission, total = ContributionAdmission(cohort, call.attempt, fed.plan, fed.roster), CohortSum(cohort, fed.plan)
     for node, data in sent.items():
         total.add(admission.admit(node, data))
     dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
-    size = len(next(iter(dealt.values()))) // SHARE_BYTES
-    invited = next(each for each in (frozenset(fed.kits), cohort.nodes) if len(each) == size)
-    masked = total.masked(call.attempt, invited, dealt)
+    masked = total.masked(call.attempt, frozenset(invited or fed.kits), dealt)
     total.close()
     return masked
 
@@ -230,6 +244,7 @@ class Played:
     sent: Mapping[int, Reply]
     total: MaskedSum
     aggregate: bytes
+    secrets: Mapping[int, Secrets]
 
 
 def play_round(
@@ -267,12 +282,37 @@ def play_round(
         for node, client in here("contribute").items()
     }
     frames = {node: answer.frames["contribution"] for node, answer in sent.items()}
-    total = add_up(fed, cohort, call, trained, frames)
+    total = add_up(fed, cohort, call, trained, frames, clients)
     consents = {
         node: client.release(call, release_of(total, terms=node == min(left))).frames["consent"]
         for node, client in here("release").items()
     }
-    return Played(trained, cohort, sent, total, open_up(fed, total, consents))
+    secrets = {node: load_pending(clients[node]._settings.state).secrets for node in sent}
+    return Played(trained, cohort, sent, total, open_up(fed, total, consents), secrets)
+
+
+def unmasked(
+    parameters: Parameters, parts: Sequence[tuple[int, Contribution]], secrets: Mapping[int, Secrets], digest: bytes
+) -> tuple[Words, Words]:
+    """What contributions add up to without the masks of their own, as an aggregator knows them after the release.
+
+    Args:
+        parameters: The plan's.
+        parts: Nodes and their contributions; one may stand in it several times.
+        secrets: What each node masked it with.
+        digest: Of the cohort that it was masked for.
+    """
+    p, machine = parameters, Seal(parameters)
+    total, size = Summer(machine), parts[0][1].first.size
+    left = np.zeros(size, np.uint64)
+    for node, each in parts:
+        total.add(restore(each.first, p.drop_up), each.seeds)
+        own = mask(size, node, self_key(secrets[node].seed, digest, node), {}, p.plain_modulus)
+        left = (left + own) % np.uint64(p.plain_modulus)
+    total.unmask(left)
+    first, second = total.halves()
+    machine.close()
+    return truncate(first.ravel()[:size], p.drop_down), second
 
 
 def random_vector(seed: int, size: int, scale: float = 1.0) -> Vector:

@@ -63,7 +63,7 @@ def test_the_extreme_plaintexts_decrypt_exactly(fill: str) -> None:
 
 
 def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
-    """The aggregator's sum of many contributions, unblinded and unsigned, and the true one."""
+    """The aggregator's sum of many contributions, unmasked and unsigned, and the true one."""
     p = plan.parameters
     fields: dict[str, Any] = {
         "run": RUN,
@@ -73,19 +73,21 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
         "plan": bytes(32),
         "key": bytes(16),
     }
+    digests = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     members = tuple(
-        Attendance(**fields, attempt=1, node=k, samples=1, model=bytes(32), support=bytes(32), nonce=bytes(16))
-        for k in range(clients)
+        Attendance(**fields, attempt=1, node=k, samples=1, **digests, memory=frozenset()) for k in range(clients)
     )
     parts = [random_slots(k, p.slots(3 * 50 - 2, 0), p.plain_modulus) for k in range(clients)]
-    total = CohortSum(Cohort(members, (b"",) * clients), 1, plan)
+    total = CohortSum(Cohort(members, (b"",) * clients), plan)
     with RoundCipher(p, KEY) as cipher:
         for k, part in enumerate(parts):
             first, seeds = cipher.encrypt(part)
             head: dict[str, Any] = {**fields, "attempt": 1, "node": k, "cohort": bytes(32), "support": bytes(32)}
-            total.add(Contribution(**head, sealed=b"", seeds=seeds, first=first))
-    aggregate = total.aggregate()
+            total.add(Contribution(**head, held=(), seeds=seeds, first=first))
+    masked = total.masked(1, frozenset(), {})
     total.close()
+    unmasked = np.zeros(p.slots(3 * 50 - 2, 0), np.uint64)
+    aggregate = masked.aggregate(unmasked, plan, bytes(32), b"")
     return aggregate, sum_modulo(parts, p.plain_modulus)
 
 

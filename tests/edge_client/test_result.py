@@ -47,10 +47,10 @@ def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
     aggregate = play_round(clients, fed, 1, b"").aggregate
     node, client = next(iter(clients.items()))
     call, out = Call(RUN, 2, 1), tmp_path / "out" / "deep"
-    without = client.evaluate(call, aggregate)
+    without = client.evaluate(call, {"aggregate": aggregate})
     assert started == []
     leaving = Client(replace(client._settings, out=out), plan)
-    assert leaving.evaluate(call, aggregate) == without
+    assert leaving.evaluate(call, {"aggregate": aggregate}) == without
     (export,) = started
     assert export.wait(timeout=60) == 0
     arguments = [str(out / CHECKPOINT_FILE), "--out", str(out), "--model", plan.model]

@@ -12,18 +12,17 @@ from hypothesis import strategies as st
 from edge_client.cipher import RoundCipher
 from edge_client.round import dither_of, open_sum, quantised, tag_key, terms_of
 from protocol.call import Call
-from protocol.ciphertext import Seal, Summer, restore, truncate
+from protocol.ciphertext import truncate
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, MalformedMessage, PeerError, PeerMismatch
 from protocol.grid import Integers, clips
 from protocol.lanes import pack
-from protocol.pairwise import mask, self_key
 from protocol.parameters import CHECKS
 from protocol.support import Support
 from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
 from protocol.wire import Aggregate, decode_contribution, encode_aggregate
-from tests.edge_client.federation import FIRST, NODES, RUN, ciphertext_sum, federation
+from tests.edge_client.federation import FIRST, NODES, RUN, ciphertext_sum, federation, unmasked
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
 
 
@@ -139,20 +138,19 @@ def sum_of(scene: Scene, nodes: tuple[int, ...]) -> Aggregate:
 
     The aggregator and a colluding holder of the cohort secret come as far as this only if the seeds are given away.
     """
-    p, digest = PLAN.parameters, scene.cohort.digest(1)
     members = {member.node: member for member in scene.cohort.members}
-    total, count = Summer(machine := Seal(p)), len(members)
-    left = np.zeros(scene.slots, np.uint64)
-    for node in nodes:
-        read = decode_contribution(scene.contribution(node), members[node], count, p, scene.fed.roster)
-        total.add(restore(read.first, p.drop_up), read.seeds)
-        own = self_key(scene.waiting[node].secrets.seed, digest, node)
-        left = (left + mask(scene.slots, node, own, {}, p.plain_modulus)) % np.uint64(p.plain_modulus)
-    total.unmask(left)
-    first, second = total.halves()
-    machine.close()
-    honest = scene.aggregate()
-    return replace(honest, first=truncate(first.ravel()[: scene.slots], p.drop_down), second=second)
+    read = [
+        (
+            node,
+            decode_contribution(
+                scene.contribution(node), members[node], len(members), PLAN.parameters, scene.fed.roster
+            ),
+        )
+        for node in nodes
+    ]
+    secrets = {node: pending.secrets for node, pending in scene.waiting.items()}
+    first, second = unmasked(PLAN.parameters, read, secrets, scene.cohort.digest(1))
+    return replace(scene.aggregate(), first=first, second=second)
 
 
 ALL = NODES[:4]

@@ -12,8 +12,10 @@ from hypothesis.extra import numpy as hnp
 from protocol.bits import Words
 from protocol.errors import PeerError
 from protocol.grid import Grid
+from protocol.openings import Memory, Opening
 from protocol.parameters import CHECKS, DEGREE, Parameters
-from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate
+from protocol.release import Consent, Release, encode_consent, encode_release
+from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate, signed
 from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
 
 PARAMETERS = Parameters(Grid(16, 5))
@@ -24,6 +26,13 @@ KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))
 ROSTER = KITS[1].roster
 COHORT = cohort(KITS)
 U32 = st.integers(0, (1 << 32) - 1) | st.sampled_from([0, 1, (1 << 32) - 1])
+MEMORY: Memory = frozenset(
+    {
+        Opening(frozenset({1, 2, 3}), frozenset()),
+        Opening(frozenset({1, 2, 3, 0xFFFF_FFFF}), frozenset({frozenset({1, 2, 3})})),
+    }
+)
+"""What a node remembers that has contributed to two attempts and consented to the sum of one."""
 
 
 def announced_by(node: int) -> Attendance:
@@ -38,12 +47,16 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
         round=1,
         attempt=1,
         clients=3,
+        members=4,
+        weight=306,
+        total=501,
         values=7,
         votes=0,
         plan=plan().digest,
         key=ROSTER.key_id(RUN, 1),
         cohort=COHORT.digest(1),
         support=announced_by(1).support,
+        voucher=bytes(range(0x60, 0x80)),
         first=dummy_words(PARAMETERS.slots(7, 0), PARAMETERS.width_down),
         second=second,
         sealed=SEALED,
@@ -51,10 +64,43 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
     return replace(made, **changes)
 
 
-ATTENDANCES = [attend(KITS[1]), attend(KITS[2], votes=7, round=2), attend(KITS[0xFFFF_FFFF], samples=1)]
+def release(**changes: Any) -> Release:
+    """A release of three of the cohort's four."""
+    made = Release(RUN, 1, 1, 4, COHORT.digest(1), terms=True, nodes=frozenset({1, 2, 0xFFFF_FFFF}))
+    return replace(made, **changes)
+
+
+def consent(node: int, **changes: Any) -> Consent:
+    """A node's consent, with shares that count up; it was dealt none by the last member."""
+    made = Consent(
+        run=RUN,
+        round=1,
+        attempt=1,
+        node=node,
+        members=4,
+        cohort=COHORT.digest(1),
+        voucher=bytes(range(0x60, 0x80)),
+        shares=(*(bytes(range(start, start + 32)) for start in (1, 2, 3)), bytes(32)),
+        sealed=SEALED,
+    )
+    return replace(made, **changes)
+
+
+def send_consent(node: int, signer: int | None = None, **changes: Any) -> bytes:
+    """The same, encoded and signed; by another node where one is named."""
+    body = encode_consent(consent(node, **changes))
+    return signed(body, KITS[node if signer is None else signer].sign(body))
+
+
+ATTENDANCES = [
+    attend(KITS[1]),
+    attend(KITS[2], votes=7, round=2),
+    attend(KITS[0xFFFF_FFFF], samples=1),
+    attend(KITS[3], attempt=3, memory=MEMORY),
+]
 CONTRIBUTIONS = [
     contribute(KITS[1], COHORT, PARAMETERS),
-    contribute(KITS[1], COHORT, PARAMETERS, attempt=2, sealed=b""),
+    contribute(KITS[1], COHORT, PARAMETERS, attempt=2, held=(True, False, True, False)),
     contribute(KITS[2], COHORT, PARAMETERS),
     contribute(KITS[1], cohort(KITS, votes=7), PARAMETERS),
 ]
@@ -63,10 +109,23 @@ AGGREGATES = [
     encode_aggregate(made, PARAMETERS)
     for made in (
         aggregate(SEEDS),
-        aggregate((dummy_seeds(1),), clients=1, sealed=b""),
+        aggregate((dummy_seeds(1),), clients=1, weight=1, sealed=b""),
         aggregate(SEEDS, votes=7, first=dummy_words(PARAMETERS.slots(7, 7), PARAMETERS.width_down)),
         aggregate(SEEDS, first=np.zeros(PARAMETERS.slots(7, 0), np.uint64)),
     )
+]
+RELEASES = [
+    encode_release(made)
+    for made in (
+        release(),
+        release(terms=False, nodes=frozenset({1})),
+        release(members=5, nodes=frozenset(range(1, 6))),
+    )
+]
+CONSENTS = [
+    send_consent(1),
+    send_consent(2, sealed=b""),
+    send_consent(3, round=2, members=1, shares=(bytes(range(32)),)),
 ]
 
 

@@ -20,8 +20,8 @@ from protocol.errors import ConfigError, MalformedMessage
 from protocol.grid import Grid
 from protocol.pairwise import keystream
 from protocol.parameters import DEGREE, MODULUS, SEED_BYTES, Parameters
-from protocol.wire import Aggregate
-from tests.factories import RUN, dummy_seeds
+from tests.factories import dummy_seeds
+from tests.protocol.frames import aggregate
 
 PARAMETERS = Parameters(Grid(16, 10))
 KEY_SEED = bytes(range(32))
@@ -47,10 +47,9 @@ def half(*values: int) -> Words:
 
 def opened(first: Words, second: "tuple[tuple[bytes, ...], ...] | Words", clients: int) -> list[int]:
     """What the first ``first.size`` slots of a sum decrypt to."""
-    head = truncate(first, PARAMETERS.drop_down)
-    aggregate = Aggregate(RUN, 1, 1, clients, 1, 0, bytes(32), bytes(16), bytes(32), bytes(32), head, second, b"sealed")
+    total = aggregate(second, clients=clients, first=truncate(first, PARAMETERS.drop_down))
     with RoundCipher(PARAMETERS, KEY_SEED) as cipher:
-        slots: list[int] = cipher.decrypt(aggregate).tolist()
+        slots: list[int] = cipher.decrypt(total).tolist()
     return slots
 
 
@@ -75,6 +74,41 @@ def test_adding_ciphertexts_adds_plaintexts(machine: Seal, clients: int, used: i
     used_first = first.ravel()[:used]
     assert opened(used_first, second, clients) == total.tolist()
     assert opened(used_first, tuple(zip(*seeds, strict=True)), clients) == total.tolist()
+
+
+@given(clients=st.integers(1, 10), used=st.sampled_from([1, 50, DEGREE, DEGREE + 1]), key=st.binary(max_size=31))
+@settings(max_examples=10, deadline=None)
+def test_masks_that_are_taken_from_a_sum_are_gone_from_what_it_decrypts_to(
+    machine: Seal, clients: int, used: int, key: bytes
+) -> None:
+    t = PARAMETERS.plain_modulus
+    slots, masks = (keystream(bytes([which]) + key.ljust(31, b"\0"), used, t) for which in (0, 1))
+    summer, seeds = Summer(machine), []
+    with RoundCipher(PARAMETERS, KEY_SEED) as cipher:
+        for number in range(clients):
+            hidden = (slots + masks) % np.uint64(t) if number == 0 else np.zeros(used, np.uint64)
+            sent, own = cipher.encrypt(hidden)
+            summer.add(restore(sent, PARAMETERS.drop_up), own)
+            seeds.append(own)
+    kept = summer.halves()
+    summer.unmask(masks)
+    first, second = summer.halves()
+    assert second.tolist() == kept[1].tolist()
+    for form in (second, tuple(zip(*seeds, strict=True))):
+        assert opened(first.ravel()[:used], form, clients) == slots.tolist()
+
+
+def test_a_sum_that_was_kept_goes_on_as_if_it_never_stopped(machine: Seal) -> None:
+    one, used = Summer(machine), DEGREE + 1
+    one.add(keystream(KEY_SEED, used, MODULUS), dummy_seeds(2))
+    other = Summer(machine, one.halves())
+    for summer in (one, other):
+        summer.add(keystream(bytes(32), used, MODULUS), dummy_seeds(2)[::-1])
+        summer.unmask(keystream(bytes(32), used, PARAMETERS.plain_modulus))
+    kept, gone_on = one.halves(), other.halves()
+    assert [half.tolist() for half in gone_on] == [half.tolist() for half in kept]
+    with pytest.raises(MalformedMessage, match="1 ciphertexts with 1 seeds do not fit the sum"):
+        other.add(words(1), dummy_seeds(1))
 
 
 @given(st.lists(hnp.arrays(np.uint64, 3, elements=RESIDUES), min_size=1, max_size=4))

@@ -14,6 +14,7 @@ from protocol.errors import (
     PeerError,
     PeerMismatch,
     PruneSealError,
+    ShareError,
     SignatureRefused,
     VerificationError,
 )
@@ -70,6 +71,7 @@ def test_the_codes_never_change() -> None:
         "PeerMismatch": 113,
         "Duplicate": 114,
         "CohortRefused": 115,
+        "ShareError": 118,
         "BundleRefused": 116,
         "VersionRefused": 117,
         "AgreementError": 120,
@@ -97,6 +99,7 @@ def test_the_peers_mistake_can_be_told_from_ours() -> None:
         "PeerMismatch",
         "Duplicate",
         "CohortRefused",
+        "ShareError",
         "BundleRefused",
     }
 
@@ -105,7 +108,7 @@ def test_an_error_carries_its_data() -> None:
     refused, duplicate = SignatureRefused(7, "not on the roster"), Duplicate(7, "attendance")
     mismatch = PeerMismatch("plan", bytes(range(32)), b"\xff" * 32)
     disagreement, parity = AgreementError("model", (3, 5)), ParityError(0.5, 0.001)
-    assert (refused.node, duplicate.node, disagreement.nodes) == (7, 7, (3, 5))
+    assert (refused.node, duplicate.node, disagreement.nodes, ShareError(7).node) == (7, 7, (3, 5), 7)
     assert (mismatch.field, mismatch.ours, mismatch.theirs) == ("plan", bytes(range(32)), b"\xff" * 32)
     assert (disagreement.field, parity.worst, parity.tolerance) == ("model", 0.5, 0.001)
 
@@ -115,6 +118,7 @@ def test_an_error_carries_its_data() -> None:
     [
         (SignatureRefused(7, "not on the roster"), "node 7: not on the roster"),
         (Duplicate(7, "attendance"), "node 7 has already sent its attendance"),
+        (ShareError(7), "node 7 has dealt shares that do not give back what it has signed for"),
         (PeerMismatch("round", 3, 4), "round: ours is 3, the peer's is 4"),
         (
             PeerMismatch("plan", bytes(range(32)), b"\xff" * 32),

@@ -1,6 +1,7 @@
 """``protocol.messages``: our frames and what stands around them in Flower's records, written and read in one place."""
 
 import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -99,6 +100,13 @@ def test_one_foreign_array_spoils_the_record() -> None:
 # --- requests, replies and refusals ----------------------------------------------------------------
 
 RUN = bytes(range(16))
+
+
+def reply(action: Action, told: Mapping[str, Any] | None = None) -> RecordDict:
+    """A reply with all of its frames, and scalars."""
+    return to_reply(action, dict.fromkeys(action.reply, b"frame"), {"loss": 0.5} if told is None else told)
+
+
 numbers = st.integers(1, (1 << 32) - 1)
 metrics = st.fixed_dictionaries(
     {},
@@ -109,31 +117,41 @@ metrics = st.fixed_dictionaries(
 )
 
 
-@given(st.sampled_from(Action), st.binary(min_size=16, max_size=16), numbers, numbers, st.binary(max_size=40))
-def test_from_request_undoes_to_request(action: Action, run: bytes, round_: int, attempt: int, frame: bytes) -> None:
-    call = Call(run, round_, attempt)
-    content = to_request(action, call, frame)
-    assert from_request(action, content) == (call, frame)
+def framed(names: Sequence[str], least: int = 0) -> st.SearchStrategy[dict[str, bytes]]:
+    """Frames of these names, of at least so many bytes."""
+    return st.fixed_dictionaries({name: st.binary(min_size=least, max_size=40) for name in names})
+
+
+@given(st.data(), st.sampled_from(Action), st.binary(min_size=16, max_size=16), numbers, numbers)
+def test_from_request_undoes_to_request_and_leaves_empty_frames_out(
+    data: st.DataObject, action: Action, run: bytes, round_: int, attempt: int
+) -> None:
+    call, frames = Call(run, round_, attempt), data.draw(framed(action.request))
+    content = to_request(action, call, frames)
+    assert from_request(action, content) == (call, {name: frame for name, frame in frames.items() if frame})
     assert call_of(content) == call
 
 
-@given(st.sampled_from(Action), st.binary(min_size=1, max_size=40), metrics)
-def test_from_reply_undoes_to_reply(action: Action, frame: bytes, told: dict[str, float]) -> None:
-    assert from_reply(action, to_reply(action, frame, told)) == (frame, told)
+@given(st.data(), st.sampled_from(Action), metrics)
+def test_from_reply_undoes_to_reply(data: st.DataObject, action: Action, told: dict[str, float]) -> None:
+    frames = data.draw(framed(action.reply, least=1))
+    assert from_reply(action, to_reply(action, frames, told)) == (frames, told)
 
 
-def test_the_records_of_a_round_have_their_names() -> None:
-    call, frames = Call(RUN, 3, 2), dict.fromkeys(Action, b"frame")
-    asked = {action: to_request(action, call, frame) for action, frame in frames.items()}
-    replies = {action: to_reply(action, frame, {"loss": 0.5}) for action, frame in frames.items()}
-    assert {str(action): (*content.array_records,) for action, content in asked.items()} == {
-        "train": ("aggregate",),
-        "train.contribute": ("cohort",),
+def test_the_records_and_frames_of_a_round_have_their_names() -> None:
+    call = Call(RUN, 3, 2)
+    asked = {action: to_request(action, call, dict.fromkeys(action.request, b"frame")) for action in Action}
+    replies = {action: reply(action) for action in Action}
+    assert {str(action): (*content.array_records["frames"],) for action, content in asked.items()} == {
+        "train": ("invited", "aggregate"),
+        "train.contribute": ("cohort", "shares"),
+        "train.release": ("release",),
         "evaluate": ("aggregate",),
     }
-    assert {str(action): (*content.array_records,) for action, content in replies.items()} == {
-        "train": ("attendance",),
+    assert {str(action): (*content.array_records["frames"],) for action, content in replies.items()} == {
+        "train": ("attendance", "shares"),
         "train.contribute": ("contribution",),
+        "train.release": ("consent",),
         "evaluate": ("model",),
     }
     for content in asked.values():
@@ -144,7 +162,7 @@ def test_the_records_of_a_round_have_their_names() -> None:
 
 @pytest.mark.parametrize("changes", [{"run": None}, {"run": "text"}, {"round": 1.5}, {"attempt": None}, {"round": 0}])
 def test_a_request_that_does_not_say_what_it_is_of_is_refused(changes: dict[str, Any]) -> None:
-    content = to_request(Action.TRAIN, Call(RUN, 1, 1), b"frame")
+    content = to_request(Action.TRAIN, Call(RUN, 1, 1), {"invited": b"frame"})
     head: dict[str, Any] = {"run": RUN, "round": 1, "attempt": 1} | changes
     content["call"] = ConfigRecord({key: value for key, value in head.items() if value is not None})
     with pytest.raises(MalformedMessage, match=r"names no run, round and attempt|counted from 1"):
@@ -152,19 +170,48 @@ def test_a_request_that_does_not_say_what_it_is_of_is_refused(changes: dict[str,
 
 
 def test_the_round_of_a_request_is_read_whatever_it_carries() -> None:
-    content = to_request(Action.TRAIN, Call(RUN, 4, 1), b"")
-    content["aggregate"] = ArrayRecord([np.zeros(3, np.float32)])
+    content = to_request(Action.TRAIN, Call(RUN, 4, 1), {})
+    content["frames"] = ArrayRecord([np.zeros(3, np.float32)])
     assert call_of(content) == Call(RUN, 4, 1)
     with pytest.raises(MalformedMessage, match=f"not a {STYPE} frame"):
         from_request(Action.TRAIN, content)
 
 
+def test_a_request_without_frames_is_a_request() -> None:
+    content = to_request(Action.TRAIN, Call(RUN, 1, 1), {})
+    assert from_request(Action.TRAIN, content) == (Call(RUN, 1, 1), {})
+    del content["frames"]
+    assert from_request(Action.TRAIN, content) == (Call(RUN, 1, 1), {})
+
+
+@pytest.mark.parametrize(("action", "missing"), [(action, name) for action in Action for name in action.reply])
+def test_a_reply_without_one_of_its_frames_is_refused(action: Action, missing: str) -> None:
+    lacking = to_reply(action, {**dict.fromkeys(action.reply, b"frame"), missing: b""}, {})
+    with pytest.raises(MalformedMessage, match=f"the reply holds no {missing}"):
+        from_reply(action, lacking)
+    with pytest.raises(MalformedMessage, match=f"the reply holds no {action.reply[0]}"):
+        from_reply(action, RecordDict())
+
+
 @pytest.mark.parametrize("action", Action)
-def test_a_reply_without_its_one_frame_is_refused(action: Action) -> None:
-    two = RecordDict({action.reply: to_record({action.reply: b"x", "more": b"y"})})
-    for content in (RecordDict(), to_reply(action, b"", {}), two):
-        with pytest.raises(MalformedMessage, match=f"the reply holds no {action.reply}"):
-            from_reply(action, content)
+def test_a_frame_that_a_message_does_not_carry_is_refused(action: Action) -> None:
+    """No node can slip in a frame of another message, such as a second aggregate."""
+    asked, replied = to_request(action, Call(RUN, 1, 1), {}), reply(action)
+    known = {name for other in Action for name in (*other.request, *other.reply)} | {"more"}
+    for content, names in ((asked, action.request), (replied, action.reply)):
+        for name in known - set(names):
+            content["frames"] = to_record({**dict.fromkeys(names, b"frame"), name: b"frame"})
+            with pytest.raises(MalformedMessage, match=f"carries an unknown frame '{name}'"):
+                from_request(action, content) if content is asked else from_reply(action, content)
+
+
+def test_the_name_of_an_unknown_frame_is_bounded_and_cleaned() -> None:
+    content = reply(Action.RELEASE)
+    content["frames"] = to_record({"consent": b"frame", "\x1b[2J" * 1000: b"frame"})
+    with pytest.raises(MalformedMessage, match="an unknown frame") as caught:
+        from_reply(Action.RELEASE, content)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -183,13 +230,13 @@ def test_a_reply_without_its_one_frame_is_refused(action: Action) -> None:
     ],
 )
 def test_a_metric_without_a_name_here_or_out_of_its_range_is_left_out(told: dict[str, Any]) -> None:
-    content = to_reply(Action.TRAIN, b"frame", {"clipped": 3, "loss": 0.5, **told})
+    content = reply(Action.CONTRIBUTE, {"clipped": 3, "loss": 0.5, **told})
     kept = {key: value for key, value in (("clipped", 3.0), ("loss", 0.5)) if key not in told}
-    assert from_reply(Action.TRAIN, content) == (b"frame", kept)
+    assert from_reply(Action.CONTRIBUTE, content) == ({"contribution": b"frame"}, kept)
 
 
 def test_sums_of_metrics_stay_finite_whatever_clients_say() -> None:
-    _, largest = from_reply(Action.TRAIN, to_reply(Action.TRAIN, b"frame", {"loss": 1e30}))
+    _, largest = from_reply(Action.TRAIN, reply(Action.TRAIN, {"loss": 1e30}))
     assert math.isfinite(sum(largest["loss"] * 0xFFFF_FFFF for _ in range(1000)))
 
 

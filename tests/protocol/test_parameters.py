@@ -17,8 +17,8 @@ from protocol.errors import HeadroomError
 from protocol.grid import Grid
 from protocol.pairwise import keystream
 from protocol.parameters import CHECKS, COEFFICIENT_BITS, DEGREE, MODULUS, SEED_BYTES, Parameters
-from protocol.wire import Aggregate, contribution_length, decode_aggregate, encode_aggregate
-from tests.factories import RUN
+from protocol.wire import contribution_length, decode_aggregate, encode_aggregate
+from tests.protocol.frames import aggregate
 
 FRESH = 21
 KEY_SEED = bytes(range(32))
@@ -32,7 +32,7 @@ def midpoint(drop: int) -> Fraction:
 
 def largest_error(p: Parameters, drop_up: int, drop_down: int) -> Fraction:
     """The left side of the law, for any number of bits left out."""
-    return p.grid.clients * (FRESH + HALF + midpoint(drop_up)) + midpoint(drop_down)
+    return p.grid.clients * (FRESH + HALF + midpoint(drop_up)) + HALF + midpoint(drop_down)
 
 
 def limit(modulus: int) -> Fraction:
@@ -89,7 +89,7 @@ def test_one_client_too_many_is_refused_when_the_parameters_are_built(bits: int)
     low, high = 1, 1 << 28
     while high - low > 1:
         middle = (low + high) // 2
-        if FRESH * middle + middle * HALF < admitted(Grid(bits, middle).radix):
+        if FRESH * middle + middle * HALF + HALF < admitted(Grid(bits, middle).radix):
             low = middle
         else:
             high = middle
@@ -230,12 +230,13 @@ def test_an_error_beyond_half_a_step_gives_the_neighbour(sign: int) -> None:
 class WorstCohort:
     """A full cohort that is as unlucky as the law allows, in each of its ``used`` coefficients.
 
-    Every fresh error is 21, every plaintext one whose scaling is rounded up by nearly a half, and the bits that stay at
-    home are all zero, the clients' and the sum's.
+    Every fresh error is 21, every plaintext one whose scaling is rounded up by nearly a half, the masks that are taken
+    from the sum one whose scaling is rounded down by as much, and the bits that stay at home are all zero, the clients'
+    and the sum's.
 
     Attributes:
-        plain: The sum of the plaintexts modulo t.
-        first: The sum of the first halves.
+        plain: The sum of the plaintexts modulo t, without the masks.
+        first: The sum of the first halves, without the masks.
         error: The largest error of a coefficient, before the low bits of the sum are left out.
     """
 
@@ -244,7 +245,10 @@ class WorstCohort:
         inverse = pow(self._q, -1, self._t)
         self._choices = [(self._t // 2 + 1 + i) * inverse % self._t for i in range(tries)]
         self._scaled = np.array([-(-self._q * m // self._t) % self._q for m in self._choices], np.uint64)
-        self.plain, self.error = [0] * used, Fraction(0)
+        masks = [(self._t // 2 - i) * inverse % self._t for i in range(tries)]
+        taken, mask = min((scaled, m) for m in masks if (scaled := self._q * m // self._t) % (1 << p.drop_up) == 0)
+        self._taken = np.uint64(taken)
+        self.plain, self.error = [-mask % self._t] * used, Fraction(self._q * mask, self._t) - taken
         summer = Summer(machine)
         self._sum = np.zeros(used, np.uint64)
         for number in range(p.grid.clients):
@@ -252,6 +256,7 @@ class WorstCohort:
             sent = self._send(times_key(expand(machine, seed)), last=number == p.grid.clients - 1)
             self._sum += sent
             summer.add(sent, [seed])
+        summer.unmask(np.full(used, mask, np.uint64))
         self.first = summer.halves()[0][0][:used]
 
     def _send(self, masks: Words, *, last: bool) -> Words:
@@ -260,8 +265,8 @@ class WorstCohort:
         for j in range(self._used):
             fresh = (self._scaled + np.uint64(self._q + FRESH) - masks[j]) % np.uint64(self._q)
             fits = (fresh % np.uint64(1 << self._p.drop_up) == 0) & (fresh < self._q // self._p.grid.clients)
-            if last:  # small summands do not wrap around q, so the sum's low bits are those of the last one's choice
-                fits &= (self._sum[j] + fresh + middle) % np.uint64(1 << self._p.drop_down) == 0
+            if last:  # nothing so small wraps around q, so the sum's low bits are those of the last one's choice
+                fits &= (self._sum[j] + fresh + middle - self._taken) % np.uint64(1 << self._p.drop_down) == 0
             i = int(np.flatnonzero(fits)[0])
             first[j] = fresh[i]
             self.plain[j] = (self.plain[j] + self._choices[i]) % self._t
@@ -285,9 +290,9 @@ def test_the_worst_full_cohort_reaches_the_bound_and_still_decrypts() -> None:
 
     seeds = tuple(bytes([number]) * SEED_BYTES for number in range(p.grid.clients))
     values = (used - p.tags) * p.fields - CHECKS
-    aggregate = Aggregate(RUN, 1, 1, 10, values, 0, bytes(32), bytes(16), bytes(32), bytes(32), head, (seeds,), b"")
+    total = aggregate((seeds,), clients=10, members=10, values=values, first=head)
     with RoundCipher(p, KEY_SEED) as cipher:
-        slots = cipher.decrypt(decode_aggregate(encode_aggregate(aggregate, p), p))
+        slots = cipher.decrypt(decode_aggregate(encode_aggregate(total, p), p))
     assert slots.tolist() == worst.plain
     machine.close()
 

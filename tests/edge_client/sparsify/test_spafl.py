@@ -165,7 +165,7 @@ def test_after_the_run_every_client_has_its_own_model_in_its_state_folder(tmp_pa
     ours = encrypted(plan_of(), tmp_path, 3)
     files = {}
     for node, client in ours.clients.items():
-        answer = client.evaluate(Call(RUN, 4, 1), ours.aggregate)
+        answer = client.evaluate(Call(RUN, 4, 1), {"aggregate": ours.aggregate})
         path = tmp_path / str(node) / "state" / "model.safetensors"
         assert path.stat().st_mode & 0o777 == 0o600
         files[node] = checkpoint.load(path)
