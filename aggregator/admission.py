@@ -3,10 +3,12 @@
 Every refusal is a `PeerError`; the round goes on without the message.
 """
 
+from collections import Counter
+
 from protocol.call import Call
 from protocol.cohort import Cohort
-from protocol.errors import Duplicate, MalformedMessage, PeerMismatch
-from protocol.openings import Nodes, nodes_digest, require_openable
+from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMismatch
+from protocol.openings import Memory, Nodes, nodes_digest, require_openable
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import dealt_digest
@@ -90,6 +92,30 @@ class ContributionAdmission:
         )
         _once(self._seen, node, "contribution")
         return contribution
+
+
+def forbidding(cohort: Cohort, nodes: Nodes, invited: Nodes, colluders: int) -> dict[int, CohortRefused]:
+    """Which members remember what forbids a sum, or what contradicts the memory of more members; and why.
+
+    Clients judge a sum with the memory of all its cohort, so they would refuse it for the word of one that lies.
+
+    Args:
+        cohort: The cohort.
+        nodes: Whose sum it is.
+        invited: Who was invited.
+        colluders: How many clients may work with the aggregator.
+    """
+    told = Counter(opening for member in cohort.members for opening in member.memory)
+    memories = dict.fromkeys(member.memory for member in cohort.members)
+    refused: dict[Memory, CohortRefused] = {}
+    believed: Memory = frozenset()
+    for memory in sorted(memories, key=lambda one: -min((told[opening] for opening in one), default=0)):
+        try:
+            require_openable(believed | memory, invited, (nodes,), colluders)
+            believed |= memory
+        except CohortRefused as error:
+            refused[memory] = error
+    return {member.node: refused[member.memory] for member in cohort.members if member.memory in refused}
 
 
 def _require(fields: tuple[str, ...], ours: tuple[object, ...], theirs: tuple[object, ...]) -> None:

@@ -16,7 +16,7 @@ from statistics import median_low
 
 from flwr.serverapp import Grid
 
-from aggregator.admission import AttendanceAdmission, ContributionAdmission
+from aggregator.admission import AttendanceAdmission, ContributionAdmission, forbidding
 from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Attempt, Journal
@@ -28,7 +28,7 @@ from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from aggregator.tally import Tally
 from protocol.call import Action, Call
 from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import QuorumError, ShareError
+from protocol.errors import PeerError, QuorumError, ShareError
 from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
@@ -176,15 +176,35 @@ class Run:
         if len(total.nodes) < members:
             lost = f"{members - len(total.nodes)} of {members} clients were lost{tally.reasons(tally.recent)}"
             self._tell(tally, lost if enough else f"{lost}; {least} are needed for a sum, so the round starts over")
-        if not enough:
+        if masked is None or not enough:
             return None
-        for node in sorted(node for node, holders in held.items() if holders < least):
-            with Refusals(tally, self._observer, trained[node].source):
-                raise ShareError(node)
-            self._tell(tally, f"node {node} has dealt shares that others cannot use; the round starts over without it")
-            tally.excluded.add(node)
-            masked = None
+        wrong: dict[int, PeerError] = {node: ShareError(node) for node, holders in held.items() if holders < least}
+        wrong |= forbidding(cohort, masked.nodes, invited, self._plan.colluders)
+        if wrong:
+            self._exclude(tally, wrong, trained, invited)
+            return None
         return masked
+
+    def _exclude(
+        self, tally: Tally, wrong: Mapping[int, PeerError], trained: Mapping[int, Answer], invited: Nodes
+    ) -> None:
+        """Name the members with whom no sum can be opened, and leave them out of the round's next attempts.
+
+        Raises:
+            QuorumError: Too few are left.
+        """
+        for node in sorted(wrong):
+            with Refusals(tally, self._observer, trained[node].source):
+                raise wrong[node]
+            tally.excluded.add(node)
+        names = ", ".join(self._roster.nodes[node].name for node in sorted(wrong))
+        least = self._selection.quorum(len(invited))
+        if len(invited - tally.excluded) < least:
+            raise QuorumError(
+                f"round {tally.round}: {wrong[min(wrong)]}. Without {names} too few are left for a sum of at least "
+                f"{least}; resume the run to ask again, or start a new one."
+            )
+        self._tell(tally, f"no sum can be opened with {names}; the round starts over without")
 
     def _add(
         self,

@@ -82,12 +82,8 @@ class MaskedSum:
                 halves=(file["first"], file["second"]),
                 seeds=tuple(tuple(cut[i : i + len(nodes)]) for i in range(0, len(cut), len(nodes))),
             )
-        except (PeerError, ValueError, LookupError, TypeError) as error:
+        except (PeerError, ValueError, LookupError, TypeError, OverflowError) as error:
             raise CheckpointError(f"the sum that waits to be released is damaged: {error}") from error
-
-    def dealt_to(self, node: int) -> bytes:
-        """What the members have dealt one of the invited, in the members' order."""
-        return dealt_to(node, self.cohort, self.invited, self.dealt)
 
     def aggregate(self, masks: Slots, plan: Plan, voucher: bytes, sealed: bytes) -> Aggregate:
         """The sum as a message, without the masks that are left in it.

@@ -22,8 +22,10 @@ from aggregator.journal import (
     read_records,
 )
 from aggregator.status import STATUS_FILE, Status, read_status
+from aggregator.summation import MaskedSum
+from benchmarks.fuzz_frames import VECTORS, dealt_to_the_first, of_frames
 from benchmarks.fuzz_models import of_files, of_serving
-from benchmarks.fuzz_reader import MIB, Reader, from_file
+from benchmarks.fuzz_reader import Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
 from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, load_kit
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
@@ -32,24 +34,13 @@ from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import plan_from_toml, write_client_keys
 from fleet.provisioning.site import read_site
 from protocol.call import Call
-from protocol.cohort import decode_cohort
 from protocol.npz import read_arrays
 from protocol.plan import plan_from_config
 from protocol.roster import OPERATOR_PUBLIC_FILE, load_roster
-from protocol.support import Support, decode_support, encode_support
-from protocol.terms import Terms, decode_terms, encode_terms
-from protocol.wire import (
-    ATTENDANCE_BYTES,
-    SIGNATURE_BYTES,
-    decode_aggregate,
-    decode_attendance,
-    decode_contribution,
-    describe,
-)
+from protocol.wire import SHARE_BYTES
 from tests import factories
 from tests.protocol import frames
 
-_VECTORS: Final = Path(__file__).parents[1] / "tests" / "vectors"
 _OF_TOML: Final = 600
 """What tomllib makes of a dotted name; the operator's own files, and of a bounded length."""
 _OF_JSON: Final = 40
@@ -60,9 +51,6 @@ _OWN_JSON: Final = frozenset(
         *(RECORD_FILE, METRICS_FILE, STATUS_FILE, LEDGER_FILE, "ledger body", ATTEMPT_FILE),
     }
 )
-_SIZE: Final = 4096
-"""Values of the vector that supports and terms are for; what they take is a multiple of it as well."""
-_OF_A_VECTOR: Final = 64 * _SIZE + (1 << 18)
 
 
 def readers(folder: Path) -> list[Reader]:
@@ -71,61 +59,8 @@ def readers(folder: Path) -> list[Reader]:
     Args:
         folder: An empty folder for the files that they read.
     """
-    every = [*_of_frames(), *_of_keys(folder), *_of_runs(folder), *of_files(folder), *of_serving(folder)]
+    every = [*of_frames(), *_of_keys(folder), *_of_runs(folder), *of_files(folder), *of_serving(folder)]
     return [replace(reader, times=_OF_JSON) if reader.name in _OWN_JSON else reader for reader in every]
-
-
-def _vectors(pattern: str, field: str) -> list[bytes]:
-    """The bytes that stand in a field of vectors, at any depth."""
-    found = [json.loads(path.read_text()) for path in sorted(_VECTORS.glob(f"{pattern}.json"))]
-    return [bytes.fromhex(text) for one in found for text in _strings(one, field)]
-
-
-def _strings(value: Any, field: str) -> Iterator[str]:
-    if isinstance(value, list):
-        for one in value:
-            yield from _strings(one, field)
-    elif isinstance(value, dict):
-        for key, one in value.items():
-            if key == field and isinstance(one, str):
-                yield one
-            else:
-                yield from _strings(one, field)
-
-
-# --- frames --------------------------------------------------------------------------------------
-
-
-def _of_frames() -> Iterator[Reader]:
-    roster, parameters, kit = frames.ROSTER, frames.PARAMETERS, frames.KITS[1]
-    every = [*frames.ATTENDANCES, *frames.CONTRIBUTIONS, *frames.AGGREGATES, *_vectors("bad_a*", "encoded")]
-    support = Support(np.arange(0, _SIZE, 7, dtype=np.int64), _SIZE)
-    whole = Support(np.arange(_SIZE, dtype=np.int64), _SIZE)
-    supports = [encode_support(one) for one in (support, whole, Support.of(np.arange(_SIZE) % 2 == 0))]
-    layout = factories.layout(_SIZE - 100, 100)
-    terms = [encode_terms(Terms(one, np.ones(2, np.float32))) for one in (support, whole)]
-
-    def signed(data: bytes) -> bytes:
-        body = data[:-SIGNATURE_BYTES]
-        return body + kit.sign(body)
-
-    def cohort_signed(data: bytes) -> bytes:
-        parts = [data[i : i + ATTENDANCE_BYTES] for i in range(0, len(data), ATTENDANCE_BYTES)]
-        return b"".join(signed(part) if len(part) == ATTENDANCE_BYTES else part for part in parts)
-
-    yield Reader("describe", every, describe)
-    yield Reader("attendance", frames.ATTENDANCES, lambda data: decode_attendance(data, roster), signed)
-    yield Reader("cohort", [frames.COHORT.encode()], lambda data: decode_cohort(data, roster), cohort_signed)
-    yield Reader(
-        "contribution",
-        frames.CONTRIBUTIONS,
-        lambda data: decode_contribution(data, frames.announced_by(1), parameters, roster),
-        signed,
-        slack=MIB,  # words that are spread out together
-    )
-    yield Reader("aggregate", frames.AGGREGATES, lambda data: decode_aggregate(data, parameters), slack=MIB)
-    yield Reader("support", supports, lambda data: decode_support(data, _SIZE), slack=_OF_A_VECTOR)
-    yield Reader("terms", terms, lambda data: decode_terms(data, layout), slack=_OF_A_VECTOR)
 
 
 # --- keys, rosters, plans --------------------------------------------------------------------------
@@ -141,7 +76,7 @@ def _of_keys(folder: Path) -> Iterator[Reader]:
     for name in (COHORT_FILE, SIGN_FILE, BLINDING_FILE, PLAN_FILE, ROSTER_FILE, OPERATOR_PUBLIC_FILE):
         genuine = (kit / name).read_bytes()
         yield Reader(f"kit {name}", [genuine], _restored(kit / name, genuine, lambda: load_kit(kit)))
-    rosters = [path.read_bytes() for path in sorted(_VECTORS.glob("*roster*.json"))]
+    rosters = [path.read_bytes() for path in sorted(VECTORS.glob("*roster*.json"))]
     lone = folder / "roster"
     lone.mkdir()
     (lone / OPERATOR_PUBLIC_FILE).write_text(factories.OPERATOR_PUBLIC)
@@ -202,12 +137,17 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     state, run, plan = folder / "state", folder / "run", factories.plan()
     pending = Pending(
         attendance=frames.ATTENDANCES[0],
+        dealt=bytes(4 * SHARE_BYTES),
+        secrets=factories.secrets(1),
+        invited=frozenset(frames.KITS),
         values=np.ones(7, np.float32),
         votes=np.ones(7, np.bool_),
         step=np.ones(7),
         sealed=factories.SEALED,
         metrics={"loss": 0.5, "clipped": 3},
         state=bytes(32),
+        cohort=frames.ATTENDANCES[0],
+        shares=(bytes(64), None),
     )
     save_pending(state, pending)
     saved = (state / PENDING_FILE).read_bytes()
@@ -218,7 +158,7 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader("pending values", [_npy(arrays["values"])], lambda data: place(_npz(arrays, values=data)))
 
     call = Call(factories.RUN, 2, 1)
-    given = [Sent(factories.RUN, 1, 1, bytes(32), bytes(range(32)), frozenset({1, 2, 300}))]
+    given = [Sent(factories.RUN, 1, 1, bytes(32), bytes(range(32)), frozenset({1, 2, 300}), frozenset({1, 2}))]
     Ledger(state, {call.run: (2, 1)}, given).save()
     kept = (state / LEDGER_FILE).read_bytes()
     ledger = from_file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1))
@@ -232,8 +172,7 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader("ledger body", [outer["body"].encode()], lambda body: ledger(whole(body)))
 
     journal = Journal(run, plan)
-    sources = ((1, 7000), (2, 7001))
-    journal.begin(Attempt(round=2, attempt=3, trained=3, announced=2, cohorts=((1, 2, 300),), sources=sources))
+    journal.begin(Attempt(round=2, attempt=3, invited=(1, 2, 300), announced=True))
     begun = (run / ATTEMPT_FILE).read_bytes()
     yield Reader(ATTEMPT_FILE, [begun], from_file(run / ATTEMPT_FILE, journal.begun))
     record = factories.record(1)
@@ -242,6 +181,7 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     newest = run / "rounds" / "round-000001"
     name = (run / RUN_FILE).read_bytes()
     yield Reader("run.json", [name], _restored(run / RUN_FILE, name, lambda: Journal(run, plan)))
+    yield from _of_a_sum()
     line = (newest / RECORD_FILE).read_bytes()
     yield Reader(RECORD_FILE, [line], _restored(newest / RECORD_FILE, line, journal.last))
     metrics = (run / METRICS_FILE).read_bytes()
@@ -253,6 +193,25 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     federation = Federation(plan="ab" * 32, hosts=("a.example",), port=443, numbers={"a": 0, "b": 1}).to_json()
     yield Reader("federation.json", [federation], lambda data: Federation.parse(data, "it"))
     assert (newest / AGGREGATE_FILE).exists()
+
+
+def _of_a_sum() -> Iterator[Reader]:
+    """A sum that waits to be released, of small halves, as a file and by what it holds."""
+    halves = (np.arange(8, dtype=np.uint64).reshape(1, 8),) * 2
+    nodes, roster = frozenset(frames.KITS), frames.ROSTER
+    made = MaskedSum(1, nodes, frames.COHORT, nodes, dealt_to_the_first(), halves, (factories.dummy_seeds(4),))
+    saved = made.to_bytes()
+    arrays = read_arrays(saved)
+
+    def read(data: bytes) -> object:
+        return MaskedSum.from_bytes(data, roster)
+
+    def of_member(name: str) -> Callable[[bytes], object]:
+        return lambda data: read(_npz(arrays, **{name: data}))
+
+    yield Reader("masked", [saved], read)
+    for name in ("attempt", "nodes", "seeds"):
+        yield Reader(f"masked {name}", [_npy(arrays[name])], of_member(name))
 
 
 def _npy(array: Any) -> bytes:

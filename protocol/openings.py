@@ -71,7 +71,7 @@ def require_openable(memory: Iterable[Opening], invited: Nodes, sets: Collection
     Raises:
         CohortRefused: They must not be opened.
     """
-    now, family = threshold(len(invited), colluders), set(sets)
+    now, opened = threshold(len(invited), colluders), set[Nodes]()
     for opening in memory:
         earlier = threshold(len(opening.invited), colluders)
         if now - len(invited - opening.invited) < earlier:
@@ -80,13 +80,13 @@ def require_openable(memory: Iterable[Opening], invited: Nodes, sets: Collection
                 f"({_named(opening.invited)}) have to be invited again, or the run has to begin from another model"
             )
         if sets:
-            family |= opening.sets
+            opened |= opening.sets
+    family = opened.union(sets)
     for one in family:
         inside = [other for other in family if other < one]
-        if any(one & other and not one <= other and not other <= one for other in family):
-            raise CohortRefused(_advice(one))
-        if 0 < len(one.difference(*inside)) < smallest(colluders):
-            raise CohortRefused(_advice(one))
+        crossing = [other for other in family if one & other and not one <= other and not other <= one]
+        if crossing or 0 < len(one.difference(*inside)) < smallest(colluders):
+            raise CohortRefused(_advice(max(opened & {one, *inside, *crossing} or {one}, key=len)))
 
 
 def _advice(opened: Nodes) -> str:
@@ -158,6 +158,8 @@ def _openings(data: bytes) -> Iterator[Opening]:
         sets = set()
         for _ in range(count):
             one, at = _nodes_at(data, at)
+            if not one <= invited:
+                raise MalformedMessage("a node remembers the sum of some who were not invited")
             sets.add(one)
         yield Opening(invited, frozenset(sets))
 

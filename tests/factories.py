@@ -122,7 +122,7 @@ def attendance(kit: Kit, **changes: Any) -> Attendance:
 
 def secrets(node: int) -> Secrets:
     """What a node masks its contribution with in every test."""
-    return Secrets((b"exch" + struct.pack("<I", node)) * 4, (b"seed" + struct.pack("<I", node)) * 4)
+    return Secrets((struct.pack("<I", node) + b"exch") * 4, (struct.pack("<I", node) + b"seed") * 4)
 
 
 def attend(kit: Kit, **changes: Any) -> bytes:

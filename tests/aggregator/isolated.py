@@ -1,17 +1,18 @@
 """An aggregator on its own: a process that imports the aggregator, runs a whole run and then waits to be looked into.
 
-``python -m tests.aggregator.isolated <socket> <plan> <roster> <state> <nodes>``. It asks its clients, who live in the
+``python -m tests.aggregator.isolated <socket> <plan> <roster> <state> <names>``. It asks its clients, who live in the
 parent process, through the socket, one at a time; at the end it says what it has imported, and waits.
 """
 
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from multiprocessing.connection import Client, Connection
 from pathlib import Path
 from typing import Any
 
 from flwr.app import Context, Message, RecordDict
+from flwr.proto.node_pb2 import NodeInfo
 from flwr.serverapp import Grid
 from flwr.supercore.run import Run
 from flwr.supercore.task_identity import TaskIdentity
@@ -25,8 +26,8 @@ from protocol.messages import from_request, to_reply
 class PipeGrid(Grid):
     """A grid whose nodes are at the other end of a pipe."""
 
-    def __init__(self, parent: "Connection[object, object]", nodes: int) -> None:
-        self._parent, self._nodes = parent, nodes
+    def __init__(self, parent: "Connection[object, object]", names: Sequence[str]) -> None:
+        self._parent, self._names = parent, names
         self._replies: dict[str, Message] = {}
         TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
 
@@ -46,7 +47,10 @@ class PipeGrid(Grid):
         raise NotImplementedError
 
     def get_node_ids(self) -> Iterable[int]:
-        return range(1, 1 + self._nodes)
+        return range(1, 1 + len(self._names))
+
+    def get_nodes(self) -> Iterable[NodeInfo]:
+        return [NodeInfo(node_id=i, name=name) for i, name in enumerate(self._names, start=1)]
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
         ids = []
@@ -66,11 +70,11 @@ class PipeGrid(Grid):
         return Message(to_reply(kind, *reply), reply_to=message)
 
 
-def main(address: str, plan: str, roster: str, state: str, nodes: str) -> None:
+def main(address: str, plan: str, roster: str, state: str, names: str) -> None:
     """A whole run."""
     with Client(address) as parent:
         app = server_app(lambda: AggregatorSettings(Path(roster), Path(state)), log_and_status)
-        app(PipeGrid(parent, int(nodes)), Context(1, 1, {}, RecordDict(), json.loads(plan)))
+        app(PipeGrid(parent, names.split(",")), Context(1, 1, {}, RecordDict(), json.loads(plan)))
         parent.send(sorted(sys.modules))
         parent.recv()
 

@@ -164,18 +164,18 @@ def test_an_unsigned_attendance_is_refused(party: Party) -> None:
 def test_an_attendance_that_another_node_signed_is_refused(party: Party) -> None:
     body = party.attendances[NODE][:-SIGNATURE_BYTES]
     with pytest.raises(SignatureRefused):
-        party.attendance_admission().admit(signed(body, party.clients[OTHER].kit.sign(body)))
+        party.admit(signed(body, party.clients[OTHER].kit.sign(body)))
 
 
 def test_a_node_that_is_not_on_the_roster_cannot_attend(party: Party) -> None:
     with pytest.raises(SignatureRefused, match="not on the roster"):
-        party.attendance_admission().admit(sign_again(party.clients[NODE], party.attendances[NODE], node=STRANGER))
+        party.admit(sign_again(party.clients[NODE], party.attendances[NODE], node=STRANGER))
 
 
 @pytest.mark.parametrize(("field", "value"), [("samples", 0), ("values", 0), ("votes", 25)])
 def test_an_attendance_with_impossible_counts_is_refused(party: Party, field: str, value: int) -> None:
     with pytest.raises(MalformedMessage):
-        party.attendance_admission().admit(sign_again(party.clients[NODE], party.attendances[NODE], **{field: value}))
+        party.admit(sign_again(party.clients[NODE], party.attendances[NODE], **{field: value}))
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aggregator.journal import Journal
 from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, kit_name, provision
-from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, TRAIN, StubClient, small_plan
+from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, RELEASE, TRAIN, StubClient, small_plan
 
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NODES, ROUNDS = 3, 2
 FORBIDDEN = {"torch", "edge_client", "export", "fleet", "onnx", "onnxruntime", "onnxscript", "safetensors"}
+LOOKED_AT = {CONTRIBUTE: "contribution", RELEASE: "consent"}
 CHUNK = 1 << 24
 MAPPING = re.compile(r"([0-9a-f]+)-([0-9a-f]+) r\S+ \S+ \S+ \S+ *(.*)")
 
@@ -51,16 +52,20 @@ def found_in(pid: int, needles: Mapping[str, bytes]) -> set[str]:
 
 @dataclass
 class Observed:
-    """What was seen of an aggregator that has finished its run and still lives."""
+    """What was seen of an aggregator that has finished its run and still lives.
+
+    ``seeds`` are those of the masks that a sum is opened without: by the round's number and the node's.
+    """
 
     modules: list[str] = field(default_factory=list)
     secrets: dict[str, bytes] = field(default_factory=dict)
     public: dict[str, bytes] = field(default_factory=dict)
+    seeds: dict[str, bytes] = field(default_factory=dict)
     found: dict[str, set[str]] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)
 
     def look(self, when: str, pid: int) -> None:
-        self.found[when] = found_in(pid, self.secrets | self.public)
+        self.found[when] = found_in(pid, self.secrets | self.public | self.seeds)
 
 
 def in_both_forms(name: str, value: bytes) -> dict[str, bytes]:
@@ -94,33 +99,40 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
         for peer in kits[: kit.node]:
             seen.secrets |= in_both_forms(f"what {kit.node} and {peer.node} share", kit.pair_secret(peer.node))
     address = str(folder / "socket")
-    arguments = [address, json.dumps(plan.to_config()), folder / "kits" / AGGREGATOR / "roster.json", folder / "run"]
+    roster, names = folder / "kits" / AGGREGATOR / "roster.json", ",".join(map(kit_name, range(NODES)))
+    arguments = [address, json.dumps(plan.to_config()), roster, folder / "run", names]
     with Listener(address) as listener:
         child = subprocess.Popen(
-            [sys.executable, "-m", "tests.aggregator.isolated", *map(str, arguments), str(NODES)],
+            [sys.executable, "-m", "tests.aggregator.isolated", *map(str, arguments)],
             cwd=ROOT,
             stderr=subprocess.PIPE,
             text=True,
         )
         try:
             with listener.accept() as pipe:
-                asked = []
                 while isinstance(request := pipe.recv(), tuple):
-                    kind, node, call, frame = request
-                    asked.append((kind, node))
+                    kind, node, call, frames = request
                     client = clients[node]
-                    answer = {TRAIN: client.train, CONTRIBUTE: client.contribute, EVALUATE: client.evaluate}[kind]
-                    payload, metrics = answer(call, frame)
+                    answer = {
+                        TRAIN: client.train,
+                        CONTRIBUTE: client.contribute,
+                        RELEASE: client.release,
+                        EVALUATE: client.evaluate,
+                    }[kind]
+                    reply, metrics = answer(call, frames)
                     if kind == TRAIN:
                         seed = client.kit.secret.bfv_seed(call.run, call.round)
                         seen.secrets |= in_both_forms(f"the key seed of round {call.round}", seed)
                         assert client.pending is not None
-                        seen.secrets[f"the update of {node} in round {call.round}"] = client.pending.values.tobytes()
+                        made, whose = client.pending.secrets, f"of {node} in round {call.round}"
+                        seen.secrets |= in_both_forms(f"the exchange key {whose}", made.exchange)
+                        seen.secrets[f"the update {whose}"] = client.pending.values.tobytes()
+                        seen.seeds[f"the seed {whose}"] = made.seed
                         seen.public["the run"] = call.run
-                        seen.public[f"the attendance of {node} in round {call.round}"] = payload
-                    if kind == CONTRIBUTE and node == NODES - 1:
-                        seen.look(f"before the last contribution of round {call.round}", child.pid)
-                    pipe.send((payload, metrics))
+                        seen.public[f"the attendance {whose}"] = reply["attendance"]
+                    if kind in LOOKED_AT and node == NODES - 1:
+                        seen.look(f"before the last {LOOKED_AT[kind]} of round {call.round}", child.pid)
+                    pipe.send((reply, metrics))
                 seen.modules = request
                 seen.look("at the end", child.pid)
                 pipe.send("that is all")
@@ -161,10 +173,18 @@ def test_what_is_public_is_found_in_its_memory(observed: Observed) -> None:
 
 
 def test_no_key_and_no_update_is_found_in_its_memory(observed: Observed) -> None:
-    assert len(observed.found) == 1 + ROUNDS
-    assert len(observed.secrets) == 2 + 2 + NODES * 6 + 3 * 2 + ROUNDS * (2 + NODES)
+    assert len(observed.found) == 1 + 2 * ROUNDS
+    assert len(observed.secrets) == 2 + 2 + NODES * 6 + 3 * 2 + ROUNDS * (2 + 3 * NODES)
     for when, found in observed.found.items():
         assert found & set(observed.secrets) == set(), when
+
+
+@pytest.mark.parametrize("number", [1, 2])
+def test_no_seed_of_a_mask_is_in_it_before_a_quorum_has_consented(observed: Observed, number: int) -> None:
+    seeds = {f"the seed of {node} in round {number}" for node in range(NODES)}
+    assert seeds <= set(observed.seeds)
+    for when in LOOKED_AT.values():
+        assert observed.found[f"before the last {when} of round {number}"] & seeds == set()
 
 
 def test_a_secret_would_be_found_if_it_were_there() -> None:

@@ -18,8 +18,8 @@ SCORES = Scores(accuracy=0.5, test_loss=None, kept=7, sparsity=0.25)
 
 def test_the_seconds_of_a_round_add_up_by_phase() -> None:
     seconds = record(1).seconds
-    assert list(seconds.by_phase()) == ["train", "contribute", "add", "other"]
-    assert seconds.total == 3.25
+    assert list(seconds.by_phase()) == ["train", "contribute", "release", "add", "other"]
+    assert seconds.total == 3.75
 
 
 def test_a_record_is_completed_with_scores_and_bytes_and_keeps_what_it_does_not_know() -> None:

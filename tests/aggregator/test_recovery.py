@@ -54,7 +54,8 @@ class Released:
 
     def clear(self) -> Integers:
         """What those in the sum have quantised."""
-        return np.sum([self.stage.integers(node) for node in INSIDE], axis=0)
+        made: Integers = np.sum([self.stage.integers(node) for node in INSIDE], axis=0)
+        return made
 
     def opened(self, recovery: Recovery) -> Integers:
         aggregate = self.total.aggregate(recovery.masks(), self.plan, recovery.voucher, recovery.sealed)
@@ -69,7 +70,7 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Released:
 
 
 @settings(max_examples=10, deadline=None)
-@given(st.permutations(INSIDE))
+@given(order=st.permutations(INSIDE))
 def test_any_quorum_gives_the_clear_sum(order: list[int], released: Released) -> None:
     recovery = released.given(order[:3])
     assert not recovery.complete

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from aggregator.journal import Attempt, Journal
 from aggregator.records import MaskFigures, Record
 from aggregator.summation import MaskedSum
+from protocol.call import Action
 from protocol.errors import CheckpointError, LedgerLost, QuorumError
 from protocol.files import replace_file
 from protocol.messages import to_error
@@ -168,7 +169,7 @@ def kill_at_write(patch: pytest.MonkeyPatch, at: int, after: bool) -> None:
 @pytest.mark.parametrize("lost", [None, TRAIN, CONTRIBUTE, RELEASE])
 @pytest.mark.parametrize("at", range(1, 12))
 def test_a_run_that_is_killed_at_any_write_asks_nothing_that_clients_refuse(
-    scene: MakeScene, monkeypatch: pytest.MonkeyPatch, at: int, lost: str | None, after: bool
+    scene: MakeScene, monkeypatch: pytest.MonkeyPatch, at: int, lost: Action | None, after: bool
 ) -> None:
     """Also where a client is lost at one of the messages and never comes back: a refusal would end this test."""
     broken = scene(4, rounds=2)

@@ -93,7 +93,7 @@ def test_every_line_of_the_log_is_json_with_the_run_and_the_round(scene: Scene) 
 
 
 def test_a_run_that_fails_keeps_what_to_do_and_counts_on_when_it_is_resumed(scene: Scene) -> None:
-    scene.grid.when(CONTRIBUTE, sends(lambda ask, frame: frame[:-1]), 5, round=2)
+    scene.grid.when(CONTRIBUTE, sends(lambda ask, frame: frame[:-1]), 3, 5, round=2)
     with pytest.raises(QuorumError):
         run(scene)
     status = known(scene.folder)

@@ -1,6 +1,7 @@
-"""``protocol.pairwise``: blinding that cancels in exactly one sum."""
+"""``protocol.pairwise``: masks, of which those of pairs cancel in exactly one sum."""
 
 import struct
+from collections.abc import Collection, Iterable
 
 import numpy as np
 import pytest
@@ -10,8 +11,8 @@ from hypothesis import strategies as st
 
 from protocol import pairwise
 from protocol.lanes import Slots
-from protocol.pairwise import blind, keystream, pair_key
-from tests.factories import blinding_key, kits, plan
+from protocol.pairwise import keystream, mask, pair_key, self_key
+from tests.factories import secrets
 
 MODULI = st.integers(1, (1 << 59) - 1) | st.sampled_from([1, 2, 3, 1 << 58, (1 << 59) - 1])
 KEYS = st.binary(min_size=32, max_size=32)
@@ -31,7 +32,7 @@ def naive(key: bytes, count: int, modulus: int) -> list[int]:
 
 @st.composite
 def federations(draw: st.DrawFn) -> tuple[int, dict[int, Slots], dict[int, Slots]]:
-    """A modulus, the slots of each node, and the same slots blinded for the cohort of all of them."""
+    """A modulus, the slots of each node, and the same slots masked for the cohort of all of them."""
     modulus = draw(MODULI)
     nodes = draw(st.lists(st.integers(0, (1 << 32) - 1), min_size=2, max_size=6, unique=True))
     size = draw(st.integers(0, 5))
@@ -39,10 +40,14 @@ def federations(draw: st.DrawFn) -> tuple[int, dict[int, Slots], dict[int, Slots
         node: np.array(draw(st.lists(st.integers(0, modulus - 1), min_size=size, max_size=size)), np.uint64)
         for node in nodes
     }
-    return modulus, plain, {node: blind(plain[node], node, keys_of(node, nodes), modulus) for node in nodes}
+    masked = {
+        node: (plain[node] + mask(size, node, own_key(node), keys_of(node, nodes), modulus)) % np.uint64(modulus)
+        for node in nodes
+    }
+    return modulus, plain, masked
 
 
-def keys_of(node: int, nodes: list[int], cohort: bytes = COHORT) -> dict[int, bytes]:
+def keys_of(node: int, nodes: Collection[int], cohort: bytes = COHORT) -> dict[int, bytes]:
     """The keys that a node shares with the others; the secret of a pair is made of its numbers."""
     return {
         peer: pair_key(struct.pack("<II", *sorted((node, peer))) * 4, cohort, (node, peer))
@@ -51,15 +56,42 @@ def keys_of(node: int, nodes: list[int], cohort: bytes = COHORT) -> dict[int, by
     }
 
 
-def add(parts: list[Slots], modulus: int) -> list[int]:
+def own_key(node: int, cohort: bytes = COHORT) -> bytes:
+    """The key of a node's own mask; its seed is made of its number."""
+    return self_key(struct.pack("<I", node) * 8, cohort, node)
+
+
+def add(parts: Iterable[Slots], modulus: int) -> list[int]:
     return [sum(column) % modulus for column in zip(*(part.tolist() for part in parts), strict=True)]
 
 
+def less(slots: list[int], masks: Iterable[Slots], modulus: int) -> list[int]:
+    """Slots without some masks."""
+    return [(slot - taken) % modulus for slot, taken in zip(slots, add(masks, modulus), strict=True)]
+
+
 @given(federations())
-def test_the_blinding_cancels_in_the_sum_over_the_cohort(case: tuple[int, dict[int, Slots], dict[int, Slots]]) -> None:
-    modulus, plain, blinded = case
-    assert add(list(blinded.values()), modulus) == add(list(plain.values()), modulus)
-    assert all((slots < modulus).all() and slots.dtype == np.uint64 for slots in blinded.values())
+def test_in_the_sum_over_the_cohort_only_each_members_own_mask_is_left(
+    case: tuple[int, dict[int, Slots], dict[int, Slots]],
+) -> None:
+    modulus, plain, masked = case
+    own = [keystream(own_key(node), plain[node].size, modulus) for node in plain]
+    assert less(add(masked.values(), modulus), own, modulus) == add(plain.values(), modulus)
+
+
+@given(federations(), st.data())
+def test_of_lost_members_what_is_left_is_the_mask_of_the_others_for_the_pairs_with_them(
+    case: tuple[int, dict[int, Slots], dict[int, Slots]], data: st.DataObject
+) -> None:
+    modulus, plain, masked = case
+    nodes = list(plain)
+    present = data.draw(st.lists(st.sampled_from(nodes), min_size=1, unique=True))
+    left = [
+        mask(plain[node].size, node, own_key(node), keys_of(node, set(nodes) - set(present) | {node}), modulus)
+        for node in present
+    ]
+    total = add([masked[node] for node in present], modulus)
+    assert less(total, left, modulus) == add([plain[node] for node in present], modulus)
 
 
 @pytest.mark.slow
@@ -67,12 +99,14 @@ def test_the_blinding_cancels_in_the_sum_over_the_cohort(case: tuple[int, dict[i
 def test_in_the_sum_over_a_subset_the_stream_of_every_open_pair_is_left(
     case: tuple[int, dict[int, Slots], dict[int, Slots]], data: st.DataObject
 ) -> None:
-    modulus, plain, blinded = case
+    modulus, plain, masked = case
     nodes = list(plain)
     present = data.draw(st.lists(st.sampled_from(nodes), min_size=1, max_size=len(nodes) - 1, unique=True))
-    left = add([blinded[node] for node in present], modulus)
+    left = add([masked[node] for node in present], modulus)
     expected = add([plain[node] for node in present], modulus)
     for node in present:
+        own = naive(own_key(node), len(expected), modulus)
+        expected = [(value + s) % modulus for value, s in zip(expected, own, strict=True)]
         for absent in set(nodes) - set(present):
             stream = naive(keys_of(node, nodes)[absent], len(expected), modulus)
             sign = 1 if node < absent else -1
@@ -81,72 +115,68 @@ def test_in_the_sum_over_a_subset_the_stream_of_every_open_pair_is_left(
 
 
 @pytest.mark.parametrize("modulus", [65_557**3, (1 << 59) - 1, (1 << 60) - 1])
-@pytest.mark.parametrize("clients", [2, 8, 9, 10, 17, 18, 40])
-def test_the_blinding_of_many_pairs_and_a_large_modulus_is_added_exactly(clients: int, modulus: int) -> None:
-    nodes, top = list(range(clients)), np.full(3, modulus - 1, np.uint64)
-    for node in (0, clients // 2, clients - 1):
-        expected = [modulus - 1] * 3
+@pytest.mark.parametrize("clients", [1, 2, 8, 9, 10, 17, 18, 40])
+def test_the_masks_of_many_pairs_and_a_large_modulus_are_added_exactly(clients: int, modulus: int) -> None:
+    nodes = list(range(clients))
+    for node in {0, clients // 2, clients - 1}:
+        expected = naive(own_key(node), 3, modulus)
         for peer, key in keys_of(node, nodes).items():
             sign = 1 if node < peer else -1
             expected = [(x + sign * s) % modulus for x, s in zip(expected, naive(key, 3, modulus), strict=True)]
-        assert blind(top, node, keys_of(node, nodes), modulus).tolist() == expected
-    blinded = [blind(top, node, keys_of(node, nodes), modulus) for node in nodes]
-    assert add(blinded, modulus) == [-clients % modulus] * 3
+        made = mask(3, node, own_key(node), keys_of(node, nodes), modulus)
+        assert made.tolist() == expected
+        assert made.dtype == np.uint64
 
 
-@pytest.mark.parametrize("clients", [2, 9, 10, 17, 18, 33])
+@pytest.mark.parametrize("clients", [2, 8, 9, 10, 17, 18, 33])
 def test_no_stream_is_large_enough_to_leave_a_word(clients: int, monkeypatch: pytest.MonkeyPatch) -> None:
     t = (1 << 60) - 1
     for value, node in ((t - 1, 0), (0, clients - 1)):  # the lowest adds t - 1, the highest subtracts 0
         monkeypatch.setattr(pairwise, "keystream", lambda key, count, modulus, v=value: np.full(count, v, np.uint64))
         peers = {peer: bytes(32) for peer in range(clients) if peer != node}
         sign = 1 if node == 0 else -1
-        assert (
-            blind(np.full(2, t - 1, np.uint64), node, peers, t).tolist()
-            == [(t - 1 + sign * value * (clients - 1)) % t] * 2
-        )
+        assert mask(2, node, bytes(32), peers, t).tolist() == [value * (1 + sign * (clients - 1)) % t] * 2
 
 
 @given(st.integers(2, 5), st.integers(1, 4))
-def test_a_multiple_of_one_member_keeps_a_multiple_of_its_blinding(factor: int, member: int) -> None:
-    modulus, nodes, zeros = (1 << 59) - 1, [1, 2, 3, 4], np.zeros(3, np.uint64)
-    blinded = blind(zeros, member, keys_of(member, nodes), modulus)
-    multiple = add([blinded] * factor, modulus)
-    assert multiple == [factor * value % modulus for value in blinded.tolist()]
+def test_a_multiple_of_one_member_keeps_a_multiple_of_its_mask(factor: int, member: int) -> None:
+    modulus, nodes = (1 << 59) - 1, [1, 2, 3, 4]
+    masked = mask(3, member, own_key(member), keys_of(member, nodes), modulus)
+    multiple = add([masked] * factor, modulus)
+    assert multiple == [factor * value % modulus for value in masked.tolist()]
     assert 0 not in multiple
 
 
-def test_another_announced_cohort_has_other_blinding() -> None:
-    nodes, zeros = [1, 2, 3], np.zeros(4, np.uint64)
-    one = blind(zeros, 1, keys_of(1, nodes, COHORT), 1 << 50)
-    other = blind(zeros, 1, keys_of(1, nodes, COHORT[::-1]), 1 << 50)
-    assert not set(one.tolist()) & set(other.tolist())
+def test_another_announced_cohort_has_other_masks() -> None:
+    nodes, other_cohort = [1, 2, 3], COHORT[::-1]
+    one = mask(4, 1, own_key(1), keys_of(1, nodes), 1 << 50)
+    own = mask(4, 1, own_key(1, other_cohort), keys_of(1, nodes), 1 << 50)
+    pairs = mask(4, 1, own_key(1), keys_of(1, nodes, other_cohort), 1 << 50)
+    assert len({*one.tolist(), *own.tolist(), *pairs.tolist()}) == 12
 
 
-def test_a_member_alone_is_not_blinded() -> None:
-    slots = np.array([5, 6], np.uint64)
-    assert blind(slots, 1, {}, 7).tolist() == [5, 6]
-
-
-def test_blinding_leaves_the_clients_own_slots_as_they_were() -> None:
-    slots = np.array([5, 6], np.uint64)
-    blind(slots, 1, keys_of(1, [1, 2]), 7)
-    assert slots.tolist() == [5, 6]
+def test_a_member_without_pairs_is_masked_by_its_own_stream() -> None:
+    assert mask(5, 1, own_key(1), {}, 1 << 50).tolist() == keystream(own_key(1), 5, 1 << 50).tolist()
 
 
 def test_of_the_two_ends_the_lower_number_adds_and_the_higher_subtracts() -> None:
-    key, zeros = bytes(range(32)), np.zeros(3, np.uint64)
-    stream = keystream(key, 3, 1000)
-    assert blind(zeros, 4, {9: key}, 1000).tolist() == stream.tolist()
-    assert blind(zeros, 9, {4: key}, 1000).tolist() == [(1000 - s) % 1000 for s in stream.tolist()]
+    key, own = bytes(range(32)), own_key(4)
+    stream, bare = (keystream(each, 3, 1000).tolist() for each in (key, own))
+    assert mask(3, 4, own, {9: key}, 1000).tolist() == [(b + s) % 1000 for b, s in zip(bare, stream, strict=True)]
+    assert mask(3, 9, own, {4: key}, 1000).tolist() == [(b - s) % 1000 for b, s in zip(bare, stream, strict=True)]
 
 
 # --- keys --------------------------------------------------------------------------------------
 
 
 def test_both_ends_of_a_pair_derive_the_same_key_and_no_other_pair_does() -> None:
-    members = kits(plan(), (2, 300, 70_000))
-    keys = {(a, b): pair_key(members[a].pair_secret(b), COHORT, (a, b)) for a in members for b in members if a != b}
+    members = {node: secrets(node) for node in (2, 300, 70_000)}
+    keys = {
+        (a, b): pair_key(members[a].shared(members[b].public), COHORT, (a, b))
+        for a in members
+        for b in members
+        if a != b
+    }
     assert all(keys[a, b] == keys[b, a] for a, b in keys)
     assert len(set(keys.values())) == 3
     assert {len(key) for key in keys.values()} == {32}
@@ -163,9 +193,16 @@ def test_the_key_depends_on_the_secret_the_cohort_and_the_pair(
     assert key != pair_key(secret, cohort, (nodes[0] ^ 1, nodes[1]))
 
 
-def test_the_secret_of_a_pair_is_x25519() -> None:
-    members = kits(plan(), (2, 3))
-    assert members[2].pair_secret(3) == blinding_key(3).exchange(blinding_key(2).public_key())
+@given(KEYS, KEYS, st.integers(0, (1 << 32) - 1))
+def test_the_key_of_a_nodes_own_mask_depends_on_the_seed_the_cohort_and_the_node(
+    seed: bytes, cohort: bytes, node: int
+) -> None:
+    key = self_key(seed, cohort, node)
+    assert len(key) == 32
+    assert key != self_key(bytes([seed[0] ^ 1]) + seed[1:], cohort, node)
+    assert key != self_key(seed, bytes([cohort[0] ^ 1]) + cohort[1:], node)
+    assert key != self_key(seed, cohort, node ^ 1)
+    assert key != pair_key(seed, cohort, (node, node))
 
 
 # --- the stream --------------------------------------------------------------------------------

@@ -8,59 +8,87 @@ import pytest
 
 from protocol import VERSION, wire
 from protocol.errors import MalformedMessage, VersionRefused
+from protocol.openings import encode_memory
 from protocol.parameters import SEED_BYTES
+from protocol.release import decode_consent, decode_release
 from protocol.wire import (
     AGGREGATE,
     ATTENDANCE,
     ATTENDANCE_BYTES,
+    CONSENT,
     CONTRIBUTION,
+    RELEASE,
+    SHARE_BYTES,
     Attendance,
+    announced_sizes,
     decode_aggregate,
     decode_attendance,
     decode_contribution,
     describe,
     kind_of,
 )
-from tests.factories import RUN, SEALED, attend, attendance, contribution
+from tests.factories import RUN, SEALED, attend, attendance, contribution, secrets
 from tests.protocol.frames import (
     AGGREGATES,
     ATTENDANCES,
     COHORT,
+    CONSENTS,
     CONTRIBUTIONS,
     KITS,
+    MEMORY,
     PARAMETERS,
+    RELEASES,
     ROSTER,
     SEEDS,
     aggregate,
     announced_by,
+    consent,
+    release,
 )
 
 
 def test_the_fields_stand_where_the_tables_of_the_readme_say() -> None:
-    made = attendance(KITS[1], votes=7)
-    frame = attend(KITS[1], votes=7)
+    made, memory = attendance(KITS[1], votes=7, memory=MEMORY), encode_memory(MEMORY)
+    frame = attend(KITS[1], votes=7, memory=MEMORY)
     assert frame[:24] == b"PRSL\x02\x01\0\0" + made.run
     assert struct.unpack("<6I", frame[24:48]) == (made.round, made.attempt, made.node, made.samples, 7, 7)
     assert (frame[48:80], frame[80:96], frame[96:128]) == (made.plan, made.key, made.model)
-    assert (frame[128:160], frame[160:176], len(frame)) == (made.support, made.nonce, 176 + 64)
+    assert (frame[128:160], frame[160:192]) == (made.support, made.invited)
+    assert (frame[192:224], frame[224:256], frame[256:288]) == (made.exchange, made.seed, made.dealt)
+    assert (frame[288:292], frame[292:-64]) == (struct.pack("<I", len(memory)), memory)
+    assert (len(frame), len(ATTENDANCES[0])) == (292 + len(memory) + 64, ATTENDANCE_BYTES) == (len(frame), 356)
     sent, frame = contribution(KITS[1], COHORT, PARAMETERS), CONTRIBUTIONS[0]
     assert frame[:24] == b"PRSL\x02\x02\0\0" + sent.run
-    assert struct.unpack("<6I", frame[24:48]) == (sent.round, 1, sent.node, 7, 0, len(SEALED))
-    assert (frame[48:80], frame[80:96]) == (sent.plan, sent.key)
-    assert (frame[96:128], frame[128:160], frame[160:224]) == (sent.cohort, sent.support, sent.seeds[0])
-    assert frame[-64 - len(SEALED) : -64] == SEALED
+    assert struct.unpack("<5I", frame[24:44]) == (sent.round, 1, sent.node, 7, 0)
+    assert (frame[44:76], frame[76:92]) == (sent.plan, sent.key)
+    assert (frame[92:124], frame[124:156]) == (sent.cohort, sent.support)
+    assert (frame[156:157], CONTRIBUTIONS[1][156:157], frame[157:221]) == (b"\x0f", b"\x05", sent.seeds[0])
+    assert len(frame) == 221 + -(-sent.first.size * PARAMETERS.width_up // 8) + 64
     summed, frame = aggregate(SEEDS), AGGREGATES[0]
     assert frame[:24] == b"PRSL\x02\x03\0\0" + summed.run
-    assert struct.unpack("<7I", frame[24:52]) == (summed.round, 1, 3, 7, 0, len(SEALED), 1)
-    assert (frame[52:84], frame[84:100]) == (summed.plan, summed.key)
-    assert (frame[100:132], frame[132:164]) == (summed.cohort, summed.support)
+    assert struct.unpack("<8I2Q", frame[24:72]) == (summed.round, 1, 3, 4, 7, 0, len(SEALED), 1, 306, 501)
+    assert (frame[72:104], frame[104:120]) == (summed.plan, summed.key)
+    assert (frame[120:152], frame[152:184], frame[184:216]) == (summed.cohort, summed.support, summed.voucher)
     assert frame[-3 * SEED_BYTES - len(SEALED) :] == b"".join(SEEDS[0]) + SEALED
+    asked, frame = release(), RELEASES[0]
+    assert frame[:24] == b"PRSL\x02\x04\0\0" + asked.run
+    assert (frame[24:36], frame[36:68]) == (struct.pack("<3I", asked.round, 1, 4), asked.cohort)
+    assert frame[68:] == struct.pack("<5I", 1, 3, 1, 2, 0xFFFF_FFFF)
+    answered, frame = consent(1), CONSENTS[0]
+    assert frame[:24] == b"PRSL\x02\x05\0\0" + answered.run
+    assert struct.unpack("<4I", frame[24:40]) == (answered.round, 1, 1, 4)
+    assert (frame[40:72], frame[72:104]) == (answered.cohort, answered.voucher)
+    assert frame[104:-64] == struct.pack("<I", len(SEALED)) + b"".join(answered.shares) + SEALED
+    assert SHARE_BYTES == 112
 
 
 DECODERS: list[tuple[bytes, Callable[[bytes], object]]] = [
     (ATTENDANCES[0], lambda data: decode_attendance(data, ROSTER)),
-    (CONTRIBUTIONS[0], lambda data: decode_contribution(data, announced_by(1), PARAMETERS, ROSTER)),
+    (CONTRIBUTIONS[0], lambda data: decode_contribution(data, announced_by(1), 4, PARAMETERS, ROSTER)),
     (AGGREGATES[0], lambda data: decode_aggregate(data, PARAMETERS)),
+    (AGGREGATES[0], announced_sizes),
+    (RELEASES[0], decode_release),
+    (CONSENTS[0], lambda data: decode_consent(data, ROSTER)),
     (AGGREGATES[0], describe),
 ]
 
@@ -72,7 +100,7 @@ def test_another_magic_version_kind_or_reserved_field_is_refused(
     for prefix in (
         b"PRSM\x02\x01\0\0",
         b"PRSL\x02\x00\0\0",
-        b"PRSL\x02\x04\0\0",
+        b"PRSL\x02\x06\0\0",
         b"PRSL\x02\x01\1\0",
         b"PRSL\x02\x01\0\1",
     ):
@@ -83,16 +111,16 @@ def test_another_magic_version_kind_or_reserved_field_is_refused(
             decode(b"PRSL" + bytes([version]) + frame[5:])
 
 
-@pytest.mark.parametrize("kind", [0, 1, 4, 255])
+@pytest.mark.parametrize("kind", [0, 1, 6, 255])
 def test_another_version_is_named_before_its_kind_is_judged(kind: int) -> None:
     with pytest.raises(VersionRefused) as caught:
         kind_of(b"PRSL\x03" + bytes([kind]) + b"\1\0")
     assert caught.value.theirs == 3
 
 
-@pytest.mark.parametrize(("frame", "decode"), DECODERS[:3])
+@pytest.mark.parametrize(("frame", "decode"), DECODERS[:-1])
 def test_a_message_of_another_kind_is_refused(frame: bytes, decode: Callable[[bytes], object]) -> None:
-    for kind in {ATTENDANCE, CONTRIBUTION, AGGREGATE} - {frame[5]}:
+    for kind in {ATTENDANCE, CONTRIBUTION, AGGREGATE, RELEASE, CONSENT} - {frame[5]}:
         with pytest.raises(MalformedMessage, match="another kind was expected"):
             decode(frame[:5] + bytes([kind]) + frame[6:])
 
@@ -103,7 +131,7 @@ def test_a_message_that_ends_within_its_head_is_refused(frame: bytes, decode: Ca
         with pytest.raises(MalformedMessage, match=f"{length} bytes are not a message"):
             decode(frame[:length])
     with pytest.raises(MalformedMessage, match="ends within its head"):
-        decode(frame[:100])
+        decode(frame[:75])
 
 
 def test_a_message_that_is_too_long_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,8 +153,14 @@ def test_anybody_can_describe_a_message() -> None:
         "samples": 101,
         "values": 7,
     }
-    assert (shown["run"], shown["nonce"]) == (RUN.hex(), "01000000" * 4)
-    assert set(shown) == {f.name for f in fields(Attendance)} | {"kind", "version", "bytes"}
+    assert (shown["run"], shown["exchange"]) == (RUN.hex(), secrets(1).public.hex())
+    assert set(shown) == {f.name for f in fields(Attendance)} - {"memory"} | {
+        "kind",
+        "version",
+        "bytes",
+        "memory_bytes",
+    }
+    assert (shown["memory_bytes"], describe(ATTENDANCES[3])["memory_bytes"]) == (0, len(encode_memory(MEMORY)))
 
 
 @pytest.mark.parametrize(
@@ -134,14 +168,31 @@ def test_anybody_can_describe_a_message() -> None:
     [
         (CONTRIBUTIONS[0], "contribution", contribution(KITS[1], COHORT, PARAMETERS)),
         (AGGREGATES[0], "aggregate", aggregate(SEEDS)),
+        (CONSENTS[0], "consent", consent(1)),
     ],
 )
 def test_a_description_names_each_field_by_its_own_name(frame: bytes, kind: str, made: object) -> None:
     shown = describe(frame)
-    assert (shown["kind"], shown["bytes"], shown["sealed_bytes"]) == (kind, len(frame), len(SEALED))
+    assert (shown["kind"], shown["bytes"]) == (kind, len(frame))
     named = {name: getattr(made, name) for name in shown if hasattr(made, name)}
     assert {name: shown[name] for name in named} == {
         name: value.hex() if isinstance(value, bytes) else value for name, value in named.items()
     }
-    assert len(named) >= 10
+    assert set(shown) - set(named) <= {"kind", "version", "bytes", "by_seeds", "sealed_bytes"}
     assert shown.get("by_seeds", 1) == 1
+    assert shown.get("sealed_bytes", len(SEALED)) == len(SEALED)
+
+
+def test_a_release_is_described_with_how_many_it_names() -> None:
+    assert describe(RELEASES[0]) == {
+        "kind": "release",
+        "version": VERSION,
+        "bytes": len(RELEASES[0]),
+        "run": RUN.hex(),
+        "round": 1,
+        "attempt": 1,
+        "members": 4,
+        "cohort": COHORT.digest(1).hex(),
+        "terms": 1,
+        "nodes": 3,
+    }

@@ -30,7 +30,8 @@ SUMMED = encode_aggregate(aggregate(dummy_words(DEGREE, 60).reshape(1, DEGREE)),
 @st.composite
 def aggregates(draw: st.DrawFn) -> Aggregate:
     values = draw(st.integers(1, 100) | st.integers(FULL - 1, FULL + 1))
-    votes, clients = draw(st.sampled_from([0, values])), draw(st.integers(1, 5))
+    votes, members = draw(st.sampled_from([0, values])), draw(st.integers(1, 5))
+    clients, weight = draw(st.integers(1, members)), draw(st.integers(1, (1 << 64) - 1))
     blocks = PARAMETERS.blocks(values, votes)
     seeds = st.lists(raw(SEED_BYTES), min_size=clients, max_size=clients).map(tuple)
     return aggregate(
@@ -42,6 +43,10 @@ def aggregates(draw: st.DrawFn) -> Aggregate:
         round=draw(U32),
         attempt=draw(U32),
         clients=clients,
+        members=members,
+        weight=weight,
+        total=draw(st.integers(weight, (1 << 64) - 1)),
+        voucher=draw(raw(32)),
         values=values,
         votes=votes,
         sealed=draw(st.binary(max_size=20)),
@@ -61,14 +66,14 @@ def test_decode_aggregate_undoes_encode_aggregate(made: Aggregate) -> None:
 
 
 @pytest.mark.slow
-@given(mutations(AGGREGATES, fields=range(8, 52)))
+@given(mutations(AGGREGATES, fields=range(8, 72)))
 @settings(max_examples=3000, deadline=None)
 def test_a_mutated_aggregate_is_refused_or_encodes_to_itself(data: bytes) -> None:
     refused_or_encodes_to_itself(data)
 
 
 @pytest.mark.slow
-@given(mutations([SUMMED, AGGREGATES[0]], fields=range(8, 52)))
+@given(mutations([SUMMED, AGGREGATES[0]], fields=range(8, 72)))
 @settings(max_examples=300, deadline=None)
 def test_so_is_a_mutated_aggregate_with_the_summed_second_half(data: bytes) -> None:
     refused_or_encodes_to_itself(data)
@@ -111,7 +116,21 @@ def test_every_truncation_and_any_longer_aggregate_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"clients": 0}, {"clients": 6}, {"values": 0}, {"votes": 1}, {"votes": 8}, {"values": 0, "votes": 0}]
+    "changes",
+    [
+        {"clients": 0},
+        {"clients": 5},
+        {"clients": 6, "members": 6},
+        {"members": 6},
+        {"members": 2},
+        {"weight": 0},
+        {"weight": 502},
+        {"weight": 0, "total": 0},
+        {"values": 0},
+        {"votes": 1},
+        {"votes": 8},
+        {"values": 0, "votes": 0},
+    ],
 )
 def test_an_aggregate_whose_counts_do_not_fit_the_plan_is_refused(changes: dict[str, int]) -> None:
     with pytest.raises(MalformedMessage, match="counts do not fit the plan"):
@@ -120,7 +139,7 @@ def test_an_aggregate_whose_counts_do_not_fit_the_plan_is_refused(changes: dict[
 
 @pytest.mark.parametrize("flag", [2, 0x100, 0x101, 0x1_0000, 0x100_0001, 0xFFFF_FFFF])
 def test_the_form_of_the_second_half_is_a_zero_or_a_one_and_nothing_beside_it(flag: int) -> None:
-    place = 8 + 16 + 6 * 4
+    place = 8 + 16 + 7 * 4
     assert AGGREGATES[0][place : place + 4] == struct.pack("<I", 1)
     assert SUMMED[place : place + 4] == struct.pack("<I", 0)
     with pytest.raises(MalformedMessage, match="counts do not fit the plan"):
@@ -128,7 +147,7 @@ def test_the_form_of_the_second_half_is_a_zero_or_a_one_and_nothing_beside_it(fl
 
 
 def test_an_unused_bit_of_an_aggregate_must_be_zero() -> None:
-    head = 8 + 16 + 7 * 4 + 32 + 16 + 32 + 32
+    head = 8 + 16 + 8 * 4 + 2 * 8 + 32 + 16 + 32 + 32 + 32
     used = PARAMETERS.slots(7, 0) * PARAMETERS.width_down
     last = head + (used + 7) // 8 - 1
     assert used % 8

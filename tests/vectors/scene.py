@@ -1,0 +1,120 @@
+"""What the vectors are made of: a plan, a federation of four nodes, a cohort of three of them, and terms."""
+
+import hashlib
+from typing import Any, Final
+
+import numpy as np
+
+from edge_client.keys import CohortSecret
+from edge_client.round import voucher
+from protocol.cohort import Cohort
+from protocol.lanes import Slots
+from protocol.openings import Memory, Opening
+from protocol.payload import pack_payload, unpack_payload
+from protocol.plan import Plan
+from protocol.support import Support
+from protocol.terms import Terms
+from protocol.wire import Aggregate
+from tests import factories
+
+Case = dict[str, Any]
+"""One case of a vector, as JSON holds it."""
+Bad = dict[str, tuple[str, Case]]
+"""By name, the error that is expected, and of what."""
+NODES: Final = (1, 2, 300)
+"""The members of the cohort; one node more is on the roster."""
+PLAN: Final = Plan(
+    method="fedsparsify-global",
+    sparsity=0.95,
+    granularity="weight",
+    rounds=40,
+    fraction=1.0,
+    min_cohort=3,
+    max_cohort=5,
+    colluders=1,
+    max_share=0.5,
+    bits=16,
+    model="digits-mlp",
+    data="digits",
+    partition="iid",
+    epochs=4,
+    batch_size=16,
+    learning_rate=0.1,
+    momentum=0.0,
+    proximal=0.0,
+    seed=1990,
+    deadline=600.0,
+    attempts=10,
+    options=(("exponent", 3.0), ("first-prune", 1), ("allocation", "global"), ("layer-floor", 0.01)),
+)
+KITS: Final = factories.kits(PLAN, (*NODES, 70_000))
+COHORT: Final = factories.cohort({node: KITS[node] for node in NODES}, votes=7)
+MEMORY: Final[Memory] = frozenset(
+    {
+        Opening(frozenset(NODES), frozenset()),
+        Opening(frozenset({*NODES, 70_000}), frozenset({frozenset(NODES)})),
+    }
+)
+SHAPES: Final = (3, 5)
+TERMS: Final = Terms(Support(np.array([0, 1, 2, 3, 5, 6, 7], np.int64), 8), np.array([0.5, 3.0], np.float32))
+
+
+def aggregate_of(first: Slots, second: Any, sealed: bytes, cohort: Cohort = COHORT) -> Aggregate:
+    """The sum of all members of a cohort."""
+    member, weights = cohort.members[0], cohort.weights(PLAN.max_share)
+    counts, total = (len(weights),) * 2, sum(weights.values())
+    return Aggregate(
+        run=member.run,
+        round=member.round,
+        attempt=1,
+        clients=counts[0],
+        members=counts[1],
+        weight=total,
+        total=total,
+        values=member.values,
+        votes=member.votes,
+        plan=member.plan,
+        key=member.key,
+        cohort=cohort.digest(1),
+        support=member.support,
+        voucher=voucher(CohortSecret(factories.SECRET), member, cohort.digest(1), counts, (total, total)),
+        first=first,
+        second=second,
+        sealed=sealed,
+    )
+
+
+def fields(message: object) -> Case:
+    """The fields of a message that JSON can hold, bytes in hex."""
+    return {
+        name: value.hex() if isinstance(value, bytes) else value
+        for name, value in vars(message).items()
+        if isinstance(value, bytes | int)
+    }
+
+
+def blake2b(data: bytes) -> str:
+    """What names data that is too long for a vector."""
+    return hashlib.blake2b(data, digest_size=32).hexdigest()
+
+
+def payloads(votes: int) -> Case:
+    """What three clients give, as slots, and what the slots of their sum hold."""
+    p, key, total = PLAN.parameters, bytes(range(64)), np.zeros(PLAN.parameters.slots(7, votes), np.uint64)
+    made = []
+    for i in range(3):
+        integers, chosen = np.arange(7) * 1000 - 3000 * i, (np.arange(votes) + i) % 2
+        slots = pack_payload(integers, chosen, key, p)
+        made.append({"integers": integers.tolist(), "votes": chosen.tolist(), "slots": slots.tolist()})
+        total = (total + slots) % np.uint64(p.plain_modulus)
+    integers, chosen = unpack_payload(total, 3, 7, votes, key, p)
+    return {
+        "key": key.hex(),
+        "bits": PLAN.bits,
+        "clients_at_most": PLAN.max_cohort,
+        "clients": 3,
+        "payloads": made,
+        "slots": total.tolist(),
+        "values": integers.tolist(),
+        "votes": chosen.tolist(),
+    }
