@@ -129,6 +129,8 @@ def test_the_version_of_a_document_in_a_document_is_compared_too() -> None:
         (sheet(leaves=[{"size": 1.0}, {}]), "'leaves.1.size' is missing"),
         (sheet(by_name={"a": {"size": "1"}}), "'by_name.a.size': input should be a valid number"),
         (sheet(by_name={"n" * 9999: {}}), "'by_name.nnn"),
+        (sheet(by_name=[]), "'by_name': "),
+        (sheet(by_name=3), "'by_name': "),
         (sheet(leaves={}), "'leaves': "),
         (sheet(leaves="ab"), "'leaves': "),
         (sheet(leaves=[1]), "'leaves.0': "),

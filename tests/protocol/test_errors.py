@@ -8,6 +8,7 @@ import pytest
 from protocol import errors
 from protocol.errors import (
     AgreementError,
+    BundleRefused,
     Duplicate,
     ExportError,
     ParityError,
@@ -108,6 +109,7 @@ def test_an_error_carries_its_data() -> None:
     refused, duplicate = SignatureRefused(7, "not on the roster"), Duplicate(7, "attendance")
     mismatch = PeerMismatch("plan", bytes(range(32)), b"\xff" * 32)
     disagreement, parity = AgreementError("model", (3, 5)), ParityError(0.5, 0.001)
+    assert BundleRefused("ab" * 32).digest == "ab" * 32
     assert (refused.node, duplicate.node, disagreement.nodes, ShareError(7).node) == (7, 7, (3, 5), 7)
     assert (mismatch.field, mismatch.ours, mismatch.theirs) == ("plan", bytes(range(32)), b"\xff" * 32)
     assert (disagreement.field, parity.worst, parity.tolerance) == ("model", 0.5, 0.001)
@@ -118,6 +120,7 @@ def test_an_error_carries_its_data() -> None:
     [
         (SignatureRefused(7, "not on the roster"), "node 7: not on the roster"),
         (Duplicate(7, "attendance"), "node 7 has already sent its attendance"),
+        (BundleRefused("0123456789abcdef" * 4), "the app bundle 0123456789abcdef is not on this node's list; if the"),
         (ShareError(7), "node 7 has dealt shares that do not give back what it has signed for"),
         (PeerMismatch("round", 3, 4), "round: ours is 3, the peer's is 4"),
         (

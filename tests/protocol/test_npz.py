@@ -32,7 +32,8 @@ def archive(member: bytes, **options: Any) -> bytes:
 
 
 def headed(header: str) -> bytes:
-    text = header.encode()
+    """What stands before the numbers of an array."""
+    text = header.encode() + b"\n"
     return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
 
 
@@ -53,6 +54,8 @@ def test_arrays_come_back_as_they_were_saved(arrays: dict[str, np.ndarray[Any, A
         b"PK\x03\x04",
         archive(b""),
         archive(headed("{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000,), }")),
+        archive(headed("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }") + bytes(11)),
+        archive(headed("{'descr': '<f4', 'fortran_order': False, 'shape': (2,), }") + bytes(12)),
         archive(headed("{'descr': '<f4', 'fortran_order': False, 'shape': (-1,), }")),
         archive(headed("{'descr': '|O', 'fortran_order': False, 'shape': (0,), }")),
         archive(headed("{'descr': '<f4/, 'fortran_order': False, 'shape': (1,), }")),
@@ -60,7 +63,20 @@ def test_arrays_come_back_as_they_were_saved(arrays: dict[str, np.ndarray[Any, A
         archive(bytes(1 << 20), compression=ZIP_DEFLATED),
         saved(a=np.zeros(3))[:-30],
     ],
-    ids=["empty", "head", "no-array", "claim", "negative", "objects", "torn-header", "deep", "packed", "cut"],
+    ids=[
+        "empty",
+        "head",
+        "no-array",
+        "claim",
+        "too-short",
+        "too-long",
+        "negative",
+        "objects",
+        "torn-header",
+        "deep",
+        "packed",
+        "cut",
+    ],
 )
 def test_what_savez_does_not_write_is_refused_and_costs_nothing(data: bytes) -> None:
     tracemalloc.start()
@@ -70,3 +86,12 @@ def test_what_savez_does_not_write_is_refused_and_costs_nothing(data: bytes) -> 
         assert tracemalloc.get_traced_memory()[1] < 20 * len(data) + (1 << 20)
     finally:
         tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("size", "claim"), [(0, 10**9), (11, 3), (12, 2), (0, 10**18 - 1)])
+def test_an_array_is_held_against_the_length_that_its_head_says(size: int, claim: int) -> None:
+    head = headed(f"{{'descr': '<f4', 'fortran_order': False, 'shape': ({claim},), }}")
+    with pytest.raises(ValueError, match="not as long as its head says"):
+        read_arrays(archive(head + bytes(size)))
+    whole = headed("{'descr': '<f4', 'fortran_order': False, 'shape': (3,), }") + bytes(12)
+    assert read_arrays(archive(whole))["a"].tolist() == [0, 0, 0]

@@ -126,6 +126,13 @@ def test_a_value_of_another_type_is_refused(key: str, value: object) -> None:
         plan_from_config({**Plan().to_config(), key: value})
 
 
+@pytest.mark.parametrize("value", [1 << 63, -(1 << 63), 10**400, float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("key", ["rounds", "deadline", "method"])
+def test_a_number_that_cannot_be_written_and_read_anywhere_is_refused(key: str, value: float) -> None:
+    with pytest.raises(ConfigError, match=f"{key} must be a finite number of at most 63 bits"):
+        plan_from_config({**Plan().to_config(), key: value})
+
+
 def test_unknown_and_missing_keys_are_named() -> None:
     config = Plan().to_config()
     with pytest.raises(ConfigError, match=r"unknown keys: min_cohort, zeal; known are method, sparsity"):
