@@ -6,6 +6,7 @@ test waits for it, and none depends on how fast the machine is.
 """
 
 import secrets
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -260,6 +261,7 @@ class StubGrid(Grid):
         self._rules: list[_Rule] = []
         self._ready: dict[str, Message] = {}
         self._overdue: list[Message] = []
+        self._pulling = threading.Lock()
         self._now, self._left = 0.0, 0
         self._run = flower.empty_run(1)
         flower.be_task(1, 1)
@@ -318,7 +320,8 @@ class StubGrid(Grid):
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
         """What is ready; and, asked for or not, what has come too late for the message before."""
-        late, self._overdue = self._overdue, []
+        with self._pulling:
+            late, self._overdue = self._overdue, []
         return late + [self._ready.pop(i) for i in message_ids if i in self._ready]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
@@ -492,6 +495,7 @@ def make_scene(
     clients = list(before.grid.clients.values()) if before else [StubClient(kit, plan, votes=votes) for kit in kits]
     grid = StubGrid(clients)
     patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
+    patch.setattr("aggregator.replies._Puller.next", lambda puller, timeout: puller._ready.get())  # one is there
     for module in ("rounds", "selection"):
         patch.setattr(f"aggregator.{module}._WAIT_SECONDS", 0.01)
     return Scene(plan, folder, kits, grid, Watch(grid))
