@@ -11,7 +11,7 @@ OUT    ?= runs/digits
 run: setup
 	$(BIN)/pruneseal run --out $(OUT) --clients 10 --rounds 40 --sparsity 0.95 --verify $(ARGS)
 
-# Before every commit: in two minutes on two cores what `make test` needs eight for. It leaves out the tests whose marks
+# Before every commit: in two minutes on two cores what `make test` needs ten for. It leaves out the tests whose marks
 # (pyproject.toml) say that they take long, `slow` and `e2e`; and Hypothesis tries fewer examples.
 check: setup
 	$(MAKE) --jobs=2 --output-sync=target style types unit

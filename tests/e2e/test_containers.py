@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 from urllib.request import Request, urlopen
 
 import numpy as np
@@ -31,6 +31,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.skipif(not available(), reason="no Do
 ROUNDS, CLIENTS = 20, 3
 SECTION = "Everything on one machine"
 HOLDERS = ("superlink", "ingress", "app", "service", "nodes")
+
+
+PATIENCE: Final = 1800.0
+"""Seconds: on a busy machine a round of containers takes half a minute."""
 
 
 @dataclass
@@ -85,18 +89,18 @@ def hurt(story: Story) -> None:
     def wait_for_rounds(more: int, after: str) -> None:
         wanted = len(site.records()) + more
         assert wanted <= ROUNDS, f"the run is over before anything could happen {after}"
-        site.wait(f"a round {after}", lambda: len(site.records()) >= wanted, 400)
+        site.wait(f"a round {after}", lambda: len(site.records()) >= wanted, PATIENCE)
 
     wait_for_rounds(1, "at all")
     look_at_traffic(story)
     # The first process of the container, its child, and while there is a message to answer, a fork of that.
-    site.wait("training", lambda: site.processes("trainer-2").count("edge_client.executor") > 2, 60)
+    site.wait("training", lambda: site.processes("trainer-2").count("edge_client.executor") > 2, PATIENCE)
     site.kill("trainer-2")
     for service in HOLDERS:
         story.memory[service] = site.memory(service, secret_forms(site))
     wait_for_rounds(1, "after a client was killed")
     look_at_traffic(story)
-    site.wait("the app", lambda: "flwr-serverapp" in site.processes("app"), 60)
+    site.wait("the app", lambda: "flwr-serverapp" in site.processes("app"), PATIENCE)
     for line in site.processes("app").splitlines():
         if "flwr-serverapp" in line:
             os.kill(int(line.split()[0]), signal.SIGKILL)
@@ -107,7 +111,7 @@ def hurt(story: Story) -> None:
     subprocess.run(["docker", "network", "disconnect", network, node], check=True)
     time.sleep(30)
     subprocess.run(["docker", "network", "connect", network, node], check=True)
-    site.wait("the last round", lambda: site.state() == "finished", 400)
+    site.wait("the last round", lambda: site.state() == "finished", PATIENCE)
 
 
 @pytest.fixture(scope="module")
@@ -118,7 +122,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Story]:
         for block in commands(SECTION)[:2]:
             site.shell(block, timeout=900)
         for path in ("/v1/control/list-runs", "/v1/runtime/acquire-task", "/health", "/docs", "/openapi.json"):
-            site.wait("the ingress", lambda: call_from_outside("/") != 0, 60)
+            site.wait("the ingress", lambda: call_from_outside("/") != 0, PATIENCE)
             story.outside[path] = call_from_outside(path)
         hurt(story)
         site.shell(commands(SECTION)[2])
