@@ -5,6 +5,7 @@ Every refusal is a `PeerError`; the round goes on without the message.
 
 from collections import Counter
 
+from protocol.attendance import SHARE_BYTES, Attendance, decode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort
 from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerMismatch
@@ -12,7 +13,7 @@ from protocol.openings import Memory, Nodes, nodes_digest, require_openable
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import dealt_digest
-from protocol.wire import SHARE_BYTES, Attendance, Contribution, decode_attendance, decode_contribution
+from protocol.wire import Contribution, decode_contribution
 
 
 class AttendanceAdmission:

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
+from protocol.attendance import Attendance
 from protocol.errors import AgreementError, PeerMismatch
-from protocol.wire import Attendance
 
 FIELDS: Final = ("model", "support", "values", "votes")
 """What all attendances of a cohort must have in common and only clients can derive."""

@@ -25,8 +25,8 @@ from aggregator.records import Record
 from protocol.documents import Count, Document, Items
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.files import replace_file, sync_directory
+from protocol.frame import RUN_BYTES
 from protocol.plan import Plan
-from protocol.wire import RUN_BYTES
 
 AGGREGATE_FILE: Final = "aggregate.bin"
 RECORD_FILE: Final = "record.json"

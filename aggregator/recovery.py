@@ -11,6 +11,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from aggregator.summation import MaskedSum
+from protocol.attendance import SHARE_BYTES
 from protocol.errors import Duplicate, MalformedMessage, PeerMismatch, ShareError
 from protocol.lanes import Slots
 from protocol.pairwise import mask, pair_key, self_key
@@ -20,7 +21,6 @@ from protocol.release import Consent, decode_consent
 from protocol.roster import Roster
 from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES, commit, join, threshold
 from protocol.terms import support_digest
-from protocol.wire import SHARE_BYTES
 
 _NONE: Final = bytes(SECRET_BYTES)
 

@@ -22,7 +22,7 @@ from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import PhaseSeconds, Record, Scores
-from aggregator.recovery import Recovery
+from aggregator.releasing import Releasing
 from aggregator.selection import Selection
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from aggregator.tally import Tally
@@ -31,9 +31,8 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import PeerError, QuorumError, ShareError
 from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
-from protocol.release import Release, encode_release
 from protocol.roster import Roster
-from protocol.wire import contribution_length, encode_aggregate
+from protocol.wire import contribution_length
 
 _WAIT_SECONDS = 0.5
 
@@ -54,6 +53,7 @@ class Run:
         self._journal, self._observer = journal, observer
         self._asker = Asker(grid, journal.run, plan.deadline, observer)
         self._selection = Selection(grid, plan, roster, observer)
+        self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""
         self._unpublished: Record | None = None
 
@@ -89,7 +89,8 @@ class Run:
         while total is None:
             trained, invited = self._train(tally)
             total = self._contribute(tally, trained, invited)
-        self._release(tally, total)
+        self._journal.wait(tally.round, total.to_bytes())
+        self._aggregate = self._releasing.release(tally, total)
         spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "release", "add")}
         seconds = PhaseSeconds(**spent, other=max(0.0, time.monotonic() - start - sum(spent.values())))
         opened = self._observer.summed(tally.round, total, self._aggregate)
@@ -238,71 +239,6 @@ class Run:
                 for member, holds in zip(cohort.members, contribution.held, strict=True):
                     held[member.node] += holds
                 self._observer.phase(tally.round, "contribute", len(total.nodes), len(members))
-
-    def _release(self, tally: Tally, total: MaskedSum) -> None:
-        """Ask for consents until the masks that are left can be taken from the sum, and make the aggregate."""
-        tally.attempt, tally.tries = total.attempt, 0
-        self._journal.wait(tally.round, total.to_bytes())
-        recovery = Recovery(total, self._plan, self._roster)
-        while not recovery.complete:
-            if tally.tries == self._plan.attempts:
-                raise QuorumError(self._unreleased(tally, total, recovery))
-            online = self._selection.online()
-            there = {node: online[node] for node in sorted(total.nodes) if node in online}
-            self._ask_consent(tally, total, recovery, there)
-            tally.tries += 1
-            if not recovery.complete:
-                released = f"{len(recovery.answered)} of {len(total.nodes)} clients released the sum"
-                self._tell(tally, f"{released}{tally.reasons(tally.recent)}; asking again")
-                time.sleep(_WAIT_SECONDS)
-        start = time.monotonic()
-        try:
-            masks = recovery.masks()
-        except ShareError as error:
-            raise QuorumError(
-                f"round {tally.round}: its sum cannot be opened: {error}, and no other sum of the round may be opened. "
-                "Revoke that node and start a new run."
-            ) from error
-        aggregate = total.aggregate(masks, self._plan, recovery.voucher, recovery.sealed)
-        self._aggregate = encode_aggregate(aggregate, self._plan.parameters)
-        tally.seconds["add"] += time.monotonic() - start
-
-    def _ask_consent(self, tally: Tally, total: MaskedSum, recovery: Recovery, there: Mapping[int, int]) -> None:
-        """Ask those who have not answered yet to release a sum; one of all for the terms too.
-
-        Where the one that was asked for the terms does not send them, the next time another is.
-        """
-        member, numbers = total.cohort.members[0], {source: node for node, source in there.items()}
-        alive = [node for node in there if node in recovery.answered] or list(there)
-        bearer = alive[tally.tries % len(alive)] if alive and not recovery.sealed else None
-        frames = {}
-        for node, source in there.items():
-            if node in recovery.answered and node != bearer:
-                continue
-            release = Release(
-                run=member.run,
-                round=member.round,
-                attempt=total.attempt,
-                members=len(total.cohort.members),
-                cohort=total.cohort.digest(total.attempt),
-                terms=node == bearer,
-                nodes=total.nodes,
-            )
-            frames[source] = {"release": encode_release(release)}
-        start = time.monotonic()
-        for answer in self._asker.ask(tally, Action.RELEASE, frames):
-            with Refusals(tally, self._observer, answer.source):
-                recovery.admit(numbers[answer.source], answer.frames["consent"])
-                self._observer.phase(tally.round, "release", len(recovery.answered), len(total.nodes))
-        tally.seconds["release"] += time.monotonic() - start
-
-    def _unreleased(self, tally: Tally, total: MaskedSum, recovery: Recovery) -> str:
-        names = [self._roster.nodes[node].name for node in sorted(total.nodes - recovery.answered)]
-        return (
-            f"round {tally.round}: {len(recovery.answered)} of the {len(total.nodes)} clients in its sum have released "
-            f"it, and {self._selection.quorum(len(total.invited))} are needed{tally.reasons(tally.errors)}. No other "
-            f"sum of the round may be opened. Bring back some of {', '.join(names)}, then resume the run."
-        )
 
     # --- after the last round ------------------------------------------------------------------
 

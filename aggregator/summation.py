@@ -7,6 +7,7 @@ from typing import Self
 
 import numpy as np
 
+from protocol.attendance import SHARE_BYTES
 from protocol.bits import Words, packed_length
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, decode_cohort
@@ -17,7 +18,7 @@ from protocol.openings import Nodes
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SEED_BYTES
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.wire import SHARE_BYTES, Aggregate, Contribution
+from protocol.wire import Aggregate, Contribution
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,11 +24,13 @@ from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import Partition, partition
 from edge_client.learning.training import Score, evaluate, gradient_at, local_update
-from edge_client.round import Sum, dither_of, next_state, terms_of, training_seed
+from edge_client.round import dither_of, terms_of, training_seed
 from edge_client.sparsify import GlobalState
+from edge_client.sums import Sum, next_state
 from fleet.results.finish import SUMMARY_FILE
 from fleet.results.summary import Summary
 from fleet.running import local
+from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES
 from protocol.call import Call
 from protocol.cohort import bounded_weights
 from protocol.errors import ConfigError
@@ -38,7 +40,7 @@ from protocol.plan import Plan
 from protocol.release import consent_length
 from protocol.support import gather
 from protocol.terms import encode_terms
-from protocol.wire import ATTENDANCE_BYTES, SHARE_BYTES, contribution_length
+from protocol.wire import contribution_length
 
 _SIV_TAG = 16
 _DIGEST = 32

@@ -9,22 +9,17 @@ import numpy as np
 
 from benchmarks.fuzz_reader import MIB, Reader
 from edge_client.dealing import deal, take
+from protocol.attendance import SHARE_BYTES, attendances, decode_attendance
 from protocol.call import Call
 from protocol.cohort import decode_cohort
+from protocol.describe import describe
 from protocol.errors import MalformedMessage
+from protocol.frame import SIGNATURE_BYTES
 from protocol.openings import decode_memory, decode_nodes, encode_memory, encode_nodes
 from protocol.release import decode_consent, decode_release
 from protocol.support import Support, decode_support, encode_support
 from protocol.terms import Terms, decode_terms, encode_terms
-from protocol.wire import (
-    SHARE_BYTES,
-    SIGNATURE_BYTES,
-    attendances,
-    decode_aggregate,
-    decode_attendance,
-    decode_contribution,
-    describe,
-)
+from protocol.wire import decode_aggregate, decode_contribution
 from tests import factories
 from tests.protocol import frames
 

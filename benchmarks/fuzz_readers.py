@@ -33,11 +33,11 @@ from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending
 from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import plan_from_toml, write_client_keys
 from fleet.provisioning.site import read_site
+from protocol.attendance import SHARE_BYTES
 from protocol.call import Call
 from protocol.npz import read_arrays
 from protocol.plan import plan_from_config
 from protocol.roster import OPERATOR_PUBLIC_FILE, load_roster
-from protocol.wire import SHARE_BYTES
 from tests import factories
 from tests.protocol import frames
 

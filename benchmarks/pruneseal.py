@@ -32,23 +32,14 @@ from edge_client.cipher import RoundCipher
 from edge_client.dealing import take
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.learning.network import first_state
-from edge_client.round import (
-    Sum,
-    Update,
-    admit_cohort,
-    attend,
-    close_update,
-    dither_of,
-    open_sum,
-    quantised,
-    tag_key,
-    terms_of,
-    voucher,
-)
+from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised, terms_of
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
+from edge_client.sums import Sum, open_sum, tag_key, voucher
+from protocol.attendance import ATTENDANCE_BYTES
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
+from protocol.frame import RUN_BYTES, signed
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import Slots, pack
 from protocol.layout import Layout, TensorSpec, Vector
@@ -58,15 +49,7 @@ from protocol.plan import Plan
 from protocol.roster import Node, Roster
 from protocol.tag import tag
 from protocol.terms import Terms
-from protocol.wire import (
-    ATTENDANCE_BYTES,
-    RUN_BYTES,
-    Contribution,
-    decode_contribution,
-    encode_aggregate,
-    encode_contribution,
-    signed,
-)
+from protocol.wire import Contribution, decode_contribution, encode_aggregate, encode_contribution
 
 _DISTINCT = 10  # clients whose updates are made for real
 _SAMPLES = 6000

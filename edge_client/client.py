@@ -9,6 +9,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
 from edge_client.keys import load_kit
 from edge_client.learning import data as datasets
@@ -21,30 +22,28 @@ from edge_client.result import CHECKPOINT_FILE, leave, to_checkpoint
 from edge_client.round import (
     Update,
     admit_cohort,
-    admit_release,
     attend,
     attend_again,
     close_update,
-    consent,
     dither_of,
     model_digest,
     quantised,
     require_invited,
     sent_to,
-    state_after,
     state_digest,
     training_seed,
 )
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending, accept_roster, load_pending, save_pending
+from edge_client.sums import state_after
 from protocol import checkpoint
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
 from protocol.openings import decode_nodes
 from protocol.plan import Plan
 from protocol.release import decode_release
-from protocol.wire import decode_attendance
 
 _log = logging.getLogger("pruneseal.edge_client")
 Metrics = dict[str, int | float]

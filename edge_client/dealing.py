@@ -21,11 +21,11 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from edge_client.keys import Kit
 from protocol import DOMAIN
+from protocol.attendance import SHARE_BYTES, Attendance
 from protocol.call import Call
 from protocol.errors import MalformedMessage
 from protocol.openings import Nodes
 from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES, commit, draw_secret, split, threshold
-from protocol.wire import SHARE_BYTES, Attendance
 
 _ONCE: Final = bytes(12)
 """The nonce of a key that seals once."""

@@ -6,7 +6,6 @@ for nonces and SEAL's own seeds.
 """
 
 import hashlib
-import struct
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,38 +14,26 @@ import numpy as np
 
 from edge_client.cipher import RoundCipher
 from edge_client.dealing import Secrets, deal
-from edge_client.keys import CohortSecret, Kit, Opener
-from edge_client.learning.network import Network
+from edge_client.keys import Kit
 from edge_client.ledger import Sent
-from edge_client.sparsify.interface import GlobalState, Sparsifier
+from edge_client.sparsify.interface import GlobalState
 from edge_client.state import Pending
+from edge_client.sums import tag_key
+from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum
-from protocol.errors import CohortRefused, MalformedMessage, PeerMismatch
-from protocol.grid import Integers, Reals, Share, clips, dequantise, quantise, steps
+from protocol.errors import CohortRefused, PeerMismatch
+from protocol.frame import signed
+from protocol.grid import Integers, Reals, Share, clips, quantise, steps
 from protocol.layout import Layout, Mask, Vector
 from protocol.openings import Memory, Nodes, nodes_digest, require_openable
 from protocol.pairwise import mask, pair_key, self_key
-from protocol.payload import pack_payload, unpack_payload
+from protocol.payload import pack_payload
 from protocol.plan import Plan
-from protocol.release import Consent, Release, encode_consent
-from protocol.sharing import SECRET_BYTES, commit, dealt_digest
-from protocol.support import Support, gather, scatter
-from protocol.terms import Terms, decode_terms, encode_terms, support_digest
-from protocol.wire import (
-    Aggregate,
-    Attendance,
-    Contribution,
-    announced_sizes,
-    decode_aggregate,
-    decode_attendance,
-    encode_attendance,
-    encode_contribution,
-    signed,
-)
-
-_TAG_HEAD = struct.Struct("<16s5I32s32s")
-_VOUCHED = struct.Struct("<16s4I2Q32s")
+from protocol.sharing import commit, dealt_digest
+from protocol.support import Support, gather
+from protocol.terms import Terms, encode_terms, support_digest
+from protocol.wire import Contribution, encode_contribution
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,123 +49,6 @@ class Update:
     values: Vector
     votes: Mask
     samples: int
-
-
-@dataclass(frozen=True, eq=False)
-class Sum:
-    """A decrypted sum.
-
-    Attributes:
-        terms: The terms under which it was made.
-        clients: How many clients it holds.
-        whole: By what its values have to be multiplied to stand for a mean: 1 where no member is missing.
-        values: i64[n].
-        votes: i64[n], or i64[0].
-    """
-
-    terms: Terms
-    clients: int
-    whole: float
-    values: Integers
-    votes: Integers
-
-
-def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layout: Layout) -> Sum:
-    """Decrypt the aggregate of a round.
-
-    Args:
-        data: The encoded aggregate.
-        run: The run that it must belong to.
-        round_: The round that it must be of.
-        kit: Holds the cohort secret and the roster.
-        plan: The plan that it must have been made under.
-        layout: The layout of the model.
-
-    Raises:
-        MalformedMessage: It does not parse, or does not decrypt to the sum of one whole cohort.
-        PeerMismatch: It belongs to another run, round, plan or key.
-        CohortRefused: It is a sum of fewer clients than the plan allows.
-    """
-    announced = announced_sizes(data)
-    if announced[0] > layout.size or announced[1] not in (0, announced[0]):
-        raise PeerMismatch("values and votes", f"{layout.size} at most", f"{announced[0]} and {announced[1]}")
-    aggregate = decode_aggregate(data, plan.parameters)
-    for field, ours, theirs in (
-        ("run", run, aggregate.run),
-        ("round", round_, aggregate.round),
-        ("plan", plan.digest, aggregate.plan),
-        ("key", kit.roster.key_id(run, round_), aggregate.key),
-        ("support", support_digest(aggregate.sealed), aggregate.support),
-    ):
-        if ours != theirs:
-            raise PeerMismatch(field, ours, theirs)
-    if aggregate.clients < plan.min_cohort:
-        raise CohortRefused(f"the aggregate holds {aggregate.clients} clients; the plan asks for {plan.min_cohort}")
-    ours = voucher(
-        kit.secret,
-        aggregate,
-        aggregate.cohort,
-        (aggregate.clients, aggregate.members),
-        (aggregate.weight, aggregate.total),
-    )
-    if ours != aggregate.voucher:
-        raise MalformedMessage("no member of the cohort vouches for what the aggregate says of itself")
-    terms = decode_terms(kit.secret.unseal(aggregate.sealed, run, round_), layout)
-    if len(terms.support) != aggregate.values:
-        raise PeerMismatch("values", len(terms.support), aggregate.values)
-    p = plan.parameters
-    with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
-        slots = cipher.decrypt(aggregate)
-    key = tag_key(kit.secret, aggregate, aggregate.members, aggregate.cohort)
-    values, votes = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
-    return Sum(terms, aggregate.clients, aggregate.total / aggregate.weight, values, votes)
-
-
-def tag_key(secret: CohortSecret, like: Attendance | Aggregate, members: int, cohort: bytes) -> bytes:
-    """The key of the tags of one attempt, 64 bytes: it covers all of a sum's head that its members know beforehand.
-
-    Args:
-        secret: The cohort secret.
-        like: Names the run, round, attempt, sizes and sealed terms: a member's attendance, or the sum.
-        members: How many members the cohort has.
-        cohort: Its digest, 32 bytes.
-    """
-    numbers = (like.round, like.attempt, members, like.values, like.votes)
-    return secret.tag_key(_TAG_HEAD.pack(like.run, *numbers, cohort, like.support))
-
-
-def voucher(
-    secret: CohortSecret, like: Attendance | Aggregate, cohort: bytes, counts: tuple[int, int], weights: tuple[int, int]
-) -> bytes:
-    """What vouches for whose sum an aggregate is, 32 bytes; members make it when they consent to the release.
-
-    Args:
-        secret: The cohort secret.
-        like: Names the run, round and attempt: a member's attendance, or the sum.
-        cohort: The digest of the announced cohort.
-        counts: How many clients are in the sum, and how many members the cohort has.
-        weights: What the ones and the others count for, together.
-    """
-    return secret.voucher(_VOUCHED.pack(like.run, like.round, like.attempt, *counts, *weights, cohort))
-
-
-def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:
-    """The state after a round, from its sum: merge, then purge. The same on every client."""
-    support = total.terms.support
-    step = steps(total.terms.clips, layout, support, plan.parameters.grid) * total.whole
-    mean = scatter(dequantise(total.values, step), support)
-    votes = np.zeros(layout.size, np.int64)
-    if total.votes.size:
-        votes[support.positions] = total.votes
-    merged = GlobalState(round_, mean, support.mask)
-    kept = method.survivors(mean, votes, total.clients, layout, merged)
-    return GlobalState(round_, np.where(kept, mean, np.float32(0)), kept)
-
-
-def state_after(aggregate: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, network: Network) -> GlobalState:
-    """Open the aggregate of a round: the state that every client derives from it."""
-    total = open_sum(aggregate, run, round_, kit, plan, network.layout)
-    return next_state(total, round_, plan, network.layout, network.method)
 
 
 def terms_of(state: GlobalState, layout: Layout) -> Terms:
@@ -395,55 +265,6 @@ def close_update(integers: Integers, cohort: Cohort, call: Call, kit: Kit, plan:
             first=first,
         ),
         p,
-    )
-    return signed(body, kit.sign(body))
-
-
-def admit_release(release: Release, pending: Pending, call: Call, kit: Kit, plan: Plan) -> Cohort:
-    """Check what a node is asked to consent to; the cohort that it has contributed to.
-
-    Raises:
-        PeerMismatch: It is of another attempt or cohort than the node's contribution.
-        CohortRefused: It leaves this node out, is of too few, or its sum must not follow earlier ones.
-    """
-    require_attempt(pending, call, kit)
-    cohort = decode_cohort(pending.cohort, kit.roster) if pending.cohort else None
-    digest = cohort.digest(call.attempt) if cohort else b""
-    if cohort is None or digest != release.cohort:
-        raise PeerMismatch("cohort", digest, release.cohort)
-    if kit.node not in release.nodes or not release.nodes <= cohort.nodes:
-        raise CohortRefused("the sum that is to be opened is not one of this node and others of its cohort")
-    require_quorum(len(release.nodes), len(pending.invited), plan)
-    require_openable(cohort.memory, pending.invited, (release.nodes,), plan.colluders)
-    return cohort
-
-
-def consent(release: Release, cohort: Cohort, call: Call, kit: Kit, plan: Plan, pending: Pending) -> bytes:
-    """The signed consent to a release: of each member in the sum a share of its seed, of each other one of its key."""
-    weights = cohort.weights(plan.max_share)
-    inside = sum(weights[node] for node in release.nodes)
-    shares = []
-    for member, both in zip(cohort.members, pending.shares, strict=True):
-        key, seed = (bytes(SECRET_BYTES),) * 2 if both is None else (both[:SECRET_BYTES], both[SECRET_BYTES:])
-        shares.append(seed if member.node in release.nodes else key)
-    body = encode_consent(
-        Consent(
-            run=call.run,
-            round=call.round,
-            attempt=call.attempt,
-            node=kit.node,
-            members=len(cohort.members),
-            cohort=release.cohort,
-            voucher=voucher(
-                kit.secret,
-                cohort.members[0],
-                release.cohort,
-                (len(release.nodes), len(cohort.members)),
-                (inside, sum(weights.values())),
-            ),
-            shares=tuple(shares),
-            sealed=pending.sealed if release.terms else b"",
-        )
     )
     return signed(body, kit.sign(body))
 

@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import Final
 
 from protocol.errors import MalformedMessage
-from protocol.wire import RUN_BYTES
+from protocol.frame import RUN_BYTES
 
 _END: Final = 1 << 32
 

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 
+from protocol.attendance import Attendance, attendances, decode_attendance
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
 from protocol.openings import Memory
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import threshold
 from protocol.terms import DIGEST_BYTES
-from protocol.wire import Attendance, attendances, decode_attendance
 
 
 @dataclass(frozen=True)

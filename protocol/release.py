@@ -8,9 +8,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from protocol.errors import MalformedMessage
+from protocol.frame import CONSENT, PREFIX, RELEASE, SIGNATURE_BYTES, open_frame, prefix
 from protocol.roster import Roster
 from protocol.sharing import SECRET_BYTES
-from protocol.wire import CONSENT, CONSENT_HEAD, PREFIX, RELEASE, RELEASE_HEAD, SIGNATURE_BYTES, open_frame, prefix
+
+RELEASE_HEAD = struct.Struct("<16s3I32s2I")
+RELEASE_FIELDS = ("run", "round", "attempt", "members", "cohort", "terms", "nodes")
+CONSENT_HEAD = struct.Struct("<16s4I32s32sI")
+CONSENT_FIELDS = ("run", "round", "attempt", "node", "members", "cohort", "voucher", "sealed_bytes")
 
 
 @dataclass(frozen=True)

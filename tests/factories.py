@@ -18,8 +18,10 @@ from hypothesis import strategies as st
 from aggregator.records import PhaseSeconds, Record
 from edge_client.dealing import Secrets
 from edge_client.keys import CohortSecret, Kit
+from protocol.attendance import Attendance, encode_attendance
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
+from protocol.frame import signed
 from protocol.layout import Layout, TensorSpec
 from protocol.openings import nodes_digest
 from protocol.parameters import SEED_BYTES, Parameters
@@ -27,7 +29,7 @@ from protocol.plan import Plan
 from protocol.roster import OPERATOR_PUBLIC_FILE, Node, Roster
 from protocol.sharing import commit
 from protocol.terms import support_digest
-from protocol.wire import Attendance, Contribution, encode_attendance, encode_contribution, signed
+from protocol.wire import Contribution, encode_contribution
 
 RUN: Final = bytes(range(16))
 """The name of every run in the tests."""

@@ -15,22 +15,13 @@ from hypothesis import strategies as st
 
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, dealt_to
+from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.round import (
-    Sum,
-    Update,
-    admit_cohort,
-    admit_release,
-    attend,
-    close_update,
-    consent,
-    dither_of,
-    open_sum,
-    quantised,
-)
+from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised
 from edge_client.sparsify import GlobalState
+from edge_client.sums import Sum, open_sum
 from protocol.call import Call
 from protocol.cohort import bounded_weights, gather_cohort
 from protocol.grid import Integers, dequantise, steps
@@ -68,9 +59,9 @@ def run_round(
     """
     roster = next(iter(kits.values())).roster
 
-    # 1. ATTEND. All clients hold the same state and have trained from it. Each makes new secrets for this attempt, deals
-    #    a share of them to everybody who is invited, and signs who it is, how many samples it has, and digests of the
-    #    model and of the positions that will travel. The trained values stay on its disk.
+    # 1. ATTEND. All clients hold the same state and have trained from it. Each makes new secrets for this attempt,
+    #    deals a share of them to everybody who is invited, and signs who it is, how many samples it has, and digests of
+    #    the model and of the positions that will travel. The trained values stay on its disk.
     invited = frozenset(updates)
     waiting = {node: attend(call, kits[node], plan, layout, state, made, invited) for node, made in updates.items()}
     dealt = {node: pending.dealt for node, pending in waiting.items()}

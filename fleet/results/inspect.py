@@ -7,8 +7,9 @@ import numpy as np
 
 from export.describe import describe as describe_onnx
 from protocol import checkpoint
+from protocol.describe import describe
 from protocol.errors import CheckpointError, ConfigError
-from protocol.wire import MAGIC, describe
+from protocol.frame import MAGIC
 
 
 def describe_file(path: Path) -> dict[str, Any]:

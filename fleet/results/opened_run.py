@@ -8,8 +8,8 @@ from aggregator.journal import Journal
 from edge_client.keys import Opener
 from edge_client.learning.data import DataSet
 from edge_client.learning.network import Network
-from edge_client.round import state_after
 from edge_client.sparsify import GlobalState
+from edge_client.sums import state_after
 from protocol.plan import Plan
 
 

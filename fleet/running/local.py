@@ -35,8 +35,8 @@ from fleet.running.progress import Progress
 from fleet.running.verify import Verifier
 from protocol.errors import ConfigError, PeerError
 from protocol.files import replace_file
+from protocol.frame import RUN_BYTES
 from protocol.plan import Plan, plan_from_config
-from protocol.wire import RUN_BYTES
 
 OPTIONS_FILE: Final = "options.json"
 

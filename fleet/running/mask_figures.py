@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 
 from aggregator.records import MaskFigures
-from edge_client.round import next_state, open_sum
 from edge_client.sparsify.interface import plain_name
+from edge_client.sums import next_state, open_sum
 from fleet.results.opened_run import OpenedRun
 from fleet.results.personal_models import alive_by_tensor
 from protocol.grid import Integers

@@ -11,8 +11,9 @@ import numpy as np
 
 from aggregator.summation import MaskedSum
 from edge_client.keys import load_kit
-from edge_client.round import dither_of, open_sum, quantised
+from edge_client.round import dither_of, quantised
 from edge_client.state import load_pending
+from edge_client.sums import open_sum
 from fleet.provisioning.kits import kit_name
 from fleet.results.summary import Verified
 from protocol.call import Call

@@ -23,23 +23,19 @@ from aggregator.observer import refusal
 from aggregator.records import MaskFigures, Record
 from aggregator.rounds import Run
 from aggregator.summation import MaskedSum
+from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
 from edge_client.ledger import Ledger
 from edge_client.round import (
-    Sum,
     Update,
     admit_cohort,
-    admit_release,
     attend,
     attend_again,
     close_update,
-    consent,
     dither_of,
     model_digest,
-    next_state,
-    open_sum,
     quantised,
     require_invited,
     sent_to,
@@ -47,10 +43,13 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Pending
+from edge_client.sums import Sum, next_state, open_sum
 from fleet import flower
+from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Action, Call
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
+from protocol.frame import ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, kind_of, signed
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
 from protocol.messages import from_request, to_reply
@@ -58,18 +57,7 @@ from protocol.openings import decode_nodes
 from protocol.plan import Plan
 from protocol.release import Consent, decode_consent, decode_release, encode_consent
 from protocol.roster import Roster
-from protocol.wire import (
-    ATTENDANCE,
-    CONTRIBUTION,
-    SIGNATURE_BYTES,
-    Attendance,
-    decode_attendance,
-    decode_contribution,
-    encode_attendance,
-    encode_contribution,
-    kind_of,
-    signed,
-)
+from protocol.wire import decode_contribution, encode_contribution
 from tests import factories
 
 TRAIN, CONTRIBUTE, RELEASE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.EVALUATE

@@ -8,22 +8,15 @@ import pytest
 from aggregator.admission import AttendanceAdmission, ContributionAdmission
 from aggregator.summation import dealt_to
 from edge_client.dealing import Secrets
+from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES, Attendance, decode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CohortRefused, Duplicate, MalformedMessage, PeerError, PeerMismatch, SignatureRefused
+from protocol.frame import LARGEST, SIGNATURE_BYTES, signed
 from protocol.openings import Opening, encode_nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import dealt_digest
-from protocol.wire import (
-    ATTENDANCE_BYTES,
-    LARGEST,
-    SHARE_BYTES,
-    SIGNATURE_BYTES,
-    Attendance,
-    decode_attendance,
-    signed,
-)
 from tests.aggregator.stub_grid import StubClient, attendance_of, make_kits, sign_again, small_plan
 
 CALL = Call(bytes(range(16)), 1, 2)

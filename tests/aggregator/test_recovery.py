@@ -13,13 +13,14 @@ from aggregator.recovery import Recovery
 from aggregator.summation import MaskedSum
 from edge_client.dealing import Secrets, deal
 from edge_client.learning.network import build_network
-from edge_client.round import open_sum
 from edge_client.state import load_pending
+from edge_client.sums import open_sum
 from protocol.errors import Duplicate, MalformedMessage, PeerMismatch, ShareError, SignatureRefused
+from protocol.frame import SIGNATURE_BYTES, signed
 from protocol.grid import Integers
 from protocol.release import Consent, decode_consent, encode_consent
 from protocol.sharing import SECRET_BYTES
-from protocol.wire import SIGNATURE_BYTES, encode_aggregate, signed
+from protocol.wire import encode_aggregate
 from tests.edge_client.federation import FIRST, NODES, PLAN, RUN, Stage, tiny_plan
 
 INSIDE = NODES[:5]

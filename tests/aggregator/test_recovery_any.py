@@ -10,7 +10,7 @@ from aggregator.admission import ContributionAdmission
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.keys import Kit
-from edge_client.round import Sum, open_sum
+from edge_client.sums import Sum, open_sum
 from protocol.call import Call
 from protocol.cohort import gather_cohort
 from protocol.openings import encode_nodes, smallest

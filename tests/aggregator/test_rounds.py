@@ -10,10 +10,10 @@ from flwr.app import Message
 
 from aggregator.journal import Journal
 from fleet.flower import NodeInfo
+from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES
 from protocol.errors import QuorumError
 from protocol.openings import decode_nodes
 from protocol.release import Release, encode_release
-from protocol.wire import ATTENDANCE_BYTES, SHARE_BYTES
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked, flower, lines
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,

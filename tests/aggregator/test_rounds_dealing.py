@@ -8,10 +8,10 @@ import pytest
 from flwr.app import Message
 
 from edge_client.dealing import Secrets, deal
+from protocol.attendance import SHARE_BYTES
 from protocol.errors import CohortRefused, QuorumError, ShareError
 from protocol.openings import Opening
 from protocol.sharing import dealt_digest
-from protocol.wire import SHARE_BYTES
 from tests.aggregator.conftest import BAD, MakeScene, asked, flower
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,

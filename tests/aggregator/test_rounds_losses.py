@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
+from protocol.attendance import attendances
 from protocol.errors import QuorumError
 from protocol.sharing import threshold
-from protocol.wire import attendances
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,

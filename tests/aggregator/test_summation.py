@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from aggregator.admission import ContributionAdmission
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.cipher import RoundCipher
-from edge_client.round import open_sum, voucher
+from edge_client.sums import open_sum, voucher
+from protocol.attendance import Attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CheckpointError, MalformedMessage
@@ -24,7 +25,7 @@ from protocol.openings import encode_nodes
 from protocol.pairwise import mask, self_key
 from protocol.parameters import CHECKS, DEGREE, MODULUS, SEED_BYTES
 from protocol.plan import Plan
-from protocol.wire import Aggregate, Attendance, Contribution, decode_aggregate, encode_aggregate
+from protocol.wire import Aggregate, Contribution, decode_aggregate, encode_aggregate
 from tests.aggregator.stub_grid import LAYOUT, StubClient, make_kits, small_plan
 
 CALL = Call(bytes(range(16)), 1, 1)

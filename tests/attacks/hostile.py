@@ -11,12 +11,13 @@ from aggregator.summation import MaskedSum
 from edge_client.client import Client, Reply
 from edge_client.learning import data as datasets
 from edge_client.learning.network import build_network
-from edge_client.round import dither_of, open_sum, quantised, terms_of
+from edge_client.round import dither_of, quantised, terms_of
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending, load_pending
+from edge_client.sums import open_sum
 from protocol.call import Call
 from protocol.cohort import Cohort
-from protocol.grid import steps
+from protocol.grid import Integers, steps
 from protocol.layout import Vector
 from protocol.plan import Plan
 from tests.edge_client.federation import (
@@ -134,7 +135,7 @@ class Hostile:
         return sum(self.cohort(attendances, nodes).weights(self.plan.max_share).values())
 
 
-def correlation(guess: Vector | Reals, truth: Vector | Reals) -> float:
+def correlation(guess: Vector | Reals | Integers, truth: Vector | Reals) -> float:
     """How much a guess tells of the truth, between 0 and 1."""
     return float(abs(np.corrcoef(guess, truth)[0, 1]))
 

@@ -7,11 +7,12 @@ import pytest
 
 from edge_client import client as edge
 from edge_client.learning.network import build_network
-from edge_client.round import Update, open_sum
+from edge_client.round import Update
+from edge_client.sums import open_sum
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.grid import dequantise
 from protocol.layout import Mask, Vector
-from protocol.wire import decode_attendance
 from tests.attacks.hostile import NODES, Hostile, loud_plan
 from tests.edge_client.federation import RUN
 

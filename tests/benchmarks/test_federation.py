@@ -11,7 +11,7 @@ import torch
 from aggregator.journal import Journal
 from benchmarks.federation import Clear, encrypted_run
 from edge_client.keys import load_kit
-from edge_client.round import state_after
+from edge_client.sums import state_after
 from fleet.provisioning.kits import kit_name
 from protocol.errors import ConfigError
 from protocol.plan import Plan

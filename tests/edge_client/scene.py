@@ -8,24 +8,14 @@ import numpy as np
 
 from aggregator.summation import MaskedSum
 from edge_client.client import Reply
+from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.round import (
-    Sum,
-    Update,
-    admit_cohort,
-    admit_release,
-    attend,
-    close_update,
-    consent,
-    dither_of,
-    open_sum,
-    quantised,
-    voucher,
-)
+from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending
+from edge_client.sums import Sum, open_sum, voucher
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.openings import Memory

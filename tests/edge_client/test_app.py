@@ -17,8 +17,9 @@ from edge_client.client import Reply
 from edge_client.keys import COHORT_FILE, PLAN_FILE
 from edge_client.learning.network import build_network
 from edge_client.ledger import LEDGER_FILE
-from edge_client.round import open_sum
+from edge_client.sums import open_sum
 from fleet.flower import be_task, wrap
+from protocol.attendance import ATTENDANCE_BYTES
 from protocol.call import Call
 from protocol.errors import (
     AgreementError,
@@ -39,7 +40,6 @@ from protocol.errors import (
 from protocol.messages import STYPE, from_record, to_record
 from protocol.openings import encode_nodes
 from protocol.plan import Plan
-from protocol.wire import ATTENDANCE_BYTES
 from tests.edge_client.federation import (
     NODES,
     RUN,

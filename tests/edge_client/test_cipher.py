@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from aggregator.summation import CohortSum
 from edge_client.cipher import RoundCipher, _ternary
+from protocol.attendance import Attendance
 from protocol.bits import Words
 from protocol.cohort import Cohort
 from protocol.errors import MalformedMessage
@@ -18,7 +19,7 @@ from protocol.grid import Grid
 from protocol.lanes import Slots
 from protocol.parameters import DEGREE, MODULUS, SEED_BYTES, Parameters
 from protocol.plan import Plan
-from protocol.wire import Aggregate, Attendance, Contribution, decode_aggregate, encode_aggregate
+from protocol.wire import Aggregate, Contribution, decode_aggregate, encode_aggregate
 from tests.edge_client.federation import RUN, ciphertext_sum
 
 KEY = bytes(range(32))
@@ -73,7 +74,7 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
         "plan": bytes(32),
         "key": bytes(16),
     }
-    digests = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
+    digests: dict[str, Any] = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     members = tuple(
         Attendance(**fields, attempt=1, node=k, samples=1, **digests, memory=frozenset()) for k in range(clients)
     )

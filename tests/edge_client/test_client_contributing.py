@@ -7,9 +7,10 @@ import pytest
 from edge_client.client import Client
 from edge_client.learning.network import build_network
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
-from edge_client.round import open_sum
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending
+from edge_client.sums import open_sum
+from protocol.attendance import SHARE_BYTES
 from protocol.call import Call
 from protocol.errors import (
     AgreementError,
@@ -21,7 +22,7 @@ from protocol.errors import (
     PruneSealError,
     SignatureRefused,
 )
-from protocol.wire import SHARE_BYTES, decode_contribution
+from protocol.wire import decode_contribution
 from tests.edge_client.federation import (
     FIRST,
     NODES,

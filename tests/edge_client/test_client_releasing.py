@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from edge_client.ledger import Ledger
-from edge_client.round import voucher
 from edge_client.state import load_pending
+from edge_client.sums import voucher
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import CheckpointError, CohortRefused, Duplicate, MalformedMessage, PeerMismatch, PruneSealError
 from protocol.openings import Opening
 from protocol.release import Consent, decode_consent, decode_release, encode_release
 from protocol.sharing import SECRET_BYTES
-from protocol.wire import decode_attendance
 from tests.edge_client.federation import FIRST, NODES, PLAN, RUN, Stage, federation, invitation, one_client, release_of
 
 INSIDE = NODES[:5]

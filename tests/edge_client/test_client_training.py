@@ -9,9 +9,11 @@ import pytest
 from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.learning.training import evaluate
-from edge_client.round import model_digest, open_sum, state_after
+from edge_client.round import model_digest
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending, save_pending
+from edge_client.sums import open_sum, state_after
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import (
     CohortRefused,
@@ -24,7 +26,6 @@ from protocol.errors import (
     TrainingError,
 )
 from protocol.openings import Opening
-from protocol.wire import decode_attendance
 from tests.edge_client import tiny
 from tests.edge_client.federation import (
     FIRST,

@@ -18,8 +18,9 @@ from edge_client.client import Client
 from edge_client.dealing import Secrets
 from edge_client.keys import Kit
 from edge_client.learning.network import build_network, first_state
-from edge_client.round import Update, attend, close_update, dither_of, open_sum, quantised, tag_key
+from edge_client.round import Update, attend, close_update, dither_of, quantised
 from edge_client.state import Pending, load_pending
+from edge_client.sums import open_sum, tag_key
 from protocol.bits import Words
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort

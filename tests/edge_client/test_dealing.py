@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.dealing import Secrets, deal, take
+from protocol.attendance import SHARE_BYTES, Attendance
 from protocol.call import Call
 from protocol.errors import MalformedMessage
 from protocol.sharing import SECRET_BYTES, join, threshold
-from protocol.wire import SHARE_BYTES, Attendance
 from tests import factories
 from tests.edge_client.federation import FIRST, RUN
 

@@ -14,7 +14,7 @@ from edge_client import result
 from edge_client.client import Client
 from edge_client.learning.network import build_network, insert
 from edge_client.result import CHECKPOINT_FILE, EXPORT_LOG, leave
-from edge_client.round import state_after
+from edge_client.sums import state_after
 from protocol import checkpoint
 from protocol.call import Call
 from protocol.checkpoint import Checkpoint

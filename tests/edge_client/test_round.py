@@ -6,28 +6,19 @@ import numpy as np
 import pytest
 
 from edge_client.learning.network import first_state
-from edge_client.round import (
-    Sum,
-    Update,
-    attend,
-    dither_of,
-    model_digest,
-    next_state,
-    open_sum,
-    quantised,
-    state_digest,
-    terms_of,
-)
+from edge_client.round import Update, attend, dither_of, model_digest, quantised, state_digest, terms_of
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
+from edge_client.sums import Sum, next_state, open_sum
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import TrainingError
 from protocol.grid import Integers, clips
 from protocol.layout import Layout, Mask, TensorSpec, Vector
 from protocol.support import Support
 from protocol.terms import Terms, support_digest
-from protocol.wire import decode_attendance, decode_contribution, encode_aggregate
+from protocol.wire import decode_contribution, encode_aggregate
 from tests.edge_client.federation import FIRST, NODES, RUN, federation, random_vector
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene
 

@@ -6,15 +6,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edge_client.consenting import admit_release
 from edge_client.keys import Kit
-from edge_client.round import Update, admit_cohort, admit_release, attend
+from edge_client.round import Update, admit_cohort, attend
 from edge_client.state import Pending
+from protocol.attendance import ATTENDANCE_BYTES, decode_attendance, encode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerMismatch, SignatureRefused
+from protocol.frame import signed
 from protocol.openings import Memory, Opening
 from protocol.release import Release
-from protocol.wire import ATTENDANCE_BYTES, decode_attendance, encode_attendance, signed
 from tests import factories
 from tests.edge_client.federation import FIRST, NODES, RUN
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready

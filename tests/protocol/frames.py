@@ -9,13 +9,15 @@ import pytest
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from protocol.attendance import Attendance
 from protocol.bits import Words
 from protocol.errors import PeerError
+from protocol.frame import signed
 from protocol.grid import Grid
 from protocol.openings import Memory, Opening
 from protocol.parameters import CHECKS, DEGREE, Parameters
 from protocol.release import Consent, Release, encode_consent, encode_release
-from protocol.wire import Aggregate, Attendance, Contribution, encode_aggregate, signed
+from protocol.wire import Aggregate, Contribution, encode_aggregate
 from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
 
 PARAMETERS = Parameters(Grid(16, 5))

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from protocol.attendance import ATTENDANCE_BYTES, Attendance
 from protocol.cohort import (
     Cohort,
     bounded_weights,
@@ -18,7 +19,6 @@ from protocol.cohort import (
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerError, SignatureRefused
 from protocol.openings import Memory
 from protocol.roster import Roster
-from protocol.wire import ATTENDANCE_BYTES, Attendance
 from tests.factories import attend, attendance, cohort, kits, mutations, plan, secrets
 from tests.protocol.frames import MEMORY
 

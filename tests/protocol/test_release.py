@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, PeerError, SignatureRefused, VersionRefused
+from protocol.frame import CONSENT, RELEASE, SIGNATURE_BYTES, kind_of, signed
 from protocol.release import (
     Consent,
     Release,
@@ -16,7 +17,6 @@ from protocol.release import (
     encode_consent,
     encode_release,
 )
-from protocol.wire import CONSENT, RELEASE, SIGNATURE_BYTES, kind_of, signed
 from tests.factories import SEALED, mutations
 from tests.protocol.frames import (
     CONSENTS,

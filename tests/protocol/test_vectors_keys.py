@@ -9,13 +9,13 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge_client.dealing import take
 from edge_client.keys import CohortSecret
-from edge_client.round import tag_key, voucher
+from edge_client.sums import tag_key, voucher
+from protocol.attendance import SHARE_BYTES, decode_attendance
 from protocol.call import Call
 from protocol.pairwise import keystream, mask, pair_key, self_key
 from protocol.roster import Roster
 from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES, commit, dealt_digest, join
 from protocol.tag import tag
-from protocol.wire import SHARE_BYTES, decode_attendance
 from tests import factories
 from tests.protocol.replaying import Case, parameters, read, roster
 from tests.vectors.golden_keys import KEYS

@@ -5,20 +5,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
+from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.cohort import decode_cohort
+from protocol.frame import SIGNATURE_BYTES
 from protocol.openings import Opening, decode_memory, encode_memory, nodes_digest
 from protocol.parameters import DEGREE
 from protocol.release import Consent, Release, decode_consent, decode_release, encode_consent, encode_release
 from protocol.wire import (
-    SIGNATURE_BYTES,
     Aggregate,
-    Attendance,
     Contribution,
     decode_aggregate,
-    decode_attendance,
     decode_contribution,
     encode_aggregate,
-    encode_attendance,
     encode_contribution,
 )
 from tests.protocol.replaying import Case, blake2b, fields, parameters, read, roster, words

@@ -7,7 +7,7 @@ import numpy as np
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, MaskedSum
 from edge_client.cipher import RoundCipher
-from edge_client.round import open_sum
+from edge_client.sums import open_sum
 from protocol.ciphertext import restore, truncate
 from protocol.cohort import decode_cohort
 from protocol.grid import dequantise, steps

@@ -8,6 +8,7 @@ import pytest
 
 from edge_client.dealing import take
 from protocol import errors
+from protocol.attendance import decode_attendance
 from protocol.bits import unpack_bits
 from protocol.call import Call
 from protocol.ciphertext import restore
@@ -20,7 +21,7 @@ from protocol.roster import load_roster
 from protocol.sharing import join
 from protocol.support import decode_support
 from protocol.terms import decode_terms
-from protocol.wire import decode_aggregate, decode_attendance, decode_contribution
+from protocol.wire import decode_aggregate, decode_contribution
 from tests import factories
 from tests.factories import layout
 from tests.protocol.replaying import FOLDER, Case, parameters, read, roster, words

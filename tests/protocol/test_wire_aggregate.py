@@ -7,8 +7,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, PeerError
+from protocol.frame import AGGREGATE, kind_of
 from protocol.parameters import DEGREE, SEED_BYTES
-from protocol.wire import AGGREGATE, Aggregate, decode_aggregate, encode_aggregate, kind_of
+from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
 from tests.factories import SEALED, dummy_words, mutations
 from tests.protocol.frames import (
     AGGREGATES,

@@ -8,23 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from protocol import wire
+from protocol.attendance import ATTENDANCE_BYTES, Attendance, attendances, decode_attendance, encode_attendance
 from protocol.errors import MalformedMessage, PeerError, PeerMismatch, SignatureRefused, VersionRefused
+from protocol.frame import ATTENDANCE, SIGNATURE_BYTES, kind_of, signed
 from protocol.openings import encode_memory
 from protocol.parameters import SEED_BYTES
-from protocol.wire import (
-    ATTENDANCE,
-    ATTENDANCE_BYTES,
-    SIGNATURE_BYTES,
-    Attendance,
-    contribution_length,
-    decode_attendance,
-    decode_contribution,
-    encode_attendance,
-    encode_contribution,
-    kind_of,
-    signed,
-)
+from protocol.wire import contribution_length, decode_contribution, encode_contribution
 from tests.factories import attend, attendance, contribute, contribution, mutations
 from tests.protocol.frames import (
     ATTENDANCES,
@@ -53,7 +42,7 @@ POSITIVE = st.integers(1, (1 << 32) - 1) | st.sampled_from([1, (1 << 32) - 1])
 
 
 @st.composite
-def attendances(draw: st.DrawFn) -> Attendance:
+def some_attendances(draw: st.DrawFn) -> Attendance:
     values = draw(POSITIVE)
     return Attendance(
         run=draw(raw(16)),
@@ -75,7 +64,7 @@ def attendances(draw: st.DrawFn) -> Attendance:
     )
 
 
-@given(attendances())
+@given(some_attendances())
 def test_decode_attendance_undoes_encode_attendance(made: Attendance) -> None:
     body = encode_attendance(made)
     frame = signed(body, KITS[made.node].sign(body))
@@ -153,12 +142,12 @@ def test_an_exchange_key_with_which_no_secret_is_shared_is_refused_though_signed
 
 def test_signed_attendances_end_to_end_are_cut_where_each_ends() -> None:
     whole = b"".join(ATTENDANCES)
-    assert [*wire.attendances(whole)] == ATTENDANCES
-    assert [*wire.attendances(b"")] == []
+    assert [*attendances(whole)] == ATTENDANCES
+    assert [*attendances(b"")] == []
     ends = {0, *accumulate(map(len, ATTENDANCES))}
     for length in set(range(len(whole))) - ends:
         with pytest.raises(MalformedMessage, match="not a whole number of attendances"):
-            list(wire.attendances(whole[:length]))
+            list(attendances(whole[:length]))
 
 
 # --- contribution ------------------------------------------------------------------------------

@@ -4,20 +4,13 @@ import struct
 from dataclasses import replace
 from typing import Any, Final
 
+from protocol.attendance import SHARE_BYTES
 from protocol.cohort import Cohort
+from protocol.frame import AGGREGATE, ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, signed
 from protocol.openings import Opening, encode_memory
 from protocol.release import Consent, Release, encode_consent, encode_release
 from protocol.sharing import SECRET_BYTES
-from protocol.wire import (
-    AGGREGATE,
-    ATTENDANCE,
-    CONTRIBUTION,
-    SHARE_BYTES,
-    SIGNATURE_BYTES,
-    encode_aggregate,
-    encode_contribution,
-    signed,
-)
+from protocol.wire import encode_aggregate, encode_contribution
 from tests import factories
 from tests.vectors.scene import COHORT, KITS, MEMORY, NODES, PLAN, Bad, Case, aggregate_of
 

@@ -9,14 +9,14 @@ import numpy as np
 
 from edge_client.dealing import deal, take
 from edge_client.keys import CohortSecret
-from edge_client.round import tag_key, voucher
+from edge_client.sums import tag_key, voucher
+from protocol.attendance import SHARE_BYTES
 from protocol.call import Call
 from protocol.grid import Grid
 from protocol.pairwise import keystream, mask, pair_key, self_key
 from protocol.parameters import Parameters
 from protocol.sharing import COMMITMENT_BYTES, commit, dealt_digest, threshold
 from protocol.tag import tag
-from protocol.wire import SHARE_BYTES
 from tests import factories
 from tests.vectors.scene import COHORT, KITS, NODES, PLAN, Case
 

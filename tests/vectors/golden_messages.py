@@ -4,10 +4,12 @@ from typing import Final
 
 import numpy as np
 
+from protocol.attendance import decode_attendance
+from protocol.frame import signed
 from protocol.openings import Memory, Opening, encode_memory, nodes_digest
 from protocol.parameters import DEGREE
 from protocol.release import Consent, Release, encode_consent, encode_release
-from protocol.wire import decode_attendance, encode_aggregate, signed
+from protocol.wire import encode_aggregate
 from tests import factories
 from tests.vectors.scene import COHORT, KITS, MEMORY, NODES, PLAN, Case, aggregate_of, blake2b, fields
 

@@ -6,8 +6,9 @@ import numpy as np
 
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, dealt_to
+from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
-from edge_client.round import Update, admit_cohort, admit_release, attend, close_update, consent, dither_of, quantised
+from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised
 from edge_client.sparsify import GlobalState
 from protocol.call import Call
 from protocol.cohort import gather_cohort

@@ -6,7 +6,7 @@ from typing import Any, Final
 import numpy as np
 
 from edge_client.keys import CohortSecret
-from edge_client.round import voucher
+from edge_client.sums import voucher
 from protocol.cohort import Cohort
 from protocol.lanes import Slots
 from protocol.openings import Memory, Opening

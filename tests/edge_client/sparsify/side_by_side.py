@@ -10,8 +10,8 @@ from edge_client.client import Client
 from edge_client.learning.data import Share, part
 from edge_client.learning.network import Network, build_network
 from edge_client.learning.partition import partition
-from edge_client.round import state_after
 from edge_client.sparsify import GlobalState
+from edge_client.sums import state_after
 from protocol.grid import clips
 from protocol.layout import Vector, flatten
 from protocol.plan import Plan

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from edge_client.learning.network import build_network, layout_of
-from edge_client.round import state_after
 from edge_client.sparsify import GlobalState, Sparsifier, sparsifier
 from edge_client.sparsify.fedsparsify import FedSparsifyGlobal, OneShot, RandomPruning, Scheduled
 from edge_client.sparsify.topk import kept_at
+from edge_client.sums import state_after
 from protocol.errors import ConfigError
 from protocol.layout import Layout, Mask, TensorSpec, Vector, unflatten
 from protocol.plan import Plan

@@ -17,17 +17,19 @@ from edge_client.learning.data import Share, part
 from edge_client.learning.network import Network, build_network, extract, first_state, layout_of
 from edge_client.learning.partition import partition
 from edge_client.learning.training import local_update
-from edge_client.round import open_sum, state_after, training_seed
+from edge_client.round import training_seed
 from edge_client.sparsify import METHODS, GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
 from edge_client.sparsify.topk import top_k
 from edge_client.state import load_pending
+from edge_client.sums import open_sum, state_after
 from protocol import checkpoint
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
-from protocol.wire import contribution_length, decode_attendance
+from protocol.wire import contribution_length
 from tests.edge_client import tiny
 from tests.edge_client.federation import RUN, Federation, Played, federation, invitation, play_round, tiny_plan
 

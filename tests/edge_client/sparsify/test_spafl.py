@@ -13,10 +13,11 @@ from edge_client.sparsify import sparsifier
 from edge_client.sparsify.spafl import Gate, SpaFL
 from edge_client.state import load_pending
 from protocol import checkpoint
+from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import ConfigError
 from protocol.plan import Plan
-from protocol.wire import contribution_length, decode_attendance
+from protocol.wire import contribution_length
 from tests.edge_client import tiny
 from tests.edge_client.federation import RUN, federation, tiny_plan
 from tests.edge_client.sparsify import spafl_twin

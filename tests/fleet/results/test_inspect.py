@@ -9,13 +9,16 @@ import torch
 from export.convert import convert, save_onnx
 from fleet.results.inspect import describe_file
 from protocol import checkpoint
+from protocol.attendance import ATTENDANCE_BYTES, Attendance, encode_attendance
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage
-from protocol.wire import Attendance, encode_attendance
 
 
 def attendance() -> bytes:
     digest, short = bytes(range(32)), bytes(range(16))
-    message = Attendance(short, 3, 1, 7, 100, 50, 0, digest, short, digest, digest, short)
+    message = Attendance(
+        run=short, round=3, attempt=1, node=7, samples=100, values=50, votes=0, plan=digest, key=short, model=digest,
+        support=digest, invited=digest, exchange=digest, seed=digest, dealt=digest, memory=frozenset(),
+    )  # fmt: skip
     return encode_attendance(message) + bytes(64)
 
 
@@ -25,7 +28,7 @@ def test_a_message_shows_its_head(tmp_path: Path) -> None:
     assert described["kind"] == "attendance"
     assert (described["round"], described["node"], described["samples"], described["values"]) == (3, 7, 100, 50)
     assert described["run"] == bytes(range(16)).hex()
-    assert described["bytes"] == 240
+    assert described["bytes"] == ATTENDANCE_BYTES
 
 
 def test_a_message_cut_within_its_head_is_refused(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``protocol.wire``: what all messages have in common, their head and their fields, and how they are described."""
+"""``protocol.frame``: what all messages have in common, their head and their fields, and how they are described."""
 
 import struct
 from collections.abc import Callable
@@ -6,27 +6,15 @@ from dataclasses import fields
 
 import pytest
 
-from protocol import VERSION, wire
+from protocol import VERSION, frame
+from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES, Attendance, decode_attendance
+from protocol.describe import describe
 from protocol.errors import MalformedMessage, VersionRefused
+from protocol.frame import AGGREGATE, ATTENDANCE, CONSENT, CONTRIBUTION, RELEASE, kind_of
 from protocol.openings import encode_memory
 from protocol.parameters import SEED_BYTES
 from protocol.release import decode_consent, decode_release
-from protocol.wire import (
-    AGGREGATE,
-    ATTENDANCE,
-    ATTENDANCE_BYTES,
-    CONSENT,
-    CONTRIBUTION,
-    RELEASE,
-    SHARE_BYTES,
-    Attendance,
-    announced_sizes,
-    decode_aggregate,
-    decode_attendance,
-    decode_contribution,
-    describe,
-    kind_of,
-)
+from protocol.wire import announced_sizes, decode_aggregate, decode_contribution
 from tests.factories import RUN, SEALED, attend, attendance, contribution, secrets
 from tests.protocol.frames import (
     AGGREGATES,
@@ -135,8 +123,8 @@ def test_a_message_that_ends_within_its_head_is_refused(frame: bytes, decode: Ca
 
 
 def test_a_message_that_is_too_long_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert wire.LARGEST == 1 << 30
-    monkeypatch.setattr(wire, "LARGEST", len(CONTRIBUTIONS[0]))
+    assert frame.LARGEST == 1 << 30
+    monkeypatch.setattr(frame, "LARGEST", len(CONTRIBUTIONS[0]))
     assert kind_of(CONTRIBUTIONS[0]) == CONTRIBUTION
     with pytest.raises(MalformedMessage, match="bytes are not a message"):
         kind_of(CONTRIBUTIONS[0] + b"\0")

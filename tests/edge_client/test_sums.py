@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edge_client.cipher import RoundCipher
-from edge_client.round import dither_of, open_sum, quantised, tag_key, terms_of
+from edge_client.round import dither_of, quantised, terms_of
+from edge_client.sums import open_sum, tag_key
 from protocol.call import Call
 from protocol.ciphertext import truncate
 from protocol.cohort import gather_cohort
