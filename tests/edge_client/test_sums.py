@@ -60,7 +60,7 @@ def test_an_aggregate_of_more_values_than_the_model_has_is_refused_before_it_is_
     frame = encode_aggregate(four.aggregate(), PLAN.parameters)
     at = 8 + 16 + 4 * 4  # prefix, run; round, attempt, clients, members
     assert struct.unpack_from("<2I", frame, at) == (SIZE, 0)
-    monkeypatch.setattr("edge_client.round.decode_aggregate", decode)
+    monkeypatch.setattr("edge_client.sums.decode_aggregate", decode)
     for values, votes in ((LAYOUT.size + 1, 0), (0xFFFF_FFFF, 0xFFFF_FFFF), (SIZE, SIZE - 1)):
         changed = frame[:at] + struct.pack("<2I", values, votes) + frame[at + 8 :]
         with pytest.raises(PeerMismatch, match="values and votes"):

@@ -64,7 +64,7 @@ def encrypted(plan: Plan, folder: Path, rounds: int) -> Encrypted:
         for k, rows in enumerate(partition("group", data.train_y, data.groups, CLIENTS, plan.seed))
     ]
     seeds = [
-        [int(np.random.default_rng([plan.run_seed(RUN), round_, 1, node]).integers(1 << 31)) for node in nodes]
+        [int(np.random.default_rng([plan.run_seed(RUN), round_, node]).integers(1 << 31)) for node in nodes]
         for round_ in range(1, plan.rounds + 1)
     ]
     aggregate, state, states, tolerances = b"", network.initial, [], []
