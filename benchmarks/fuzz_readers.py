@@ -27,7 +27,7 @@ from benchmarks.fuzz_frames import VECTORS, dealt_to_the_first, of_frames
 from benchmarks.fuzz_models import of_files, of_serving
 from benchmarks.fuzz_reader import Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
-from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, ROSTER_FILE, SIGN_FILE, load_kit
+from edge_client.keys import COHORT_FILE, PLAN_FILE, ROSTER_FILE, SEAL_FILE, SIGN_FILE, load_kit
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
 from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
 from fleet.provisioning.federation import Federation
@@ -71,9 +71,9 @@ def _of_keys(folder: Path) -> Iterator[Reader]:
     kit.mkdir()
     roster = factories.roster((1, 2, 3))
     write_client_keys(
-        kit, factories.SECRET, factories.sign_key(1), factories.blinding_key(1), plan, roster, factories.OPERATOR
+        kit, factories.SECRET, factories.sign_key(1), factories.seal_key(1), plan, roster, factories.OPERATOR
     )
-    for name in (COHORT_FILE, SIGN_FILE, BLINDING_FILE, PLAN_FILE, ROSTER_FILE, OPERATOR_PUBLIC_FILE):
+    for name in (COHORT_FILE, SIGN_FILE, SEAL_FILE, PLAN_FILE, ROSTER_FILE, OPERATOR_PUBLIC_FILE):
         genuine = (kit / name).read_bytes()
         yield Reader(f"kit {name}", [genuine], _restored(kit / name, genuine, lambda: load_kit(kit)))
     rosters = [path.read_bytes() for path in sorted(VECTORS.glob("*roster*.json"))]

@@ -1,6 +1,6 @@
 """The keys of one node, and everything that is derived from the cohort secret.
 
-A node's kit is a folder: ``cohort.secret`` (32 bytes in hex), ``sign.key`` (Ed25519) and ``mask.key`` (X25519), both
+A node's kit is a folder: ``cohort.secret`` (32 bytes in hex), ``sign.key`` (Ed25519) and ``seal.key`` (X25519), both
 PKCS #8 PEM, and ``roster.json``, which is public and signed by the key in ``operator.pub``; ``plan.digest`` names the
 plan that the node will accept. The operator's kit holds ``cohort.secret`` and ``operator.key`` (Ed25519), which signs
 rosters. Secret files have mode 0600. A file that is absent or exposed is an error; nothing is ever generated in its
@@ -39,10 +39,10 @@ from protocol.tag import TAG_KEY_BYTES
 
 SECRET_BYTES: Final = 32
 VOUCHER_BYTES: Final = 32
-COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
+COHORT_FILE, SIGN_FILE, SEAL_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_KEY_FILE = (
     "cohort.secret",
     "sign.key",
-    "mask.key",
+    "seal.key",
     "roster.json",
     "plan.digest",
     "operator.key",
@@ -151,7 +151,7 @@ class Kit:
     roster: Roster
     plan: bytes
     sign_key: Ed25519PrivateKey
-    blinding_key: X25519PrivateKey
+    seal_key: X25519PrivateKey
 
     def sign(self, message: bytes) -> bytes:
         """The node's Ed25519 signature, 64 bytes."""
@@ -159,7 +159,7 @@ class Kit:
 
     def pair_secret(self, peer: int) -> bytes:
         """The X25519 secret that this node shares with a peer of the roster, 32 bytes."""
-        return self.blinding_key.exchange(X25519PublicKey.from_public_bytes(self.roster.nodes[peer].blinding))
+        return self.seal_key.exchange(X25519PublicKey.from_public_bytes(self.roster.nodes[peer].seal))
 
 
 def load_kit(folder: Path) -> Kit:
@@ -170,17 +170,17 @@ def load_kit(folder: Path) -> Kit:
         RosterRefused: The roster cannot be read, or is not signed by the operator.
     """
     secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
-    sign_key, blinding_key = _private_key(folder / SIGN_FILE), _private_key(folder / BLINDING_FILE)
-    if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(blinding_key, X25519PrivateKey):
-        raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {BLINDING_FILE}")
+    sign_key, seal_key = _private_key(folder / SIGN_FILE), _private_key(folder / SEAL_FILE)
+    if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(seal_key, X25519PrivateKey):
+        raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {SEAL_FILE}")
     roster = load_roster(folder / ROSTER_FILE)
     if roster.cohort_id != secret.id:
         raise KeyFileError(f"the cohort secret in {folder} is not the one of its roster: provision this node again")
-    ours = (sign_key.public_key().public_bytes_raw(), blinding_key.public_key().public_bytes_raw())
+    ours = (sign_key.public_key().public_bytes_raw(), seal_key.public_key().public_bytes_raw())
     for number, node in roster.nodes.items():
-        if (node.sign, node.blinding) == ours:
+        if (node.sign, node.seal) == ours:
             plan = _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE)
-            return Kit(number, secret, roster, plan, sign_key, blinding_key)
+            return Kit(number, secret, roster, plan, sign_key, seal_key)
     raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
 
 

@@ -26,7 +26,7 @@ from protocol.errors import CohortRefused, PeerMismatch
 from protocol.frame import signed
 from protocol.grid import Integers, Reals, Share, clips, quantise, steps
 from protocol.layout import Layout, Mask, Vector
-from protocol.openings import Memory, Nodes, nodes_digest, require_openable
+from protocol.openings import MEMORY_LIMIT, Memory, Nodes, encode_memory, nodes_digest, require_openable
 from protocol.pairwise import mask, pair_key, self_key
 from protocol.payload import pack_payload
 from protocol.plan import Plan
@@ -90,6 +90,11 @@ def require_invited(invited: Nodes, memory: Memory, kit: Kit, plan: Plan) -> Non
     if not plan.min_cohort <= len(invited) <= plan.max_cohort:
         raise CohortRefused(f"{len(invited)} are invited; the plan allows {plan.min_cohort} to {plan.max_cohort}")
     require_openable(memory, invited, (), plan.colluders)
+    if len(encode_memory(memory)) > MEMORY_LIMIT:
+        raise CohortRefused(
+            "this node remembers more sums from the same starting model than an attendance can say; the run has to "
+            "begin from another model"
+        )
 
 
 def attend(

@@ -34,6 +34,8 @@ from protocol.sharing import threshold
 Nodes = frozenset[int]
 MEMORY_LIMIT: Final = 1 << 16
 """An attendance remembers no more than so many bytes."""
+MOST_NODES: Final = 1 << 16
+"""No set of nodes is larger; a longer one is refused before it is read."""
 _COUNT = struct.Struct("<I")
 
 
@@ -167,8 +169,8 @@ def _openings(data: bytes) -> Iterator[Opening]:
 def _nodes_at(data: bytes, at: int) -> tuple[Nodes, int]:
     count, at = _count_at(data, at)
     end = at + 4 * count
-    if end > len(data):
-        raise MalformedMessage("a list of nodes ends too early")
+    if count > MOST_NODES or end > len(data):
+        raise MalformedMessage("a list of nodes ends too early, or is too long")
     numbers = struct.unpack_from(f"<{count}I", data, at)
     if any(a >= b for a, b in pairwise(numbers)):
         raise MalformedMessage("a list of nodes must be in ascending order")

@@ -9,6 +9,7 @@ from itertools import pairwise
 
 from protocol.errors import MalformedMessage
 from protocol.frame import CONSENT, PREFIX, RELEASE, SIGNATURE_BYTES, open_frame, prefix
+from protocol.openings import MOST_NODES
 from protocol.roster import Roster
 from protocol.sharing import SECRET_BYTES
 
@@ -77,7 +78,7 @@ def decode_release(data: bytes) -> Release:
     """
     fields, rest = open_frame(data, RELEASE, RELEASE_HEAD)
     run, round_, attempt, members, cohort, terms, count = fields
-    if not 0 < count <= members or terms not in (0, 1) or len(rest) != 4 * count:
+    if not 0 < count <= min(members, MOST_NODES) or terms not in (0, 1) or len(rest) != 4 * count:
         raise MalformedMessage("the release names no members, or more than there are")
     nodes = struct.unpack(f"<{count}I", rest)
     if any(a >= b for a, b in pairwise(nodes)):

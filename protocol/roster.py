@@ -40,14 +40,14 @@ def signed_digest(message: bytes) -> bytes:
 
 @dataclass(frozen=True)
 class Node:
-    """One client's public keys: Ed25519 for signatures, X25519 for pairwise blinding; 32 bytes each."""
+    """One client's public keys: Ed25519 for signatures, X25519 for sealing shares to it; 32 bytes each."""
 
     name: str
     sign: bytes
-    blinding: bytes
+    seal: bytes
 
     def __post_init__(self) -> None:
-        if len(self.sign) != 32 or len(self.blinding) != 32:
+        if len(self.sign) != 32 or len(self.seal) != 32:
             raise RosterRefused(f"the public keys of {self.name} must be 32 bytes each")
 
 
@@ -97,7 +97,7 @@ class Roster:
         parts = [_TAG, self.cohort_id, self.serial.to_bytes(4, "little"), len(self.nodes).to_bytes(4, "little")]
         for number, node in sorted(self.nodes.items()):
             name = node.name.encode()
-            parts += [number.to_bytes(4, "little"), len(name).to_bytes(4, "little"), name, node.sign, node.blinding]
+            parts += [number.to_bytes(4, "little"), len(name).to_bytes(4, "little"), name, node.sign, node.seal]
         return b"".join(parts)
 
     def to_json(self, signature: bytes) -> str:
@@ -107,7 +107,7 @@ class Roster:
             signature: The operator's Ed25519 signature of :meth:`to_sign`, 64 bytes.
         """
         nodes = [
-            {"node": number, "name": node.name, "sign": node.sign.hex(), "mask": node.blinding.hex()}
+            {"node": number, "name": node.name, "sign": node.sign.hex(), "seal": node.seal.hex()}
             for number, node in sorted(self.nodes.items())
         ]
         head = {"format": _FORMAT, "version": _VERSION, "cohort": self.cohort_id.hex(), "serial": self.serial}
@@ -149,7 +149,7 @@ def load_roster(path: Path, key: Path | None = None) -> Roster:
         if (data["format"], data["version"]) != (_FORMAT, _VERSION):
             raise RosterRefused(f"{path} is not a roster of version {_VERSION}, which is signed: provision again")
         nodes = {
-            int(entry["node"]): Node(str(entry["name"]), bytes.fromhex(entry["sign"]), bytes.fromhex(entry["mask"]))
+            int(entry["node"]): Node(str(entry["name"]), bytes.fromhex(entry["sign"]), bytes.fromhex(entry["seal"]))
             for entry in data["nodes"]
         }
         if len(nodes) != len(data["nodes"]):

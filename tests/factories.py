@@ -62,9 +62,9 @@ def sign_key(node: int) -> Ed25519PrivateKey:
     return Ed25519PrivateKey.from_private_bytes((b"sign" + struct.pack("<I", node)) * 4)
 
 
-def blinding_key(node: int) -> X25519PrivateKey:
-    """The key for pairwise blinding that a node has in every test."""
-    return X25519PrivateKey.from_private_bytes((b"mask" + struct.pack("<I", node)) * 4)
+def seal_key(node: int) -> X25519PrivateKey:
+    """The key for sealing that a node has in every test."""
+    return X25519PrivateKey.from_private_bytes((b"seal" + struct.pack("<I", node)) * 4)
 
 
 def roster(nodes: Iterable[int]) -> Roster:
@@ -73,7 +73,7 @@ def roster(nodes: Iterable[int]) -> Roster:
         node: Node(
             f"node-{node}",
             sign_key(node).public_key().public_bytes_raw(),
-            blinding_key(node).public_key().public_bytes_raw(),
+            seal_key(node).public_key().public_bytes_raw(),
         )
         for node in nodes
     }
@@ -96,7 +96,7 @@ def kits(agreed: Plan, nodes: Iterable[int] = (1, 2, 3)) -> dict[int, Kit]:
     """What each node of a federation was provisioned with, by its number."""
     public = roster(nodes)
     secret = CohortSecret(SECRET)
-    return {node: Kit(node, secret, public, agreed.digest, sign_key(node), blinding_key(node)) for node in public.nodes}
+    return {node: Kit(node, secret, public, agreed.digest, sign_key(node), seal_key(node)) for node in public.nodes}
 
 
 def attendance(kit: Kit, **changes: Any) -> Attendance:

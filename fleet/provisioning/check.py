@@ -23,10 +23,10 @@ from cryptography.x509.verification import PolicyBuilder, Store, VerificationErr
 
 from edge_client.bundle import accepted
 from edge_client.keys import (
-    BLINDING_FILE,
     COHORT_FILE,
     OPERATOR_KEY_FILE,
     ROSTER_FILE,
+    SEAL_FILE,
     SECRET_BYTES,
     SIGN_FILE,
     load_kit,
@@ -49,7 +49,7 @@ from protocol.roster import OPERATOR_PUBLIC_FILE, load_operator_public, load_ros
 
 _SECRET_FILES: Final = frozenset(
     {
-        *(COHORT_FILE, SIGN_FILE, BLINDING_FILE, OPERATOR_KEY_FILE),
+        *(COHORT_FILE, SIGN_FILE, SEAL_FILE, OPERATOR_KEY_FILE),
         *(NODE_KEY_FILE, CA_KEY_FILE, SERVER_KEY_FILE, SUPEREXEC_FILE),
     }
 )

@@ -13,11 +13,11 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge_client.keys import (
-    BLINDING_FILE,
     COHORT_FILE,
     OPERATOR_KEY_FILE,
     PLAN_FILE,
     ROSTER_FILE,
+    SEAL_FILE,
     SECRET_BYTES,
     SIGN_FILE,
     CohortSecret,
@@ -63,9 +63,9 @@ def provision(folder: Path, nodes: int, plan: Plan) -> Roster:
     return roster
 
 
-def node_of(name: str, sign: Ed25519PrivateKey, blinding: X25519PrivateKey) -> Node:
+def node_of(name: str, sign: Ed25519PrivateKey, seal: X25519PrivateKey) -> Node:
     """The roster's entry of the node that holds these keys."""
-    return Node(name, sign.public_key().public_bytes_raw(), blinding.public_key().public_bytes_raw())
+    return Node(name, sign.public_key().public_bytes_raw(), seal.public_key().public_bytes_raw())
 
 
 def signed_roster(roster: Roster, operator: Ed25519PrivateKey) -> bytes:
@@ -107,7 +107,7 @@ def write_client_keys(
     kit: Path,
     secret: bytes,
     sign: Ed25519PrivateKey,
-    blinding: X25519PrivateKey,
+    seal: X25519PrivateKey,
     plan: Plan,
     roster: Roster,
     operator: Ed25519PrivateKey,
@@ -118,7 +118,7 @@ def write_client_keys(
         kit: The folder.
         secret: The cohort secret.
         sign: The client's own key for signatures.
-        blinding: The client's own key for pairwise blinding.
+        seal: The client's own key for what is sealed to it, or by it.
         plan: The plan that it will accept.
         roster: The roster.
         operator: Signs the roster, and stays here.
@@ -128,7 +128,7 @@ def write_client_keys(
     """
     create_file(kit / COHORT_FILE, secret.hex().encode(), 0o600)
     create_file(kit / SIGN_FILE, _pem(sign), 0o600)
-    create_file(kit / BLINDING_FILE, _pem(blinding), 0o600)
+    create_file(kit / SEAL_FILE, _pem(seal), 0o600)
     create_file(kit / PLAN_FILE, plan.digest.hex().encode())
     write_roster(kit, roster, operator)
 

@@ -74,7 +74,7 @@ def in_both_forms(name: str, value: bytes) -> dict[str, bytes]:
 
 def private_keys(kit: Kit) -> dict[str, bytes]:
     forms: dict[str, bytes] = {}
-    for name, key in (("signature", kit.sign_key), ("blinding", kit.blinding_key)):
+    for name, key in (("signature", kit.sign_key), ("sealing", kit.seal_key)):
         forms |= in_both_forms(f"the {name} key of node {kit.node}", key.private_bytes_raw())
         der = key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         forms[f"the {name} key of node {kit.node} in PEM"] = base64.b64encode(der)

@@ -18,7 +18,7 @@ from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from edge_client.client import Client, Reply
 from edge_client.dealing import Secrets
-from edge_client.keys import BLINDING_FILE, COHORT_FILE, PLAN_FILE, SIGN_FILE, CohortSecret, Kit
+from edge_client.keys import COHORT_FILE, PLAN_FILE, SEAL_FILE, SIGN_FILE, CohortSecret, Kit
 from edge_client.round import dither_of, quantised
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending
@@ -84,7 +84,7 @@ class Federation:
         kit = self.kits[node]
         _write(folder / COHORT_FILE, self.secret.hex().encode() + b"\n")
         _write(folder / SIGN_FILE, pem(kit.sign_key))
-        _write(folder / BLINDING_FILE, pem(kit.blinding_key))
+        _write(folder / SEAL_FILE, pem(kit.seal_key))
         factories.write_roster(folder, self.roster)
         (folder / PLAN_FILE).write_text(kit.plan.hex())
         return folder

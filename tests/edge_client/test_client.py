@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edge_client.client import Client, Reply
-from edge_client.keys import BLINDING_FILE
+from edge_client.keys import SEAL_FILE
 from edge_client.learning.network import build_network
 from edge_client.settings import NodeSettings
 from edge_client.sparsify.fedavg import FedAvg
@@ -48,8 +48,8 @@ def test_a_client_refuses_any_plan_but_the_one_that_it_was_provisioned_for(tmp_p
 def test_a_client_with_half_a_kit_does_not_start(tmp_path: Path) -> None:
     fed = federation(PLAN)
     kit = fed.write(NODES[0], tmp_path / "kit")
-    (kit / BLINDING_FILE).unlink()
-    with pytest.raises(KeyFileError, match=BLINDING_FILE):
+    (kit / SEAL_FILE).unlink()
+    with pytest.raises(KeyFileError, match=SEAL_FILE):
         Client(NodeSettings(kit, kit / "state", None, 0, 4, 1), PLAN)
 
 

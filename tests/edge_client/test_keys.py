@@ -16,11 +16,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.keys import (
-    BLINDING_FILE,
     COHORT_FILE,
     OPERATOR_KEY_FILE,
     PLAN_FILE,
     ROSTER_FILE,
+    SEAL_FILE,
     SIGN_FILE,
     CohortSecret,
     load_kit,
@@ -34,8 +34,8 @@ from tests.factories import OPERATOR, OPERATOR_PUBLIC, sign_key, signed_roster, 
 
 SECRET = bytes(range(32))
 OTHER_RUN = bytes(16)
-FILES = (COHORT_FILE, SIGN_FILE, BLINDING_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE)
-SECRET_FILES = (COHORT_FILE, SIGN_FILE, BLINDING_FILE)
+FILES = (COHORT_FILE, SIGN_FILE, SEAL_FILE, ROSTER_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE)
+SECRET_FILES = (COHORT_FILE, SIGN_FILE, SEAL_FILE)
 
 
 def hkdf(info: bytes, length: int) -> bytes:
@@ -154,7 +154,7 @@ def test_two_nodes_share_one_pair_secret_and_no_third_has_it(fed: Federation) ->
     assert len(set.union(*secrets.values())) == len(secrets) == 6
 
 
-@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, BLINDING_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
+@pytest.mark.parametrize("name", [COHORT_FILE, SIGN_FILE, SEAL_FILE, PLAN_FILE, OPERATOR_PUBLIC_FILE])
 def test_a_missing_file_is_an_error_and_is_not_made(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     (folder / name).unlink()
@@ -207,14 +207,14 @@ def test_a_cohort_secret_that_is_cut_short_is_refused(fed: Federation, tmp_path:
         load_kit(folder)
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, SEAL_FILE])
 def test_a_pem_of_another_kind_of_key_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     wrong = X25519PrivateKey.generate() if name == SIGN_FILE else Ed25519PrivateKey.generate()
     curve = generate_private_key(SECP256R1()).private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     for content in (pem(wrong), curve):
         (folder / name).write_bytes(content)
-        with pytest.raises(KeyFileError, match=r"an Ed25519 key in sign\.key and an X25519 key in mask\.key"):
+        with pytest.raises(KeyFileError, match=r"an Ed25519 key in sign\.key and an X25519 key in seal\.key"):
             load_kit(folder)
 
 
@@ -226,7 +226,7 @@ STUMBLES = bytes.fromhex(
 """An X25519 key of which a bit has flipped; OpenSSL leaves an error behind at which cryptography stumbles."""
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, SEAL_FILE])
 def test_what_is_no_open_private_key_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     locked = fed.kits[2].sign_key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"word"))
@@ -244,11 +244,11 @@ def test_a_roster_of_another_secret_is_refused(fed: Federation, tmp_path: Path) 
         load_kit(folder)
 
 
-@pytest.mark.parametrize("name", [SIGN_FILE, BLINDING_FILE])
+@pytest.mark.parametrize("name", [SIGN_FILE, SEAL_FILE])
 def test_a_key_that_is_not_this_nodes_own_is_refused(name: str, fed: Federation, tmp_path: Path) -> None:
     folder = fed.write(2, tmp_path / "kit")
     kit = fed.kits[3]
-    (folder / name).write_bytes(pem(kit.sign_key if name == SIGN_FILE else kit.blinding_key))
+    (folder / name).write_bytes(pem(kit.sign_key if name == SIGN_FILE else kit.seal_key))
     with pytest.raises(KeyFileError, match="belong to no node of its roster"):
         load_kit(folder)
 

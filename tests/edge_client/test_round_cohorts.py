@@ -1,6 +1,7 @@
 """``edge_client.round``: a client admits the cohort that it has joined, and refuses any that would give it away."""
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -8,14 +9,14 @@ import pytest
 
 from edge_client.consenting import admit_release
 from edge_client.keys import Kit
-from edge_client.round import Update, admit_cohort, attend
+from edge_client.round import Update, admit_cohort, attend, require_invited
 from edge_client.state import Pending
 from protocol.attendance import ATTENDANCE_BYTES, decode_attendance, encode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerMismatch, SignatureRefused
 from protocol.frame import signed
-from protocol.openings import Memory, Opening
+from protocol.openings import MEMORY_LIMIT, Memory, Opening, encode_memory
 from protocol.release import Release
 from tests import factories
 from tests.edge_client.federation import FIRST, NODES, RUN
@@ -75,6 +76,18 @@ def test_a_member_that_was_not_invited_is_refused(six: Scene) -> None:
     announced = gather_cohort([pending.attendance for pending in few.values()], six.fed.roster)
     with pytest.raises(CohortRefused, match="node 21 is in the announced cohort, but was not invited"):
         admit_cohort(announced.encode(), FIRST, few[NODES[0]], kit, PLAN)
+
+
+def test_a_memory_that_no_attendance_can_say_is_refused_before_anybody_trains(six: Scene) -> None:
+    """The others would refuse the attendance, and not know why."""
+    whole, kit = frozenset(NODES), six.kits[NODES[0]]
+    sets = [frozenset(some) for some in combinations(NODES, 4)]
+    memory = frozenset(Opening(whole, frozenset(some)) for some in combinations(sets, 4))
+    within = frozenset(list(memory)[:400])
+    assert len(encode_memory(within)) < MEMORY_LIMIT < len(encode_memory(memory))
+    require_invited(whole, within, kit, PLAN)
+    with pytest.raises(CohortRefused, match="remembers more sums from the same starting model than an attendance can"):
+        require_invited(whole, memory, kit, PLAN)
 
 
 OPENED = frozenset({frozenset(NODES)})

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from protocol.errors import MalformedMessage
 from protocol.openings import (
     MEMORY_LIMIT,
+    MOST_NODES,
     Memory,
     Nodes,
     Opening,
@@ -66,6 +67,7 @@ def test_nodes_stand_in_ascending_order_after_their_count() -> None:
         (struct.pack("<3I", 3, 1, 2), "ends too early"),
         (struct.pack("<I", 0xFFFF_FFFF), "ends too early"),
         (struct.pack("<3I", 2, 1, 2)[:-1], "ends too early"),
+        (encode_nodes(range(MOST_NODES + 1)), "is too long"),
         (struct.pack("<3I", 2, 2, 1), "in ascending order"),
         (struct.pack("<3I", 2, 1, 1), "in ascending order"),
         (struct.pack("<3I", 1, 1, 2), "longer than it says"),

@@ -1,6 +1,7 @@
 """``protocol.release``: which sum is to be opened, and a member's consent to it, as bytes."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -8,6 +9,7 @@ from hypothesis import strategies as st
 
 from protocol.errors import MalformedMessage, PeerError, SignatureRefused, VersionRefused
 from protocol.frame import CONSENT, RELEASE, SIGNATURE_BYTES, kind_of, signed
+from protocol.openings import MOST_NODES
 from protocol.release import (
     Consent,
     Release,
@@ -109,6 +111,13 @@ def test_nothing_is_allocated_for_a_number_of_nodes_that_only_a_release_claims()
     data = RELEASES[0][:32] + struct.pack("<I", 0xFFFF_FFFF) + RELEASES[0][36:72] + struct.pack("<I", 0xFFFF_FFFE)
     with pytest.raises(MalformedMessage, match="names no members"):
         decode_release(data)
+
+
+def test_a_release_of_more_nodes_than_any_plan_allows_is_refused_before_they_are_read() -> None:
+    most = release(members=MOST_NODES + 1, nodes=frozenset(range(MOST_NODES)))
+    assert decode_release(encode_release(most)) == most
+    with pytest.raises(MalformedMessage, match="names no members"):
+        decode_release(encode_release(replace(most, nodes=frozenset(range(MOST_NODES + 1)))))
 
 
 # --- consent -----------------------------------------------------------------------------------

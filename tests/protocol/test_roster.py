@@ -174,9 +174,9 @@ def test_every_run_and_round_has_a_key_of_its_own(run: bytes, round_: int) -> No
 
 @pytest.mark.parametrize("length", [0, 31, 33])
 def test_public_keys_are_32_bytes(length: int) -> None:
-    for sign, blinding in ((bytes(length), bytes(32)), (bytes(32), bytes(length))):
+    for sign, seal in ((bytes(length), bytes(32)), (bytes(32), bytes(length))):
         with pytest.raises(RosterRefused, match="ann must be 32 bytes"):
-            Node("ann", sign, blinding)
+            Node("ann", sign, seal)
 
 
 @pytest.mark.parametrize("length", [0, 15, 17])

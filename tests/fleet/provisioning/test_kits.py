@@ -8,11 +8,11 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from edge_client.keys import (
-    BLINDING_FILE,
     COHORT_FILE,
     OPERATOR_KEY_FILE,
     PLAN_FILE,
     ROSTER_FILE,
+    SEAL_FILE,
     SIGN_FILE,
     CohortSecret,
     load_kit,
@@ -56,7 +56,7 @@ def files(folder: Path) -> set[str]:
 def test_there_is_a_kit_for_every_party(kits: Path) -> None:
     assert files(kits) == {"node-0", "node-1", "node-2", "node-3", AGGREGATOR, OPERATOR}
     for node in range(NODES):
-        own = {COHORT_FILE, SIGN_FILE, BLINDING_FILE, PLAN_FILE}
+        own = {COHORT_FILE, SIGN_FILE, SEAL_FILE, PLAN_FILE}
         assert files(kits / kit_name(node)) == own | {ROSTER_FILE, OPERATOR_PUBLIC_FILE}
 
 
@@ -95,9 +95,9 @@ def test_every_client_can_load_its_kit_under_its_own_number(kits: Path) -> None:
 
 def test_no_two_nodes_have_a_key_in_common(kits: Path) -> None:
     roster = load_roster(kits / AGGREGATOR / ROSTER_FILE)
-    public = [key for node in roster.nodes.values() for key in (node.sign, node.blinding)]
+    public = [key for node in roster.nodes.values() for key in (node.sign, node.seal)]
     assert len(set(public)) == 2 * NODES
-    private = [(kits / kit_name(n) / name).read_bytes() for n in range(NODES) for name in (SIGN_FILE, BLINDING_FILE)]
+    private = [(kits / kit_name(n) / name).read_bytes() for n in range(NODES) for name in (SIGN_FILE, SEAL_FILE)]
     assert len(set(private)) == 2 * NODES
 
 
@@ -119,7 +119,7 @@ def test_the_roster_that_is_returned_is_the_one_that_was_written(tmp_path: Path)
 def test_nobody_else_can_read_what_is_secret(kits: Path) -> None:
     for party in kits.iterdir():
         assert mode(party) == 0o700
-        for name in files(party) & {COHORT_FILE, SIGN_FILE, BLINDING_FILE, OPERATOR_KEY_FILE}:
+        for name in files(party) & {COHORT_FILE, SIGN_FILE, SEAL_FILE, OPERATOR_KEY_FILE}:
             assert mode(party / name) == 0o600
 
 

@@ -128,7 +128,7 @@ def test_a_secret_in_the_aggregators_archive_alone_is_found(kits: Path) -> None:
 
 
 def test_a_client_with_another_clients_key_is_found(kits: Path) -> None:
-    shutil.copy(kits / "a" / "kit" / "mask.key", kits / "b" / "out" / "notes")
+    shutil.copy(kits / "a" / "kit" / "seal.key", kits / "b" / "out" / "notes")
     with pytest.raises(KeyFileError, match="holds a secret of a"):
         check_kits(kits)
 
