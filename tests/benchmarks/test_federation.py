@@ -46,7 +46,7 @@ def plan_of(name: str) -> Plan:
 @pytest.mark.parametrize("name", PLANS)
 def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp_path: Path, name: str) -> None:
     plan = plan_of(name)
-    run = encrypted_run(plan, tmp_path / "run", workers=2, fresh=False)
+    run = encrypted_run(plan, tmp_path / "run", workers=1, fresh=False)
     clear = Clear(plan)
     steps = [clear.round() for _ in range(plan.rounds)]
 
@@ -67,6 +67,6 @@ def test_the_clear_run_derives_the_encrypted_runs_model_and_counts_its_bytes(tmp
         "votes": [False, True, True], "sparse from the start": [True] * 3
     }.get(name, [False] * 3)  # fmt: skip
 
-    assert encrypted_run(plan, tmp_path / "run", workers=2, fresh=False) == run
+    assert encrypted_run(plan, tmp_path / "run", workers=1, fresh=False) == run
     with pytest.raises(ConfigError, match="holds a run of another plan"):
-        encrypted_run(tiny_plan(max_cohort=4), tmp_path / "run", workers=2, fresh=False)
+        encrypted_run(tiny_plan(max_cohort=4), tmp_path / "run", workers=1, fresh=False)

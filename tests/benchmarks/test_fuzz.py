@@ -16,7 +16,7 @@ from protocol.errors import MalformedMessage
 pytestmark = pytest.mark.slow
 
 SEED = 20
-SLICE, SLOW = 200, {"model tried": 2}
+SLICE, SLOW = 50, {"model tried": 2}
 """How often each reader is tried; one starts a process each time."""
 SOME_REFUSED = {"contribution", "describe", "roster", "roster serial"}
 """Readers with seeds that are refused."""

@@ -122,7 +122,7 @@ def files(draw: st.DrawFn) -> bytes:
     return Builder(draw).build()
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(data=files())
 def test_any_small_network_with_dead_structure_computes_what_it_did(data: bytes) -> None:
     session = open_session(data)

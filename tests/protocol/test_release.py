@@ -54,7 +54,7 @@ def test_decode_release_undoes_encode_release(made: Release) -> None:
 
 @pytest.mark.slow
 @given(mutations(RELEASES, fields=range(8, 88)))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_a_mutated_release_is_refused_or_encodes_to_itself(data: bytes) -> None:
     try:
         made = decode_release(data)
@@ -150,7 +150,7 @@ def test_decode_consent_undoes_encode_consent(made: Consent) -> None:
 
 @pytest.mark.slow
 @given(mutations(CONSENTS, fields=range(8, 108)))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_a_mutated_consent_is_refused_unless_it_is_genuine(data: bytes) -> None:
     try:
         made = decode_consent(data, ROSTER)

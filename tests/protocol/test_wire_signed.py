@@ -75,7 +75,7 @@ def test_decode_attendance_undoes_encode_attendance(made: Attendance) -> None:
 
 @pytest.mark.slow
 @given(mutations(ATTENDANCES, fields=range(8, 48)) | mutations(ATTENDANCES[3:], fields=range(288, 344)))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_a_mutated_attendance_is_refused_unless_it_is_genuine(data: bytes) -> None:
     try:
         made = decode_attendance(data, ROSTER)
@@ -188,7 +188,7 @@ def test_decode_contribution_undoes_encode_contribution(
 
 @pytest.mark.slow
 @given(mutations(CONTRIBUTIONS, fields=range(8, 48)))
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=500, deadline=None)
 def test_a_mutated_contribution_is_refused_unless_it_is_genuine(data: bytes) -> None:
     try:
         made = decode_contribution(data, announced_by(1), MEMBERS, PARAMETERS, ROSTER)
