@@ -16,11 +16,10 @@ from protocol.messages import from_error, from_reply, to_request
 
 @dataclass(frozen=True)
 class Answer:
-    """One client's answer: where it came from, its frames by name and its scalars."""
+    """One client's answer: where it came from, and its frames by name."""
 
     source: int
     frames: Mapping[str, bytes]
-    metrics: Mapping[str, float]
 
 
 class Asker:
@@ -61,7 +60,7 @@ class Asker:
                 continue
             answer = None
             with Refusals(tally, self._observer, source):
-                answer = Answer(source, *from_reply(action, message.content))
+                answer = Answer(source, from_reply(action, message.content))
             if answer is not None:
                 tally.uplink += sum(map(len, answer.frames.values()))
                 yield answer

@@ -2,8 +2,9 @@
 
 ``rounds/round-000007/`` holds ``aggregate.bin``, the whole state of the run, and ``record.json``, the round's metrics
 so far. The folder is written under a temporary name, synced and renamed, so it exists complete or not at all; a killed
-aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the next message has told how its model
-does. ``attempt.json`` says how far the round under way had come, and is written before its messages are sent;
+aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the clients have told how its model does,
+two rounds later; ``scores.bin`` is the sum that tells it of the last one.
+``attempt.json`` says how far the round under way had come, and is written before its messages are sent;
 ``masked-000007.npz`` is its sum, which waits to be released.
 ``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
 """
@@ -14,7 +15,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
@@ -34,6 +35,7 @@ METRICS_FILE: Final = "metrics.jsonl"
 RUN_FILE: Final = "run.json"
 LOCK_FILE: Final = "lock"
 ATTEMPT_FILE: Final = "attempt.json"
+SCORES_FILE: Final = "scores.bin"
 MASKED_FILE: Final = "masked-{:06d}.npz"
 _ROUNDS = "rounds"
 _KEPT = 2
@@ -64,12 +66,10 @@ class Stored:
     Attributes:
         round: Its number; 0 where there is none.
         aggregate: Its encoded aggregate; empty where there is none.
-        record: Its metrics so far; None where there is none.
     """
 
     round: int
     aggregate: bytes
-    record: Record | None
 
 
 class Attempt(Document):
@@ -148,10 +148,10 @@ class Journal:
         """
         folders = sorted((self._folder / _ROUNDS).glob("round-*"))
         if not folders:
-            return Stored(0, b"", None)
+            return Stored(0, b"")
         try:
             record = Record.read(folders[-1] / RECORD_FILE)
-            return Stored(record.round, (folders[-1] / AGGREGATE_FILE).read_bytes(), record)
+            return Stored(record.round, (folders[-1] / AGGREGATE_FILE).read_bytes())
         except (OSError, CheckpointError) as error:
             raise CheckpointError(
                 f"{folders[-1]} is damaged ({error}); put it back from a copy. Removing it goes back a round, "
@@ -198,13 +198,7 @@ class Journal:
         Raises:
             StorageError: It cannot be read.
         """
-        path = self._folder / MASKED_FILE.format(round_)
-        try:
-            return path.read_bytes()
-        except FileNotFoundError:
-            return b""
-        except OSError as error:
-            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
+        return self._read(MASKED_FILE.format(round_))
 
     def save(self, aggregate: bytes, record: Record) -> None:
         """Write a completed round durably, and forget all but the newest few.
@@ -226,6 +220,54 @@ class Journal:
             for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
                 shutil.rmtree(old)
             (self._folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
+
+    def unpublished(self) -> list[Record]:
+        """The complete rounds that have no line in ``metrics.jsonl`` yet: the newest two at most.
+
+        Raises:
+            CheckpointError: A line or a record is damaged.
+        """
+        path = self._folder / METRICS_FILE
+        lines = [line for line in _lines(path) if line.endswith(b"\n")]
+        published = _parsed(lines[-1], path).round if lines else 0
+        return [record for record in _kept_records(self._folder) if record.round > published]
+
+    def amend(self, record: Record) -> None:
+        """Write a complete round's metrics anew.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        with self._writing(record.round):
+            record.write(self._folder / _ROUNDS / f"round-{record.round:06d}" / RECORD_FILE)
+
+    def close(self, scores: bytes) -> None:
+        """Write down the sum that says how the final model does.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        after = self.last().round + 1
+        with self._writing(after):
+            replace_file(self._folder / SCORES_FILE, scores)
+            (self._folder / MASKED_FILE.format(after)).unlink(missing_ok=True)
+
+    def scores(self) -> bytes:
+        """What :meth:`close` has written; empty where it has not.
+
+        Raises:
+            StorageError: It cannot be read.
+        """
+        return self._read(SCORES_FILE)
+
+    def _read(self, name: str) -> bytes:
+        path = self._folder / name
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise StorageError(f"{path} cannot be read: {error.strerror}") from error
 
     def publish(self, record: Record) -> None:
         """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes.
@@ -267,20 +309,23 @@ def is_held(folder: Path) -> bool:
 
 
 def read_records(folder: Path) -> list[Record]:
-    """The metrics of all complete rounds, without touching anything; the last may not know yet how its model does.
+    """The metrics of all complete rounds, without touching anything; the last two may not know yet how they went.
 
     Raises:
         CheckpointError: A line or the newest round's record is damaged.
     """
     path = folder / METRICS_FILE
     records = [_parsed(line, path) for line in _lines(path) if line.endswith(b"\n")]
-    for newest in sorted((folder / _ROUNDS).glob("round-*"))[-1:]:
-        try:
-            record = Record.read(newest / RECORD_FILE)
-        except FileNotFoundError:
-            continue  # it has just been forgotten, for a newer one
-        if not records or records[-1].round < record.round:
-            records.append(record)
+    published = records[-1].round if records else 0
+    return records + [record for record in _kept_records(folder) if record.round > published]
+
+
+def _kept_records(folder: Path) -> list[Record]:
+    """The records of the newest rounds."""
+    records = []
+    for kept in sorted((folder / _ROUNDS).glob("round-*"))[-_KEPT:]:
+        with suppress(FileNotFoundError):  # it has just been forgotten, for a newer one
+            records.append(Record.read(kept / RECORD_FILE))
     return records
 
 

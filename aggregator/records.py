@@ -3,6 +3,7 @@
 from typing import Self
 
 from protocol.documents import Count, Document, Part, Seconds, Table
+from protocol.figures import UNIT, Figures
 
 
 class PhaseSeconds(Part):
@@ -48,19 +49,12 @@ class MaskFigures(Part):
     work_left: float | None = None
 
 
-class Scores(Part):
-    """How the model of a round does; the attributes are those of `Record`."""
-
-    accuracy: float | None
-    test_loss: float | None
-    kept: Count
-    sparsity: float
-
-
 class Record(MaskFigures, Document):
     """A complete round.
 
-    The last four attributes are known, and written, only when the next message has told how its model does.
+    What clients measure is in their sums, and they report what a sum says with the message after it. So the training's
+    loss and clipped values are known one round later, and how the round's model does two rounds later; the last ones
+    after two messages more.
 
     Attributes:
         round: Its number, from 1.
@@ -69,14 +63,14 @@ class Record(MaskFigures, Document):
         attempts: Attempts that it took.
         refused: Messages that did not count.
         refusals: The same by kind.
-        loss: The cohort's mean training loss, weighted by samples.
-        clipped: Values that were clipped to the grid, over the cohort.
         values: Values that travelled, over all attempts.
         value_bytes: Bytes of contributions without votes.
         vote_bytes: Bytes of votes.
         uplink_bytes: Bytes of all frames from the clients.
         downlink_bytes: Bytes of all frames to the clients.
         seconds: Where the time went.
+        loss: The cohort's mean training loss, weighted by samples.
+        clipped: Values that were clipped to the grid, over the cohort.
         accuracy: Of the round's model on the clients' test rows; None where nobody has measured it.
         test_loss: Its mean loss on them.
         kept: How many of its parameters are not zero.
@@ -91,20 +85,48 @@ class Record(MaskFigures, Document):
     attempts: Count
     refused: Count
     refusals: Table[Count]
-    loss: float
-    clipped: Count
     values: Count
     value_bytes: Count
     vote_bytes: Count
     uplink_bytes: Count
     downlink_bytes: Count
     seconds: PhaseSeconds
+    loss: float | None = None
+    clipped: Count | None = None
     accuracy: float | None = None
     test_loss: float | None = None
     kept: Count | None = None
     sparsity: float | None = None
 
-    def scored(self, scores: Scores, uplink: int, downlink: int) -> Self:
-        """The same with how its model does, and with the bytes of the messages that told it."""
-        sent = {"uplink_bytes": self.uplink_bytes + uplink, "downlink_bytes": self.downlink_bytes + downlink}
-        return self.model_copy(update={**sent, **dict(scores)})
+    def sent(self, uplink: int, downlink: int) -> Self:
+        """The same with the bytes of further messages."""
+        return self.model_copy(
+            update={"uplink_bytes": self.uplink_bytes + uplink, "downlink_bytes": self.downlink_bytes + downlink}
+        )
+
+    def trained(self, figures: Figures, weight: int) -> Self:
+        """The same with what the round's own sum says of its training.
+
+        Args:
+            figures: Of that sum.
+            weight: What the clients in it count for together.
+        """
+        return self.model_copy(update={"loss": figures.loss * UNIT / weight, "clipped": max(0, figures.clipped)})
+
+    def scored(self, figures: Figures, clients: int) -> Self:
+        """The same with what the sum after it says of its model.
+
+        Figures that cannot be, since some client has told anything, are left out.
+
+        Args:
+            figures: Of the sum after it.
+            clients: How many clients' they are.
+        """
+        changes: dict[str, object] = {}
+        if 0 < figures.tested and 0 <= figures.correct <= figures.tested:
+            changes["accuracy"] = figures.correct / figures.tested
+            changes["test_loss"] = figures.test_loss * UNIT / figures.tested
+        if 0 <= figures.kept <= figures.parameters:
+            changes["kept"] = round(figures.kept / clients)
+            changes["sparsity"] = 1 - figures.kept / max(1, figures.parameters)
+        return self.model_copy(update=changes)

@@ -6,13 +6,13 @@ A round takes three messages. `train` invites, carries the last aggregate and is
 Whoever is lost after any of them is not needed any more, as long as a quorum of the invited is left
 (`protocol/openings.py`). Where too few attend or contribute, the round starts over with a new attempt, and clients
 answer with what they have trained already. A sum whose release was asked for waits on disk: from then on no other may
-be opened. Nothing is lost silently: after ``plan.attempts`` tries the run stops with an error that says what to do, and
-resumes where it was.
+be opened. After the last round of the plan comes one of no values, whose sum says how the final model does; then
+clients `report` what it says. Nothing is lost silently: after ``plan.attempts`` tries the run stops with an error that
+says what to do, and resumes where it was.
 """
 
 import time
 from collections.abc import Mapping, Sequence
-from statistics import median_low
 
 from flwr.serverapp import Grid
 
@@ -21,14 +21,17 @@ from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
-from aggregator.records import PhaseSeconds, Record, Scores
+from aggregator.records import PhaseSeconds, Record
 from aggregator.releasing import Releasing
 from aggregator.selection import Selection
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
 from aggregator.tally import Tally
+from protocol.attendance import decode_attendance
 from protocol.call import Action, Call
 from protocol.cohort import Cohort, gather_cohort
+from protocol.describe import describe
 from protocol.errors import PeerError, QuorumError, ShareError
+from protocol.figures import Figures, figures_from_bytes
 from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
@@ -55,7 +58,7 @@ class Run:
         self._selection = Selection(grid, plan, roster, observer)
         self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""
-        self._unpublished: Record | None = None
+        self._unpublished: dict[int, Record] = {}
 
     def run(self) -> None:
         """Run, or resume, to the last round of the plan.
@@ -65,12 +68,13 @@ class Run:
             AgreementError: No majority of the clients derives the same model.
         """
         stored = self._journal.last()
-        self._aggregate, self._unpublished = stored.aggregate, stored.record
+        self._aggregate = stored.aggregate
+        self._unpublished = {record.round: record for record in self._journal.unpublished()}
         if stored.round:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
         for number in range(stored.round + 1, self._plan.rounds + 1):
             self._round(self._tally(number))
-        self._evaluate(Tally(self._plan.rounds + 1, attempt=1))
+        self._report(self._journal.scores() or self._score(self._tally(self._plan.rounds + 1)))
 
     def _tally(self, number: int) -> Tally:
         """The counts of a round that begins, or goes on where a killed process has left it."""
@@ -83,17 +87,10 @@ class Run:
 
     def _round(self, tally: Tally) -> None:
         start = time.monotonic()
-        waiting = self._journal.waiting(tally.round)
-        total = MaskedSum.from_bytes(waiting, self._roster) if waiting else None
-        trained: Mapping[int, Answer] = {}
-        while total is None:
-            trained, invited = self._train(tally)
-            total = self._contribute(tally, trained, invited)
-        self._journal.wait(tally.round, total.to_bytes())
-        self._aggregate = self._releasing.release(tally, total)
+        total, aggregate = self._sum(tally)
         spent = {phase: tally.seconds[phase] for phase in ("train", "contribute", "release", "add")}
         seconds = PhaseSeconds(**spent, other=max(0.0, time.monotonic() - start - sum(spent.values())))
-        opened = self._observer.summed(tally.round, total, self._aggregate)
+        opened = self._observer.summed(tally.round, total, aggregate)
         record = Record(
             round=tally.round,
             cohort=len(total.nodes),
@@ -101,8 +98,6 @@ class Run:
             attempts=total.attempt,
             refused=sum(tally.refused.values()),
             refusals=dict(tally.refused),
-            loss=self._loss(total, trained),
-            clipped=tally.clipped,
             values=tally.values,
             value_bytes=tally.value_bytes,
             vote_bytes=tally.vote_bytes,
@@ -111,15 +106,18 @@ class Run:
             seconds=seconds,
             **dict(opened),
         )
-        self._journal.save(self._aggregate, record)
-        self._unpublished = record
+        self._journal.save(aggregate, record)
+        self._aggregate, self._unpublished[tally.round] = aggregate, record
 
-    def _loss(self, total: MaskedSum, trained: Mapping[int, Answer]) -> float:
-        """The mean training loss of those in the sum, weighted as they are, as far as it was told."""
-        weights = total.cohort.weights(self._plan.max_share)
-        told = {node: weights[node] for node in total.nodes if node in trained}
-        loss = sum(trained[node].metrics.get("loss", 0.0) * weight for node, weight in told.items())
-        return loss / max(1, sum(told.values()))
+    def _sum(self, tally: Tally) -> tuple[MaskedSum, bytes]:
+        """The three messages: a sum, and the aggregate that is made of it."""
+        waiting = self._journal.waiting(tally.round)
+        total = MaskedSum.from_bytes(waiting, self._roster) if waiting else None
+        while total is None:
+            trained, invited = self._train(tally)
+            total = self._contribute(tally, trained, invited)
+        self._journal.wait(tally.round, total.to_bytes())
+        return total, self._releasing.release(tally, total)
 
     def _train(self, tally: Tally) -> tuple[dict[int, Answer], Nodes]:
         """Ask for attendances until enough are in: each by the number of its node, and who was invited."""
@@ -134,7 +132,9 @@ class Run:
                 lost = f"{len(nodes) - len(present)} of {len(nodes)} clients did not train{tally.reasons(tally.recent)}"
                 self._tell(tally, lost if enough else f"{lost}; asking again")
             if enough:
-                self._publish(list(present.values()))
+                if self._aggregate:
+                    told = decode_attendance(next(iter(present.values())).frames["attendance"], self._roster)
+                    self._told(told.figures, self._aggregate)
                 return present, invited
             if len(tally.sitting_out) > sitting_out:
                 tally.tries -= 1  # others are asked instead, and each node sits out a round once
@@ -235,29 +235,40 @@ class Run:
                 tally.values += contribution.values
                 tally.value_bytes += bare
                 tally.vote_bytes += len(frame) - bare
-                tally.clipped += int(answer.metrics.get("clipped", 0))
                 for member, holds in zip(cohort.members, contribution.held, strict=True):
                     held[member.node] += holds
                 self._observer.phase(tally.round, "contribute", len(total.nodes), len(members))
 
     # --- after the last round ------------------------------------------------------------------
 
-    def _evaluate(self, tally: Tally) -> None:
-        """Let every node that is online score the final model."""
+    def _score(self, tally: Tally) -> bytes:
+        """One more round, of no values: the sum of what the clients measure of the final model."""
+        total, scores = self._sum(tally)
+        self._observer.summed(tally.round, total, scores)
+        self._journal.close(scores)
+        self._sent(tally)
+        return scores
+
+    def _report(self, scores: bytes) -> None:
+        """Let every node that is online open the last two sums, and say what the second one says of the first."""
+        tally = Tally(self._plan.rounds + 1, attempt=1)
         nodes = sorted(self._grid.get_node_ids())
         answers: dict[int, Answer] = {}
-        frames = {"aggregate": self._aggregate}
-        for answer in self._asker.ask(tally, Action.EVALUATE, dict.fromkeys(nodes, frames)):
-            answers[answer.source] = answer
-            self._observer.phase(self._plan.rounds, "evaluate", len(answers), len(nodes))
-        answers = self._agreeing(
-            tally, answers, {node: (a.frames["model"],) for node, a in answers.items()}, ("model",)
-        )
+        said: dict[int, Sequence[object]] = {}
+        frames = {"aggregate": self._aggregate, "scores": scores}
+        for answer in self._asker.ask(tally, Action.REPORT, dict.fromkeys(nodes, frames)):
+            with Refusals(tally, self._observer, answer.source):
+                said[answer.source] = answer.frames["model"], figures_from_bytes(answer.frames["figures"])
+                answers[answer.source] = answer
+                self._observer.phase(self._plan.rounds, "report", len(answers), len(nodes))
+        answers = self._agreeing(tally, answers, said, ("model", "figures"))
         if not answers:
             raise QuorumError(
-                f"no client scored the final model{tally.reasons(tally.errors)}; resume the run to ask again"
+                f"no client could open the final model{tally.reasons(tally.errors)}; resume the run to ask again"
             )
-        self._publish(list(answers.values()), tally.uplink, tally.downlink)
+        figures = figures_from_bytes(next(iter(answers.values())).frames["figures"])
+        self._sent(tally)
+        self._told(figures, scores)
 
     def _agreeing(
         self, tally: Tally, answers: Mapping[int, Answer], said: Mapping[int, Sequence[object]], fields: Sequence[str]
@@ -275,25 +286,30 @@ class Run:
                 kept[node] = answers[node]
         return kept
 
-    def _publish(self, answers: Sequence[Answer], uplink: int = 0, downlink: int = 0) -> None:
-        """Complete the last round's record with what the clients say of its model and further bytes, and write it."""
-        record, self._unpublished = self._unpublished, None
-        if record is None:
-            return
-        totals = {key: sum(a.metrics.get(key, 0) for a in answers) for key in ("correct", "tested", "test-loss")}
-        # The middle one: a lying client cannot move it far, and clients may differ where each has a model of its own.
-        sizes = [(a.metrics.get("parameters", 1), a.metrics.get("kept", 1)) for a in answers]
-        parameters, kept = median_low(sizes)
-        tested = totals["tested"]
-        scores = Scores(
-            accuracy=totals["correct"] / tested if tested else None,
-            test_loss=totals["test-loss"] / tested if tested else None,
-            kept=int(kept),
-            sparsity=1 - kept / max(parameters, 1),
-        )
-        record = record.scored(scores, uplink, downlink)
-        self._journal.publish(record)
-        self._observer.round_done(record)
+    def _told(self, figures: Figures, aggregate: bytes) -> None:
+        """Write down what a sum says: of the training in its own round, and of the model of the round before.
+
+        Args:
+            figures: What all say that it says.
+            aggregate: The sum.
+        """
+        head = describe(aggregate)
+        number, clients, weight = (int(str(head[name])) for name in ("round", "clients", "weight"))
+        if trained := self._unpublished.get(number):
+            self._amend(trained.trained(figures, weight))
+        if scored := self._unpublished.pop(number - 1, None):
+            scored = scored.scored(figures, clients)
+            self._journal.publish(scored)
+            self._observer.round_done(scored)
+
+    def _sent(self, tally: Tally) -> None:
+        """Count what was sent after the last round as the last round's."""
+        if last := self._unpublished.get(self._plan.rounds):
+            self._amend(last.sent(tally.uplink, tally.downlink))
+
+    def _amend(self, record: Record) -> None:
+        self._unpublished[record.round] = record
+        self._journal.amend(record)
 
     # --- attempts and nodes ------------------------------------------------------------------------------
 

@@ -23,7 +23,6 @@ class Tally:
     values: int = 0
     value_bytes: int = 0
     vote_bytes: int = 0
-    clipped: int = 0
     sitting_out: set[int] = field(default_factory=set)
     excluded: set[int] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)

@@ -34,6 +34,7 @@ from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES
 from protocol.call import Call
 from protocol.cohort import bounded_weights
 from protocol.errors import ConfigError
+from protocol.figures import FIGURES_BYTES, NOTHING
 from protocol.grid import Integers, Share, quantise, steps
 from protocol.layout import Mask, Vector
 from protocol.plan import Plan
@@ -131,9 +132,9 @@ class Clear:
             votes = _added(votes, elected[terms.support.positions] if elected.size else elected)
             clipped += cut
         self.state = next_state(
-            Sum(terms, self.clients, 1.0, values, votes), state.round + 1, plan, layout, self.network.method
+            Sum(terms, self.clients, 1.0, values, votes, NOTHING), state.round + 1, plan, layout, self.network.method
         )
-        uplink, vote_bytes = self._bytes(values.size, votes.size, len(encode_terms(terms)) + _SIV_TAG)
+        uplink, vote_bytes = self._bytes(values.size, votes.size, self._sealed(state))
         score, sparsity = self.score()
         return Step(score, sparsity, values.size, vote_bytes, uplink, clipped)
 
@@ -177,14 +178,21 @@ class Clear:
         personal = self.network.method.personal(self.network.model)
         self._personal[node] = {name: tensor.detach().clone() for name, tensor in personal.items()}
 
+    def _sealed(self, state: GlobalState) -> int:
+        """How many bytes the sealed terms take of the round that begins with a state."""
+        return len(encode_terms(terms_of(state, self.network.layout))) + _SIV_TAG
+
     def _bytes(self, values: int, votes: int, sealed: int) -> tuple[int, int]:
         """What all clients of a round send, and the part of it that is votes: from the lengths of the messages."""
         p = self.plan.parameters
-        whole, bare = (contribution_length(values, n, self.clients, p) for n in (votes, 0))
-        last = _DIGEST if self.state.round == self.plan.rounds else 0
-        attendance = ATTENDANCE_BYTES + self.clients * SHARE_BYTES
-        each = attendance + whole + consent_length(self.clients, 0) + last
-        return self.clients * each + sealed, self.clients * (whole - bare)
+        whole, bare, none = (
+            contribution_length(*each, self.clients, p) for each in ((values, votes), (values, 0), (0, 0))
+        )
+        others = ATTENDANCE_BYTES + self.clients * SHARE_BYTES + consent_length(self.clients, 0)
+        sent = self.clients * (others + whole) + sealed
+        if self.state.round == self.plan.rounds:  # one round more, of no values, and what it came to
+            sent += self.clients * (others + none + _DIGEST + FIGURES_BYTES) + self._sealed(self.state)
+        return sent, self.clients * (whole - bare)
 
 
 def _added(total: Integers, votes: Mask) -> Integers:

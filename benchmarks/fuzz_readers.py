@@ -29,7 +29,7 @@ from benchmarks.fuzz_reader import Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
 from edge_client.keys import COHORT_FILE, PLAN_FILE, ROSTER_FILE, SEAL_FILE, SIGN_FILE, load_kit
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
-from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
+from edge_client.state import PENDING_FILE, Measured, Pending, accept_roster, load_pending, save_pending
 from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import plan_from_toml, write_client_keys
 from fleet.provisioning.site import read_site
@@ -144,7 +144,7 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
         votes=np.ones(7, np.bool_),
         step=np.ones(7),
         sealed=factories.SEALED,
-        metrics={"loss": 0.5, "clipped": 3},
+        measured=Measured(loss=0.5, tested=3),
         state=bytes(32),
         cohort=frames.ATTENDANCES[0],
         shares=(bytes(64), None),

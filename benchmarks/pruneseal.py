@@ -39,12 +39,12 @@ from edge_client.sums import Sum, open_sum, tag_key, voucher
 from protocol.attendance import ATTENDANCE_BYTES
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
+from protocol.figures import NOTHING, encode_figures
 from protocol.frame import RUN_BYTES, signed
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import Slots, pack
 from protocol.layout import Layout, TensorSpec, Vector
 from protocol.pairwise import mask, pair_key, self_key
-from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from protocol.roster import Node, Roster
 from protocol.tag import tag
@@ -151,7 +151,7 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
     with watch.lap(SETUP):
         cipher = RoundCipher(p, kit.secret.bfv_seed(f.call.run, f.call.round))
     with watch.lap(PACK):
-        counted = np.concatenate([integers, np.ones(CHECKS, np.int64)])
+        counted = np.concatenate([integers, np.ones(1, np.int64), encode_figures(NOTHING, p.grid)])
         packed = pack(counted, p.values)
     with watch.lap(TAG):
         key = tag_key(kit.secret, member, len(f.cohort.members), digest)
@@ -255,7 +255,7 @@ class PruneSeal:
     def _contribute(self, node: int) -> bytes:
         """The product's own way from trained values to a signed frame."""
         f = self.federation
-        return close_update(f.integers(node), f.cohort, f.call, f.kits[node], f.plan, f.pending[node])
+        return close_update(f.integers(node), NOTHING, f.cohort, f.call, f.kits[node], f.plan, f.pending[node])
 
     def _contributions(self) -> tuple[list[bytes], Integers]:
         """The frames of the first clients, and the sum that K of them in turn must decrypt to."""

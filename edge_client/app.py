@@ -1,7 +1,7 @@
-"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, and `evaluate`.
+"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, and `report`.
 
 Messages in: which round they are of and, as opaque frames, what has been invited, added up, announced or is to be
-opened. Messages out: frames and scalars; `protocol/messages.py` says how. Two guards surround every handler: no
+opened. Messages out: frames alone; `protocol/messages.py` says how. Two guards surround every handler: no
 exception text leaves the node, and nothing but our own frames does.
 """
 
@@ -39,12 +39,12 @@ def guard(message: Message, context: Context, call_next: _Handler) -> Message:
 
 
 def egress(message: Message, context: Context, call_next: _Handler) -> Message:
-    """Refuse to send any array that is not one of our frames."""
+    """Refuse to send anything but our frames."""
     reply = call_next(message, context)
     if reply.has_content():
-        for record in reply.content.array_records.values():
-            if any(array.stype != STYPE for array in record.values()):
-                raise MalformedMessage("an array would leave this node in clear")
+        arrays = [array for record in reply.content.array_records.values() for array in record.values()]
+        if any(array.stype != STYPE for array in arrays) or len(reply.content) > len(reply.content.array_records):
+            raise MalformedMessage("something would leave this node in clear")
     return reply
 
 
@@ -70,10 +70,10 @@ def release(message: Message, context: Context) -> Message:
     return _reply(Action.RELEASE, message, _client(context).release(*from_request(Action.RELEASE, message.content)))
 
 
-@app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
-    """After the last round: score the final model."""
-    return _reply(Action.EVALUATE, message, _client(context).evaluate(*from_request(Action.EVALUATE, message.content)))
+@app.query()
+def report(message: Message, context: Context) -> Message:
+    """After the last round: what the sum of all scores says."""
+    return _reply(Action.REPORT, message, _client(context).report(*from_request(Action.REPORT, message.content)))
 
 
 def _client(context: Context) -> Client:
@@ -90,4 +90,4 @@ def _where(message: Message, context: Context) -> str:
 
 
 def _reply(action: Action, message: Message, answer: Reply) -> Message:
-    return Message(to_reply(action, answer.frames, answer.metrics), reply_to=message)
+    return Message(to_reply(action, answer.frames), reply_to=message)

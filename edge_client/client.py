@@ -4,7 +4,6 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 import torch
@@ -26,6 +25,7 @@ from edge_client.round import (
     attend_again,
     close_update,
     dither_of,
+    figures_of,
     model_digest,
     quantised,
     require_invited,
@@ -35,26 +35,25 @@ from edge_client.round import (
 )
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
-from edge_client.state import Pending, accept_roster, load_pending, save_pending
-from edge_client.sums import state_after
+from edge_client.state import Measured, Pending, accept_roster, load_pending, save_pending
+from edge_client.sums import next_state, open_sum
 from protocol import checkpoint
 from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
+from protocol.figures import NOTHING, Figures, figures_to_bytes
 from protocol.openings import decode_nodes
 from protocol.plan import Plan
 from protocol.release import decode_release
 
 _log = logging.getLogger("pruneseal.edge_client")
-Metrics = dict[str, int | float]
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What a message is answered with: frames of the protocol by name, and scalars that the aggregator may know."""
+    """What a message is answered with: frames of the protocol by name. Nothing else leaves a node."""
 
     frames: Mapping[str, bytes]
-    metrics: Metrics
 
 
 class Client:
@@ -85,7 +84,8 @@ class Client:
     def train(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
         """Open the last sum, derive model and support, score the model, train it; answer with the attendance.
 
-        A client trains once for a round, whatever its attempts; asked again in one attempt, it answers as before.
+        A client trains once for a round, whatever its attempts; asked again in one attempt, it answers as before. After
+        the last round of the plan one more scores the final model, and trains nothing.
 
         Args:
             call: Run, round and attempt.
@@ -97,9 +97,8 @@ class Client:
             CohortRefused: With these invited, no sum may be opened.
             LedgerLost: This node cannot know what it has helped to open.
         """
-        start = perf_counter()
-        if call.round > self._plan.rounds:
-            raise PeerMismatch("round", f"at most {self._plan.rounds}", call.round)
+        if call.round > self._plan.rounds + 1:
+            raise PeerMismatch("round", f"at most {self._plan.rounds + 1}", call.round)
         waiting, last = self._waiting()
         ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
         invited = decode_nodes(frames.get("invited", b""))
@@ -110,38 +109,23 @@ class Client:
         share, network = self._data(call)
         for note in network.method.notes():
             _log.warning("%s", note)
-        state = self._state(call, frames.get("aggregate", b""), network)
+        state, figures = self._state(call, frames.get("aggregate", b""), network)
         memory = ledger.memory(call, state_digest(state))
         require_invited(invited, memory, self._kit, self._plan)
         if waiting is not None and last is not None and _same_work(waiting, last, call, state):
             ledger.note(call)
-            again = attend_again(waiting, call, self._kit, self._plan, invited, memory)
+            again = attend_again(waiting, call, self._kit, self._plan, invited, figures, memory)
             save_pending(self._settings.state, again)
             return _attending(again)
         self._load(network, state, call)
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
-        opened = perf_counter()
-        seed = training_seed(self._plan, call, self._kit.node)
-        loss = local_update(network, state.mask, share, self._plan, seed)
-        gradient = partial(gradient_at, network, state.vector, share, seed)
-        values, votes = network.method.submit(extract(network), network.layout, state, gradient)
-        save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
-        update = Update(values, votes, network.method.weight(len(share.y)))
+        update, loss = self._update(call, network, state, share)
+        update = replace(update, told=figures)
+        measured = Measured(loss, score.correct, score.tested, score.loss, parameters, kept)
         pending = attend(call, self._kit, self._plan, network.layout, state, update, invited, memory)
-        metrics: Metrics = {
-            "loss": loss,
-            "correct": score.correct,
-            "tested": score.tested,
-            "test-loss": score.loss,
-            "parameters": parameters,
-            "kept": kept,
-            "seconds-open": opened - start,
-            "seconds-train": perf_counter() - opened,
-        }
         ledger.note(call)
-        pending = replace(pending, metrics=metrics)
-        save_pending(self._settings.state, pending)
+        save_pending(self._settings.state, replace(pending, measured=measured))
         return _attending(pending)
 
     def contribute(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
@@ -151,7 +135,6 @@ class Client:
             call: Run, round and attempt.
             frames: ``cohort``, and ``shares``: what its members have dealt this node.
         """
-        start = perf_counter()
         pending, last = self._waiting()
         ledger = Ledger.open(self._settings.state, call, last, self._kit.node)
         if pending is None:
@@ -164,8 +147,8 @@ class Client:
         save_pending(self._settings.state, pending)
         dither = dither_of(self._plan, call, self._kit.node, pending.values.size)
         integers, clipped = quantised(pending, cohort, self._kit.node, self._plan, dither)
-        payload = close_update(integers, cohort, call, self._kit, self._plan, pending)
-        return Reply({"contribution": payload}, {"clipped": clipped, "seconds-encrypt": perf_counter() - start})
+        figures = figures_of(pending.measured, clipped, cohort, self._kit.node, self._plan)
+        return Reply({"contribution": close_update(integers, figures, cohort, call, self._kit, self._plan, pending)})
 
     def release(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
         """Consent to open a sum that this node is in: answer with shares of what masks it.
@@ -181,33 +164,30 @@ class Client:
         asked = decode_release(frames.get("release", b""))
         cohort = admit_release(asked, pending, call, self._kit, self._plan)
         ledger.release(call, asked.nodes, self._kit.node)
-        return Reply({"consent": consent(asked, cohort, call, self._kit, self._plan, pending)}, {})
+        return Reply({"consent": consent(asked, cohort, call, self._kit, self._plan, pending)})
 
-    def evaluate(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
-        """Open the sum of the last round and score its model; answer with the model's keyed digest.
+    def report(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
+        """Open the last sums; answer with the final model's keyed digest, and with what all have measured of it.
 
         Where the node has an output folder, the model is left there; a model of its own is left in any case.
 
+        Args:
+            call: Of the round after the last one.
+            frames: ``aggregate``, that of the last round, and ``scores``, that of the one after it.
+
         Raises:
-            PeerMismatch: The last round is not over: a score in mid-run would be an answer to a question of somebody's.
+            PeerMismatch: The last round is not over.
         """
         if call.round != self._plan.rounds + 1:
             raise PeerMismatch("round", self._plan.rounds + 1, call.round)
-        share, network = self._data(call)
-        state = self._state(call, frames.get("aggregate", b""), network)
+        _, network = self._data(call)
+        state, _ = self._state(call, frames.get("aggregate", b""), network)
+        scores = open_sum(frames.get("scores", b""), call.run, call.round, self._kit, self._plan, network.layout)
         self._load(network, state, call)
-        score = evaluate(network.model, share.test_x, share.test_y)
-        parameters, kept = network.method.sizes(network.model, network.layout, state)
-        metrics: Metrics = {
-            "correct": score.correct,
-            "tested": score.tested,
-            "test-loss": score.loss,
-            "parameters": parameters,
-            "kept": kept,
-        }
         if self._settings.out is not None or network.method.personal(network.model):
+            parameters, kept = network.method.sizes(network.model, network.layout, state)
             self._leave(network, call, 1 - kept / parameters)
-        return Reply({"model": model_digest(state, call, self._kit)}, metrics)
+        return Reply({"model": model_digest(state, call, self._kit), "figures": figures_to_bytes(scores.figures)})
 
     def _waiting(self) -> tuple[Pending, Call] | tuple[None, None]:
         """The update that waits to be sent, and what it was trained for."""
@@ -230,12 +210,27 @@ class Client:
             share = datasets.part(whole, parts[settings.position], settings.position, settings.nodes)
         return share, build_network(plan, whole.input_shape, whole.classes, call.run)
 
-    def _state(self, call: Call, aggregate: bytes, network: Network) -> GlobalState:
+    def _state(self, call: Call, aggregate: bytes, network: Network) -> tuple[GlobalState, Figures]:
+        """The state that the round begins with, and what its sum says of the cohort."""
         if not aggregate:
             if call.round != 1:
                 raise MalformedMessage(f"round {call.round} was announced without the aggregate of the round before")
-            return network.initial
-        return state_after(aggregate, call.run, call.round - 1, self._kit, self._plan, network)
+            return network.initial, NOTHING
+        before = call.round - 1
+        total = open_sum(aggregate, call.run, before, self._kit, self._plan, network.layout)
+        return next_state(total, before, self._plan, network.layout, network.method), total.figures
+
+    def _update(self, call: Call, network: Network, state: GlobalState, share: datasets.Share) -> tuple[Update, float]:
+        """Train from the state, and the mean loss of it; after the last round there is nothing to train."""
+        weight = network.method.weight(len(share.y))
+        if call.round > self._plan.rounds:
+            return Update(np.zeros(0, np.float32), np.zeros(0, np.bool_), weight), 0.0
+        seed = training_seed(self._plan, call, self._kit.node)
+        loss = local_update(network, state.mask, share, self._plan, seed)
+        gradient = partial(gradient_at, network, state.vector, share, seed)
+        values, votes = network.method.submit(extract(network), network.layout, state, gradient)
+        save_personal(self._settings.state, call.run, call.round, network.method.personal(network.model))
+        return Update(values, votes, weight), loss
 
     def _load(self, network: Network, state: GlobalState, call: Call) -> None:
         """Put the state into the model, on top of the personal tensors that this run has left here."""
@@ -259,7 +254,7 @@ class Client:
 
 def _attending(pending: Pending) -> Reply:
     """The answer to `train`."""
-    return Reply({"attendance": pending.attendance, "shares": pending.dealt}, dict(pending.metrics))
+    return Reply({"attendance": pending.attendance, "shares": pending.dealt})
 
 
 def _same_work(waiting: Pending, last: Call, call: Call, state: GlobalState) -> bool:

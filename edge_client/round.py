@@ -17,12 +17,13 @@ from edge_client.dealing import Secrets, deal
 from edge_client.keys import Kit
 from edge_client.ledger import Sent
 from edge_client.sparsify.interface import GlobalState
-from edge_client.state import Pending
+from edge_client.state import Measured, Pending
 from edge_client.sums import tag_key
 from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_quorum
 from protocol.errors import CohortRefused, PeerMismatch
+from protocol.figures import NOTHING, Figures, in_units
 from protocol.frame import signed
 from protocol.grid import Integers, Reals, Share, clips, quantise, steps
 from protocol.layout import Layout, Mask, Vector
@@ -38,17 +39,19 @@ from protocol.wire import Contribution, encode_contribution
 
 @dataclass(frozen=True, eq=False)
 class Update:
-    """What a client gives to a sum.
+    """What a client gives to a round.
 
     Attributes:
-        values: Its travelling tensors as its method submits them, float32[P].
+        values: Its travelling tensors as its method submits them, float32[P]; float32[0] for none.
         votes: bool[P], or bool[0] for none.
         samples: Its weight in the mean: by most methods its training samples.
+        told: What the sum that the round begins with says of its cohort.
     """
 
     values: Vector
     votes: Mask
     samples: int
+    told: Figures = NOTHING
 
 
 def terms_of(state: GlobalState, layout: Layout) -> Terms:
@@ -121,9 +124,9 @@ def attend(
     """
     terms = terms_of(state, layout)
     sealed = kit.secret.seal(encode_terms(terms), call.run, call.round)
-    values = gather(update.values, terms.support)
+    values = gather(update.values, terms.support) if update.values.size else update.values
     chosen = update.votes[terms.support.positions] if update.votes.size else update.votes
-    step = steps(terms.clips, layout, terms.support, plan.parameters.grid)
+    step = steps(terms.clips, layout, terms.support, plan.parameters.grid)[: values.size]
     head: dict[str, Any] = {
         "node": kit.node,
         "samples": update.samples,
@@ -133,6 +136,7 @@ def attend(
         "key": kit.roster.key_id(call.run, call.round),
         "model": model_digest(state, call, kit),
         "support": support_digest(sealed),
+        "figures": update.told,
     }
     kept: dict[str, Any] = {
         "values": values,
@@ -144,11 +148,14 @@ def attend(
     return Pending(**_sign_on(head, call, kit, plan, invited, memory), **kept)
 
 
-def attend_again(pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, memory: Memory) -> Pending:
+def attend_again(
+    pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, figures: Figures, memory: Memory
+) -> Pending:
     """Attend with an update that waits already, in another attempt of its round: with new keys for its masks."""
     own = decode_attendance(pending.attendance, kit.roster)
     same = ("node", "samples", "values", "votes", "plan", "key", "model", "support")
-    fresh = _sign_on({field: getattr(own, field) for field in same}, call, kit, plan, invited, memory)
+    head: dict[str, Any] = {"figures": figures, **{field: getattr(own, field) for field in same}}
+    fresh = _sign_on(head, call, kit, plan, invited, memory)
     return replace(pending, **fresh, cohort=b"", shares=())
 
 
@@ -229,11 +236,27 @@ def quantised(pending: Pending, cohort: Cohort, node: int, plan: Plan, dither: R
     return quantise(pending.values, pending.step, share, plan.parameters.grid, dither)
 
 
-def close_update(integers: Integers, cohort: Cohort, call: Call, kit: Kit, plan: Plan, pending: Pending) -> bytes:
+def figures_of(measured: Measured, clipped: int, cohort: Cohort, node: int, plan: Plan) -> Figures:
+    """What a node adds to the figures of a sum."""
+    return Figures(
+        loss=in_units(measured.loss * cohort.weights(plan.max_share)[node]),
+        clipped=clipped,
+        correct=measured.correct,
+        tested=measured.tested,
+        test_loss=in_units(measured.test_loss),
+        parameters=measured.parameters,
+        kept=measured.kept,
+    )
+
+
+def close_update(
+    integers: Integers, figures: Figures, cohort: Cohort, call: Call, kit: Kit, plan: Plan, pending: Pending
+) -> bytes:
     """Pack, mask for exactly this cohort, encrypt and sign: the contribution's bytes.
 
     Args:
         integers: The quantised values, i64[n].
+        figures: What the client has measured.
         cohort: The announced cohort.
         call: The `contribute` message.
         kit: The node's keys.
@@ -244,7 +267,7 @@ def close_update(integers: Integers, cohort: Cohort, call: Call, kit: Kit, plan:
     own = next(member for member in cohort.members if member.node == kit.node)
     digest = cohort.digest(call.attempt)
     key = tag_key(kit.secret, own, len(cohort.members), digest)
-    slots = pack_payload(integers, pending.votes.astype(np.int64), key, p)
+    slots = pack_payload(integers, pending.votes.astype(np.int64), figures, key, p)
     keys = {
         peer.node: pair_key(secret.shared(peer.exchange), digest, (kit.node, peer.node))
         for peer in cohort.members

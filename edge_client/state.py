@@ -10,8 +10,7 @@ Of its roster a client keeps the highest serial number that it has accepted, so 
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass
 from io import BytesIO
 from pathlib import Path
 from typing import Final
@@ -30,6 +29,27 @@ from protocol.roster import Roster
 PENDING_FILE: Final = "pending.npz"
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What a client has measured in a round.
+
+    Attributes:
+        loss: The mean loss of its training.
+        correct: Rows for testing that the model the round began with gets right.
+        tested: Rows for testing.
+        test_loss: The sum of that model's losses on them.
+        parameters: The parameters of that model.
+        kept: Those that are not zero.
+    """
+
+    loss: float = 0.0
+    correct: int = 0
+    tested: int = 0
+    test_loss: float = 0.0
+    parameters: int = 0
+    kept: int = 0
+
+
 @dataclass(frozen=True, eq=False)
 class Pending:
     """A trained update that waits for its cohort to be announced, and then for its sum to be released.
@@ -46,7 +66,7 @@ class Pending:
         state: The digest of the state that it was trained from, 32 bytes.
         cohort: The encoded cohort that it was contributed to; empty before.
         shares: What each member of that cohort has dealt this node, 64 bytes or None.
-        metrics: The scalars that went with the attendance.
+        measured: What the client has measured, but for what was clipped.
     """
 
     attendance: bytes
@@ -60,14 +80,14 @@ class Pending:
     state: bytes
     cohort: bytes = b""
     shares: tuple[bytes | None, ...] = ()
-    metrics: Mapping[str, int | float] = field(default_factory=dict)
+    measured: Measured = Measured()
 
 
 def save_pending(folder: Path, pending: Pending) -> None:
     """Write durably: temporary file, fsync, rename."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     notes = {
-        "metrics": dict(pending.metrics),
+        "measured": asdict(pending.measured),
         "state": pending.state.hex(),
         "invited": sorted(pending.invited),
         "exchange": pending.secrets.exchange.hex(),
@@ -111,7 +131,7 @@ def load_pending(folder: Path) -> Pending:
             state=bytes.fromhex(notes["state"]),
             cohort=file["cohort"].tobytes(),
             shares=tuple(None if share is None else bytes.fromhex(share) for share in notes["shares"]),
-            metrics=dict(notes["metrics"]),
+            measured=Measured(**notes["measured"]),
         )
     except FileNotFoundError:
         raise CheckpointError(f"no trained update waits in {folder}: this node has not answered `train`") from None

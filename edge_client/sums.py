@@ -14,6 +14,7 @@ from edge_client.learning.network import Network
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from protocol.attendance import Attendance
 from protocol.errors import CohortRefused, MalformedMessage, PeerMismatch
+from protocol.figures import Figures
 from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout
 from protocol.payload import unpack_payload
@@ -36,6 +37,7 @@ class Sum:
         whole: By what its values have to be multiplied to stand for a mean: 1 where no member is missing.
         values: i64[n].
         votes: i64[n], or i64[0].
+        figures: What its clients have measured, summed.
     """
 
     terms: Terms
@@ -43,10 +45,11 @@ class Sum:
     whole: float
     values: Integers
     votes: Integers
+    figures: Figures
 
 
 def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layout: Layout) -> Sum:
-    """Decrypt the aggregate of a round.
+    """Decrypt the aggregate of a round; the one after the last round of training holds figures alone.
 
     Args:
         data: The encoded aggregate.
@@ -86,14 +89,15 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     if ours != aggregate.voucher:
         raise MalformedMessage("no member of the cohort vouches for what the aggregate says of itself")
     terms = decode_terms(kit.secret.unseal(aggregate.sealed, run, round_), layout)
-    if len(terms.support) != aggregate.values:
-        raise PeerMismatch("values", len(terms.support), aggregate.values)
+    expected = len(terms.support) if round_ <= plan.rounds else 0
+    if aggregate.values != expected:
+        raise PeerMismatch("values", expected, aggregate.values)
     p = plan.parameters
     with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
         slots = cipher.decrypt(aggregate)
     key = tag_key(kit.secret, aggregate, aggregate.members, aggregate.cohort)
-    values, votes = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
-    return Sum(terms, aggregate.clients, aggregate.total / aggregate.weight, values, votes)
+    values, votes, figures = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
+    return Sum(terms, aggregate.clients, aggregate.total / aggregate.weight, values, votes, figures)
 
 
 def tag_key(secret: CohortSecret, like: Attendance | Aggregate, members: int, cohort: bytes) -> bytes:

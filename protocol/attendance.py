@@ -5,21 +5,22 @@ Laws: as in `protocol/wire.py`. The list of the signed attendances *is* the anno
 
 import struct
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
 from protocol.errors import MalformedMessage
+from protocol.figures import FIGURES, Figures
 from protocol.frame import ATTENDANCE, PREFIX, SIGNATURE_BYTES, open_frame, prefix
 from protocol.openings import Memory, decode_memory, encode_memory
 from protocol.roster import Roster
 from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES
 
-ATTENDANCE_HEAD = struct.Struct("<16s6I32s16s32s32s32s32s32s32sI")
+ATTENDANCE_HEAD = struct.Struct("<16s6I32s16s32s32s32s32s32s32s7qI")
 ATTENDANCE_FIELDS = (
     "run", "round", "attempt", "node", "samples", "values", "votes", "plan", "key", "model", "support", "invited",
-    "exchange", "seed", "dealt", "memory_bytes",
+    "exchange", "seed", "dealt", *FIGURES, "memory_bytes",
 )  # fmt: skip
 SHARE_BYTES: Final = SECRET_BYTES + SECRET_BYTES + 16 + 2 * COMMITMENT_BYTES
 """What an invited node is dealt by another: two sealed shares, and a commitment to each."""
@@ -38,7 +39,7 @@ class Attendance:
         attempt: The number of the `train` message that this answers, from 1.
         node: The client's number on the roster.
         samples: Its training samples; its weight in the mean.
-        values: n, how many values it will send.
+        values: n, how many values it will send; none after the last round of training.
         votes: How many votes it will send.
         plan: Digest of the plan, 32 bytes.
         key: Public name of the round's BFV key, 16 bytes.
@@ -48,6 +49,7 @@ class Attendance:
         exchange: A new X25519 public key for the pairwise masks, 32 bytes; it makes every cohort, so each mask, new.
         seed: The commitment to the seed of the self-mask, 32 bytes.
         dealt: Digest of the shares that go with the attendance, 32 bytes.
+        figures: What the sum that the client has opened for this round says of its cohort; all zero in round 1.
         memory: What the node remembers of earlier sums from the same starting state.
     """
 
@@ -66,6 +68,7 @@ class Attendance:
     exchange: bytes
     seed: bytes
     dealt: bytes
+    figures: Figures
     memory: Memory
 
 
@@ -74,7 +77,7 @@ def encode_attendance(a: Attendance) -> bytes:
     memory = encode_memory(a.memory)
     head = ATTENDANCE_HEAD.pack(
         a.run, a.round, a.attempt, a.node, a.samples, a.values, a.votes, a.plan, a.key, a.model, a.support,
-        a.invited, a.exchange, a.seed, a.dealt, len(memory),
+        a.invited, a.exchange, a.seed, a.dealt, *astuple(a.figures), len(memory),
     )  # fmt: skip
     return prefix(ATTENDANCE) + head + memory
 
@@ -105,10 +108,12 @@ def decode_attendance(data: bytes, roster: Roster) -> Attendance:
     fields, rest = open_frame(data, ATTENDANCE, ATTENDANCE_HEAD)
     if len(rest) != fields[-1] + SIGNATURE_BYTES:
         raise MalformedMessage(f"an attendance is {ATTENDANCE_BYTES + fields[-1]} bytes long, not {len(data)}")
-    named = dict(zip(ATTENDANCE_FIELDS[:-1], fields[:-1], strict=True))
-    attendance = Attendance(**named, memory=decode_memory(rest[:-SIGNATURE_BYTES]))
-    if attendance.samples < 1 or attendance.values < 1 or attendance.votes not in (0, attendance.values):
-        raise MalformedMessage("an attendance needs samples and values, and a vote for none or every value")
+    named = dict(zip(ATTENDANCE_FIELDS, fields, strict=True))
+    figures = Figures(**{figure: named.pop(figure) for figure in FIGURES})
+    del named["memory_bytes"]
+    attendance = Attendance(**named, figures=figures, memory=decode_memory(rest[:-SIGNATURE_BYTES]))
+    if attendance.samples < 1 or attendance.votes not in (0, attendance.values):
+        raise MalformedMessage("an attendance needs samples, and a vote for none or every value")
     roster.verify(attendance.node, data[-SIGNATURE_BYTES:], data[:-SIGNATURE_BYTES])
     try:
         X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(attendance.exchange))

@@ -19,7 +19,7 @@ class Action(StrEnum):
     TRAIN = "train"
     CONTRIBUTE = "train.contribute"
     RELEASE = "train.release"
-    EVALUATE = "evaluate"
+    REPORT = "query"
 
     @property
     def request(self) -> tuple[str, ...]:
@@ -36,7 +36,7 @@ _FRAMES: Final[dict[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     Action.TRAIN: (("invited", "aggregate"), ("attendance", "shares")),
     Action.CONTRIBUTE: (("cohort", "shares"), ("contribution",)),
     Action.RELEASE: (("release",), ("consent",)),
-    Action.EVALUATE: (("aggregate",), ("model",)),
+    Action.REPORT: (("aggregate", "scores"), ("model", "figures")),
 }
 
 

@@ -9,6 +9,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Final
 
 from protocol.attendance import Attendance, attendances, decode_attendance
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
@@ -17,6 +18,10 @@ from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import threshold
 from protocol.terms import DIGEST_BYTES
+
+_COMMON: Final = (
+    "run", "round", "attempt", "plan", "key", "model", "support", "values", "votes", "invited", "figures",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +90,7 @@ def require_agreement(a: Attendance, b: Attendance) -> None:
     Raises:
         AgreementError: It names both nodes and the first field that differs.
     """
-    for field in ("run", "round", "attempt", "plan", "key", "model", "support", "values", "votes", "invited"):
+    for field in _COMMON:
         if getattr(a, field) != getattr(b, field):
             raise AgreementError(field, (a.node, b.node))
 

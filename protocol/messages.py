@@ -2,23 +2,22 @@
 
 * ``from_record(to_record(blobs)) == blobs`` for blobs that are not empty; an empty one is left out.
 * ``from_request(action, to_request(action, call, frames)) == (call, frames)`` for frames that are not empty.
-* ``from_reply(action, to_reply(action, frames, metrics)) == (frames, metrics)`` for frames that are not empty and
-  metrics that are known and in their range.
+* ``from_reply(action, to_reply(action, frames)) == frames`` for frames that are not empty.
 * ``from_error(to_error(error, reference))[0] == error.public``
 
 Every payload travels as an `Array` of our own serialisation type. Flower's built-in aggregation refuses to average such
 an array, and our reader refuses any other, so neither end can mistake plaintext for ciphertext. This is the one file of
 the protocol that knows Flower; both ends use it.
 
-Here a peer's words come in, so here they are bounded: texts are cleaned, and of its numbers those are kept that have a
-name and a range, so that a sum of them is finite whatever a client says.
+Nothing else travels from a client: what it measures is in its contributions (`protocol/figures.py`). A peer's words are
+bounded where they come in: texts are cleaned.
 """
 
 import re
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from flwr.app import Array, ArrayRecord, ConfigRecord, Error, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, RecordDict
 
 from protocol import VERSION
 from protocol.call import Action, Call
@@ -27,10 +26,7 @@ from protocol.text import LONGEST_NAME, cleaned
 
 STYPE: Final = f"pruneseal.v{VERSION}"
 _ANY_VERSION: Final = re.compile(r"pruneseal\.v([0-9]{1,3})")
-_CALL, _FRAMES, _METRICS, _REFERENCE = "call", "frames", "metrics", " [ref "
-_COUNTS: Final = frozenset({"correct", "tested", "parameters", "kept", "clipped"})
-_REALS: Final = frozenset({"loss", "test-loss", "seconds-open", "seconds-train", "seconds-encrypt"})
-_MOST_COUNT, _MOST_REAL = 1 << 48, 1e30
+_CALL, _FRAMES, _REFERENCE = "call", "frames", " [ref "
 
 
 # --- frames --------------------------------------------------------------------------------------
@@ -112,21 +108,18 @@ def call_of(content: RecordDict) -> Call:
 # --- its reply -----------------------------------------------------------------------------------
 
 
-def to_reply(action: Action, frames: Mapping[str, bytes], metrics: Mapping[str, int | float]) -> RecordDict:
+def to_reply(action: Action, frames: Mapping[str, bytes]) -> RecordDict:
     """What a node answers.
 
     Args:
         action: What it was asked to do.
         frames: Those that the action asks for, by name.
-        metrics: Scalars that the aggregator may know.
     """
-    return RecordDict(
-        {_FRAMES: to_record({name: frames[name] for name in action.reply}), _METRICS: MetricRecord(dict(metrics))}
-    )
+    return RecordDict({_FRAMES: to_record({name: frames[name] for name in action.reply})})
 
 
-def from_reply(action: Action, content: RecordDict) -> tuple[dict[str, bytes], dict[str, float]]:
-    """The frames of a reply, and those of its scalars that have a name and a range here; all others are left out.
+def from_reply(action: Action, content: RecordDict) -> dict[str, bytes]:
+    """The frames of a reply.
 
     Raises:
         MalformedMessage: It does not hold all of our frames, or something else.
@@ -134,19 +127,7 @@ def from_reply(action: Action, content: RecordDict) -> tuple[dict[str, bytes], d
     frames = _frames(content, action.reply)
     if missing := [name for name in action.reply if name not in frames]:
         raise MalformedMessage(f"the reply holds no {missing[0]}")
-    metrics = content.metric_records.get(_METRICS) or MetricRecord()
-    return frames, {
-        key: float(value)
-        for key in sorted(_COUNTS | _REALS)
-        if isinstance(value := metrics.get(key), int | float) and _in_range(key, value)
-    }
-
-
-def _in_range(key: str, value: int | float) -> bool:
-    """Whether a scalar can be what its name says; NaN can be nothing."""
-    if key in _COUNTS:
-        return isinstance(value, int) and 0 <= value <= _MOST_COUNT
-    return abs(value) <= _MOST_REAL
+    return frames
 
 
 # --- its refusal ---------------------------------------------------------------------------------

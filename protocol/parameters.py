@@ -18,6 +18,7 @@ from functools import cached_property
 from typing import Final
 
 from protocol.errors import HeadroomError
+from protocol.figures import places
 from protocol.grid import Grid
 from protocol.lanes import Lanes, value_lanes, vote_lanes
 
@@ -33,9 +34,6 @@ SECURITY_BITS: Final = 128
 
 SEED_BYTES: Final = 64
 """The seed of a ciphertext's second half (SEAL's blake2xb generator)."""
-
-CHECKS: Final = 1
-"""Lanes that hold the constant 1: in the sum they count the clients."""
 
 _FRESH_ERROR: Final = 21
 _UNMASKING: Final = Fraction(1, 2)
@@ -128,6 +126,11 @@ class Parameters:
         """The lanes of votes."""
         return vote_lanes(self.grid.clients, self.plain_modulus)
 
+    @cached_property
+    def trailing(self) -> int:
+        """Lanes behind the values: the constant 1, which counts the clients in a sum, and the digits of the figures."""
+        return 1 + places(self.grid)
+
     @property
     def tag_bits(self) -> int:
         """Bits of one factor of a tag, so that each is another number modulo t."""
@@ -139,8 +142,8 @@ class Parameters:
         return -(-SECURITY_BITS // self.tag_bits)
 
     def slots(self, values: int, votes: int) -> int:
-        """Coefficients that a payload of this many values and votes uses, count and tag included."""
-        return self.values.slots(values + CHECKS) + self.votes.slots(votes) + self.tags
+        """Coefficients that a payload of this many values and votes uses, with count, figures and tag."""
+        return self.values.slots(values + self.trailing) + self.votes.slots(votes) + self.tags
 
     def blocks(self, values: int, votes: int) -> int:
         """Ciphertexts that hold them."""

@@ -200,7 +200,7 @@ def decode_aggregate(data: bytes, parameters: Parameters) -> Aggregate:
     sealed, seeds = head.pop("sealed_bytes"), head.pop("by_seeds")
     clients, values, votes = head["clients"], head["values"], head["votes"]
     counts = 0 < clients <= head["members"] <= parameters.grid.clients and 0 < head["weight"] <= head["total"]
-    if not counts or values < 1 or votes not in (0, values) or seeds not in (0, 1):
+    if not counts or votes not in (0, values) or seeds not in (0, 1):
         raise MalformedMessage("the aggregate's counts do not fit the plan")
     slots, blocks = parameters.slots(values, votes), parameters.blocks(values, votes)
     packed = packed_length(slots, parameters.width_down)

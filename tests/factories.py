@@ -21,6 +21,7 @@ from edge_client.keys import CohortSecret, Kit
 from protocol.attendance import Attendance, encode_attendance
 from protocol.bits import Words
 from protocol.cohort import Cohort, gather_cohort
+from protocol.figures import Figures
 from protocol.frame import signed
 from protocol.layout import Layout, TensorSpec
 from protocol.openings import nodes_digest
@@ -99,6 +100,9 @@ def kits(agreed: Plan, nodes: Iterable[int] = (1, 2, 3)) -> dict[int, Kit]:
     return {node: Kit(node, secret, public, agreed.digest, sign_key(node), seal_key(node)) for node in public.nodes}
 
 
+FIGURES = Figures(loss=5 << 16, clipped=2, correct=20, tested=30, test_loss=-(1 << 40), parameters=3 * 64, kept=100)
+
+
 def attendance(kit: Kit, **changes: Any) -> Attendance:
     """What a node states when it is ready with 7 values for round 1; ``changes`` are the attendance's fields."""
     made = Attendance(
@@ -117,6 +121,7 @@ def attendance(kit: Kit, **changes: Any) -> Attendance:
         exchange=secrets(kit.node).public,
         seed=commit(secrets(kit.node).seed),
         dealt=bytes(range(32)),
+        figures=FIGURES,
         memory=frozenset(),
     )
     return replace(made, **changes)

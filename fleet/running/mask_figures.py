@@ -32,7 +32,9 @@ class MaskWatch:
         self._alive = run.network.method.alive(run.network.layout, run.state())
 
     def figures(self, round_: int, aggregate: bytes) -> MaskFigures:
-        """The figures of a round, from its aggregate."""
+        """The figures of a round, from its aggregate; none of the one after the last, which holds no values."""
+        if round_ > self._run.plan.rounds:
+            return MaskFigures()
         run, network = self._run, self._run.network
         layout, method = network.layout, network.method
         total = open_sum(aggregate, run.journal.run, round_, run.opener, run.plan, layout)

@@ -11,7 +11,7 @@ import numpy as np
 
 from aggregator.summation import MaskedSum
 from edge_client.keys import load_kit
-from edge_client.round import dither_of, quantised
+from edge_client.round import dither_of, figures_of, quantised
 from edge_client.state import load_pending
 from edge_client.sums import open_sum
 from fleet.provisioning.kits import kit_name
@@ -19,6 +19,7 @@ from fleet.results.summary import Verified
 from protocol.call import Call
 from protocol.documents import Count, Part
 from protocol.errors import StorageError, VerificationError
+from protocol.figures import NOTHING
 from protocol.files import replace_file
 from protocol.layout import Layout
 from protocol.plan import Plan
@@ -58,17 +59,20 @@ class Verifier:
         nodes, call = sorted(total.nodes), Call(total.cohort.members[0].run, round_, total.attempt)
         kit = load_kit(self._kits / kit_name(nodes[0]))
         opened = open_sum(aggregate, call.run, round_, kit, self._plan, self._layout)
-        values, votes = np.zeros_like(opened.values), np.zeros_like(opened.votes)
+        values, votes, figures = np.zeros_like(opened.values), np.zeros_like(opened.votes), NOTHING
         for node in nodes:
             pending = load_pending(self._kits / kit_name(node) / "state")
             dither = dither_of(self._plan, call, node, pending.values.size)
-            values += quantised(pending, total.cohort, node, self._plan, dither)[0]
-            votes += pending.votes
+            integers, clipped = quantised(pending, total.cohort, node, self._plan, dither)
+            values, votes = values + integers, votes + pending.votes
+            figures += figures_of(pending.measured, clipped, total.cohort, node, self._plan)
         wrong = int((values != opened.values).sum() + (votes != opened.votes).sum())
-        if wrong or opened.clients != len(nodes):
+        if wrong or figures != opened.figures or opened.clients != len(nodes):
             raise VerificationError(
                 f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
             )
+        if not values.size:  # the sum of figures after the last round
+            return
         lost = len(total.invited) - len(nodes)
         line = VerifiedSum(round=round_, clients=opened.clients, lost=lost, values=values.size + votes.size)
         before = self._path.read_bytes() if self._path.exists() else b""

@@ -44,9 +44,13 @@ def flower(*nodes: int) -> list[int]:
     return [FIRST_FLOWER_NODE + FLOWER_STEP * node for node in nodes]
 
 
-def asked(scene: Scene, kind: str) -> list[tuple[int, int, tuple[int, ...]]]:
-    """Round, attempt and nodes of each message of a kind."""
-    return [(round_, attempt, nodes) for name, round_, attempt, nodes in scene.grid.asked if name == kind]
+def asked(scene: Scene, kind: str, *, after: bool = False) -> list[tuple[int, int, tuple[int, ...]]]:
+    """Round, attempt and nodes of each message of a kind: of the rounds of the plan, or of what comes after them."""
+    return [
+        (round_, attempt, nodes)
+        for name, round_, attempt, nodes in scene.grid.asked
+        if name == kind and after == (round_ > scene.plan.rounds)
+    ]
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ class PipeGrid(Grid):
     def _ask(self, message: Message, kind: Action, node: int) -> Message:
         self._parent.send((kind, node - 1, *from_request(kind, message.content)))
         reply: Any = self._parent.recv()
-        return Message(to_reply(kind, *reply), reply_to=message)
+        return Message(to_reply(kind, reply), reply_to=message)
 
 
 def main(address: str, plan: str, roster: str, state: str, names: str) -> None:

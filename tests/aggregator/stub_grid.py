@@ -35,6 +35,7 @@ from edge_client.round import (
     attend_again,
     close_update,
     dither_of,
+    figures_of,
     model_digest,
     quantised,
     require_invited,
@@ -42,13 +43,14 @@ from edge_client.round import (
     state_digest,
 )
 from edge_client.sparsify import GlobalState, sparsifier
-from edge_client.state import Pending
+from edge_client.state import Measured, Pending
 from edge_client.sums import Sum, next_state, open_sum
 from fleet import flower
 from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Action, Call
 from protocol.cohort import Cohort
 from protocol.errors import PeerError
+from protocol.figures import NOTHING, Figures, figures_to_bytes
 from protocol.frame import ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, kind_of, signed
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
@@ -60,13 +62,12 @@ from protocol.roster import Roster
 from protocol.wire import decode_contribution, encode_contribution
 from tests import factories
 
-TRAIN, CONTRIBUTE, RELEASE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.EVALUATE
+TRAIN, CONTRIBUTE, RELEASE, REPORT = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.REPORT
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 """Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
 
 FIRST_FLOWER_NODE, FLOWER_STEP = 7000, 13
 LAYOUT = Layout((TensorSpec("bias", (4,), True), TensorSpec("count", (2,), False), TensorSpec("weight", (4, 5), True)))
-Metrics = dict[str, int | float]
 Frames = dict[str, bytes]
 
 
@@ -81,7 +82,7 @@ def make_kits(nodes: int, plan: Plan) -> list[Kit]:
     return list(factories.kits(plan, numbers).values())
 
 
-_STATES: dict[bytes, GlobalState] = {}  # every client derives the same one; here it is derived once
+_STATES: dict[bytes, tuple[GlobalState, Figures]] = {}  # every client derives the same one; here it is derived once
 
 
 class MemoryLedger(Ledger):
@@ -98,45 +99,49 @@ class StubClient:
         self.kit, self.plan, self.layout, self.votes = kit, plan, layout, votes
         self.samples = 10 + 7 * kit.node
         self.pending: Pending | None = None
-        self.metrics: Metrics = {}
+        self.lies: dict[str, int] = {}
+        """Figures that the client tells instead of the true ones."""
         self.ledger = MemoryLedger(Path())
-        self.answered: tuple[Call, Metrics] | None = None
+        self.answered: Call | None = None
 
-    def state(self, call: Call, aggregate: bytes) -> GlobalState:
-        """The model that the last aggregate stands for."""
+    def state(self, call: Call, aggregate: bytes) -> tuple[GlobalState, Figures]:
+        """The model that the last aggregate stands for, and the figures in it."""
         if not aggregate:
             assert call.round == 1
-            return first_state(np.linspace(-1, 1, self.layout.size, dtype=np.float32), self.layout)
+            return first_state(np.linspace(-1, 1, self.layout.size, dtype=np.float32), self.layout), NOTHING
         if aggregate not in _STATES:
             total = open_sum(aggregate, call.run, call.round - 1, self.kit, self.plan, self.layout)
-            _STATES[aggregate] = next_state(total, call.round - 1, self.plan, self.layout, sparsifier(self.plan))
+            state = next_state(total, call.round - 1, self.plan, self.layout, sparsifier(self.plan))
+            _STATES[aggregate] = state, total.figures
         return _STATES[aggregate]
 
-    def train(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def train(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         """Attend; asked again, as before, and in another attempt with what was trained before."""
         self.ledger.require(call, self.kit.node)
-        last, invited = self.answered[0] if self.answered else None, decode_nodes(frames["invited"])
+        last, invited = self.answered, decode_nodes(frames["invited"])
         if last != call:
-            state = self.state(call, frames.get("aggregate", b""))
+            state, told = self.state(call, frames.get("aggregate", b""))
             memory = self.ledger.memory(call, state_digest(state))
             require_invited(invited, memory, self.kit, self.plan)
             if self.pending is not None and last is not None and last.round == call.round:
-                self.pending = attend_again(self.pending, call, self.kit, self.plan, invited, memory)
+                self.pending = attend_again(self.pending, call, self.kit, self.plan, invited, told, memory)
             else:
-                update = self._update(call, state)
-                self.pending = attend(call, self.kit, self.plan, self.layout, state, update, invited, memory)
+                update = replace(self._update(call, state), told=told)
+                waiting = attend(call, self.kit, self.plan, self.layout, state, update, invited, memory)
+                self.pending = replace(waiting, measured=self._measure(state))
             self.ledger.note(call)
-            self.answered = call, {"loss": 0.5 + self.kit.node} | self._score(state) | self.metrics
+            self.answered = call
         assert self.pending is not None
-        assert self.answered is not None
-        return {"attendance": self.pending.attendance, "shares": self.pending.dealt}, self.answered[1]
+        return {"attendance": self.pending.attendance, "shares": self.pending.dealt}
 
     def _update(self, call: Call, state: GlobalState) -> Update:
+        if call.round > self.plan.rounds:
+            return Update(np.zeros(0, np.float32), np.zeros(0, np.bool_), self.samples)
         moved = np.random.default_rng([self.kit.node, call.round]).normal(size=self.layout.size)
         trained: Vector = np.where(state.mask, state.vector + moved, 0).astype(np.float32)
         return Update(trained, moved > 0 if self.votes else np.zeros(0, np.bool_), self.samples)
 
-    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         """Mask for the announced cohort, encrypt, sign."""
         assert self.pending is not None
         self.ledger.require(call, self.kit.node)
@@ -145,22 +150,24 @@ class StubClient:
         self.ledger.give(sent_to(cohort, call, self.pending), self.kit.node)
         self.pending = replace(self.pending, cohort=frames["cohort"], shares=shares)
         integers, clipped = self.integers(cohort, call)
-        payload = close_update(integers, cohort, call, self.kit, self.plan, self.pending)
-        return {"contribution": payload}, {"clipped": clipped} | self.metrics
+        figures = figures_of(self.pending.measured, clipped, cohort, self.kit.node, self.plan)
+        figures = replace(figures, **self.lies)
+        return {"contribution": close_update(integers, figures, cohort, call, self.kit, self.plan, self.pending)}
 
-    def release(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def release(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         """Consent to a sum."""
         assert self.pending is not None
         self.ledger.require(call, self.kit.node)
         asked = decode_release(frames["release"])
         cohort = admit_release(asked, self.pending, call, self.kit, self.plan)
         self.ledger.release(call, asked.nodes, self.kit.node)
-        return {"consent": consent(asked, cohort, call, self.kit, self.plan, self.pending)}, {}
+        return {"consent": consent(asked, cohort, call, self.kit, self.plan, self.pending)}
 
-    def evaluate(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
-        """Score the final model."""
-        state = self.state(call, frames["aggregate"])
-        return {"model": model_digest(state, call, self.kit)}, self._score(state) | self.metrics
+    def report(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
+        """Say what the last sum says."""
+        state, _ = self.state(call, frames["aggregate"])
+        scores = open_sum(frames["scores"], call.run, call.round, self.kit, self.plan, self.layout)
+        return {"model": model_digest(state, call, self.kit), "figures": figures_to_bytes(scores.figures)}
 
     def integers(self, cohort: Cohort, call: Call) -> tuple[Integers, int]:
         """What this client adds to the sum of a cohort."""
@@ -168,9 +175,9 @@ class StubClient:
         dither = dither_of(self.plan, call, self.kit.node, self.pending.values.size)
         return quantised(self.pending, cohort, self.kit.node, self.plan, dither)
 
-    def _score(self, state: GlobalState) -> Metrics:
+    def _measure(self, state: GlobalState) -> Measured:
         parameters, kept = int(self.layout.prunable.sum()), int((state.mask & self.layout.prunable).sum())
-        return {"correct": 8, "tested": 10, "test-loss": 5.0, "parameters": parameters, "kept": kept}
+        return Measured(0.5 + self.kit.node, 8, 10, 5.0, parameters, kept)
 
 
 @dataclass(frozen=True)
@@ -194,23 +201,23 @@ class Ask:
         """The name of the frame that the message is answered with, or of the first of them."""
         return self.kind.reply[0]
 
-    def honest(self) -> tuple[Frames, Metrics]:
-        """The frames and the metrics of an honest client."""
+    def honest(self) -> Frames:
+        """The frames of an honest client."""
         client = self.client
         answer = {
             TRAIN: client.train,
             CONTRIBUTE: client.contribute,
             RELEASE: client.release,
-            EVALUATE: client.evaluate,
+            REPORT: client.report,
         }
-        frames, metrics = answer[self.kind](self.call, self.frames)
+        frames = answer[self.kind](self.call, self.frames)
         self.grid.frames.setdefault((self.kind, self.call.round, self.node), frames[self.name])
         self.grid.sent += sum(map(len, frames.values()))
-        return frames, metrics
+        return frames
 
-    def reply(self, frames: Frames, metrics: Metrics | None = None) -> Message:
+    def reply(self, frames: Frames) -> Message:
         """A reply that carries these frames."""
-        return Message(to_reply(self.kind, frames, metrics or {}), reply_to=self.message)
+        return Message(to_reply(self.kind, frames), reply_to=self.message)
 
     def reply_with(self, records: dict[str, Any]) -> Message:
         """A reply that carries these records."""
@@ -299,7 +306,7 @@ class StubGrid(Grid):
             head = (ask.kind, ask.call.round, ask.call.attempt)
             numbers.append(ask.node)
             rules = [rule for rule in self._rules if rule.fits(ask)]
-            reply = rules[-1].behaviour(ask) if rules else ask.reply(*ask.honest())
+            reply = rules[-1].behaviour(ask) if rules else ask.reply(ask.honest())
             if reply is not None:
                 self._ready[identity] = reply
         self.asked.append((*head, tuple(numbers)))
@@ -337,7 +344,7 @@ def sends(change: Change) -> Behaviour:
     """The node changes its honest frame, or the first of them, before it sends it."""
 
     def changed(ask: Ask) -> Message:
-        frames = ask.honest()[0]
+        frames = ask.honest()
         return ask.reply(frames | {ask.name: change(ask, frames[ask.name])})
 
     return changed
@@ -412,6 +419,7 @@ class Watch:
     texts: list[str] = field(default_factory=list)
     phases: list[tuple[int, str, int, int]] = field(default_factory=list)
     sums: list[tuple[int, MaskedSum, Sum]] = field(default_factory=list)
+    scores: list[Sum] = field(default_factory=list)
     nodes: list[tuple[int, dict[int, str]]] = field(default_factory=list)
     refusals: list[tuple[int, int, PeerError]] = field(default_factory=list)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
@@ -439,6 +447,9 @@ class Watch:
         if one.votes:
             assert np.array_equal(opened.votes, sum(votes))
         assert opened.clients == len(clear)
+        if round_ > one.plan.rounds:
+            self.scores.append(opened)
+            return MaskFigures()
         self.sums.append((round_, total, opened))
         return MaskFigures(regrown=len(self.sums))
 
@@ -484,6 +495,6 @@ def make_scene(
     grid = StubGrid(clients)
     patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
     patch.setattr("aggregator.replies._Puller.next", lambda puller, timeout: puller._ready.get())  # one is there
-    for module in ("rounds", "selection"):
+    for module in ("rounds", "releasing", "selection"):
         patch.setattr(f"aggregator.{module}._WAIT_SECONDS", 0.01)
     return Scene(plan, folder, kits, grid, Watch(grid))

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from aggregator.journal import Journal
 from edge_client.keys import COHORT_FILE, Kit, load_kit, load_operator_key
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, kit_name, provision
-from tests.aggregator.stub_grid import CONTRIBUTE, EVALUATE, RELEASE, TRAIN, StubClient, small_plan
+from tests.aggregator.stub_grid import CONTRIBUTE, RELEASE, REPORT, TRAIN, StubClient, small_plan
 
 pytestmark = pytest.mark.slow
 
@@ -117,9 +117,9 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
                         TRAIN: client.train,
                         CONTRIBUTE: client.contribute,
                         RELEASE: client.release,
-                        EVALUATE: client.evaluate,
+                        REPORT: client.report,
                     }[kind]
-                    reply, metrics = answer(call, frames)
+                    reply = answer(call, frames)
                     if kind == TRAIN:
                         seed = client.kit.secret.bfv_seed(call.run, call.round)
                         seen.secrets |= in_both_forms(f"the key seed of round {call.round}", seed)
@@ -132,7 +132,7 @@ def observed(tmp_path_factory: pytest.TempPathFactory) -> Observed:
                         seen.public[f"the attendance {whose}"] = reply["attendance"]
                     if kind in LOOKED_AT and node == NODES - 1:
                         seen.look(f"before the last {LOOKED_AT[kind]} of round {call.round}", child.pid)
-                    pipe.send((reply, metrics))
+                    pipe.send(reply)
                 seen.modules = request
                 seen.look("at the end", child.pid)
                 pipe.send("that is all")

@@ -17,13 +17,12 @@ from protocol.release import Release, encode_release
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked, flower, lines
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
-    EVALUATE,
     LAYOUT,
     NODES,
     RELEASE,
+    REPORT,
     TRAIN,
     Ask,
-    Metrics,
     Scene,
     silent,
 )
@@ -43,7 +42,11 @@ def test_every_sum_of_a_run_is_the_clear_sum_and_every_round_has_its_line(scene:
         == asked(s, RELEASE)
         == [(number, 1, (2, 3, 5, 8)) for number in (1, 2, 3)]
     )
-    assert asked(s, EVALUATE) == [(4, 1, (2, 3, 5, 8))]
+    assert [record.accuracy for record in watch.records] == [0.8] * 3
+    whole = [(4, 1, (2, 3, 5, 8))]
+    assert [asked(s, kind, after=True) for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT)] == [whole] * 4
+    (scores,) = watch.scores
+    assert (scores.values.size, scores.votes.size, scores.figures.tested) == (0, 0, 40)
 
 
 def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: MakeScene) -> None:
@@ -57,8 +60,9 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
     assert record.uplink_bytes == s.grid.sent
     invited, announced = 4 * (4 + 4 * 4), 4 * 4 * (ATTENDANCE_BYTES + SHARE_BYTES)
     release = 4 * len(encode_release(Release(bytes(16), 1, 1, 4, bytes(32), False, frozenset({2, 3, 5, 8}))))
-    aggregate = 4 * len(Journal(s.folder, s.plan).last().aggregate)
-    assert record.downlink_bytes == invited + announced + release + aggregate
+    journal = Journal(s.folder, s.plan)
+    aggregate, scores = 4 * len(journal.last().aggregate), 4 * len(journal.scores())
+    assert record.downlink_bytes == 2 * (invited + announced + release) + aggregate + (aggregate + scores)
     assert set(record.seconds.by_phase()) == {"train", "contribute", "release", "add", "other"}
     assert min(record.seconds.by_phase().values()) >= 0
     assert (record.accuracy, record.test_loss, record.kept, record.sparsity) == (0.8, 0.5, 24, 0.0)
@@ -88,24 +92,23 @@ def test_messages_expire_with_their_deadline_and_belong_to_their_round(scene: Ma
     def note(ask: Ask) -> Message:
         metadata = ask.message.metadata
         seen.append((ask.kind, metadata.ttl, metadata.group_id))
-        return ask.reply(*ask.honest())
+        return ask.reply(ask.honest())
 
-    for kind in (TRAIN, CONTRIBUTE, RELEASE, EVALUATE):
+    for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT):
         s.grid.when(kind, note, BEARER)
     s.run()
     assert seen == [
-        *((kind, s.plan.deadline, group) for group in ("1", "2") for kind in (TRAIN, CONTRIBUTE, RELEASE)),
-        (EVALUATE, s.plan.deadline, "3"),
+        *((kind, s.plan.deadline, group) for group in ("1", "2", "3") for kind in (TRAIN, CONTRIBUTE, RELEASE)),
+        (REPORT, s.plan.deadline, "3"),
     ]
 
 
-def test_the_samples_decide_the_weights_and_no_metric_does(scene: MakeScene) -> None:
+def test_the_samples_decide_the_weights_and_no_figure_does(scene: MakeScene) -> None:
     totals = []
-    metrics: list[Metrics] = [{}, {"loss": 9.0, "clipped": 5, "tested": 1}]
-    for folder, reported in zip("ab", metrics, strict=True):
+    for folder, lies in zip("ab", ({}, {"loss": 9, "clipped": 5, "tested": 1}), strict=True):
         s = scene(3, folder)
         for client in s.grid.clients.values():
-            client.metrics = reported
+            client.lies = lies
         totals.append(s.run().sums[-1][2].values)
     assert np.array_equal(totals[0], totals[1])
 
@@ -231,7 +234,7 @@ def asked_in(s: Scene) -> list[frozenset[int]]:
 
     def note(ask: Ask) -> Message:
         invited.append(decode_nodes(ask.frames["invited"]))
-        return ask.reply(*ask.honest())
+        return ask.reply(ask.honest())
 
     s.grid.when(TRAIN, note, *NODES)
     for attempt in (1, 2):

@@ -15,9 +15,9 @@ from protocol.sharing import dealt_digest
 from tests.aggregator.conftest import BAD, MakeScene, asked, flower
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
-    EVALUATE,
     NODES,
     RELEASE,
+    REPORT,
     TRAIN,
     Ask,
     Behaviour,
@@ -34,8 +34,8 @@ def attends_with(**fields: Any) -> Behaviour:
     """The node states something else than the truth, and stands by it."""
 
     def attend(ask: Ask) -> Message:
-        frames, metrics = ask.honest()
-        return _stand_by(ask, sign_again(ask.client, frames["attendance"], **fields), frames["shares"], metrics)
+        frames = ask.honest()
+        return _stand_by(ask, sign_again(ask.client, frames["attendance"], **fields), frames["shares"])
 
     return attend
 
@@ -44,17 +44,17 @@ def deals(change: Deal) -> Behaviour:
     """The node deals something else than shares of its secrets, and signs for that."""
 
     def attend(ask: Ask) -> Message:
-        frames, metrics = ask.honest()
+        frames = ask.honest()
         shares = change(ask, frames["shares"])
-        return _stand_by(ask, sign_again(ask.client, frames["attendance"], dealt=dealt_digest(shares)), shares, metrics)
+        return _stand_by(ask, sign_again(ask.client, frames["attendance"], dealt=dealt_digest(shares)), shares)
 
     return attend
 
 
-def _stand_by(ask: Ask, attendance: bytes, shares: bytes, metrics: Any) -> Message:
+def _stand_by(ask: Ask, attendance: bytes, shares: bytes) -> Message:
     assert ask.client.pending is not None
     ask.client.pending = replace(ask.client.pending, attendance=attendance, dealt=shares)
-    return ask.reply({"attendance": attendance, "shares": shares}, metrics)
+    return ask.reply({"attendance": attendance, "shares": shares})
 
 
 def junk_for(*nodes: int) -> Deal:
@@ -206,4 +206,4 @@ def test_where_most_remember_another_sum_the_run_stops_with_what_to_do_and_nothi
     again.grid.when(TRAIN, attends_with(memory=opened), 2, 3, 5, 8)
     again.grid.when(TRAIN, silent, 13)
     assert again.run().sums[0][1].nodes == {2, 3, 5, 8}
-    assert {kind for kind, *_ in again.grid.asked} == {TRAIN, CONTRIBUTE, RELEASE, EVALUATE}
+    assert {kind for kind, *_ in again.grid.asked} == {TRAIN, CONTRIBUTE, RELEASE, REPORT}

@@ -19,8 +19,8 @@ from tests import factories
 from tests.aggregator.conftest import BAD, MakeScene, asked, lines
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
-    EVALUATE,
     RELEASE,
+    REPORT,
     TRAIN,
     Ask,
     Scene,
@@ -72,11 +72,13 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Watch:
         return make_scene(tmp_path_factory.mktemp("unbroken"), patch, small_plan(rounds=3), 3).run()
 
 
-ROUND_EVENTS = 3 + 3 + 3 + 1 + 1
-"""What the observer of three clients is told in a round: who trained, the record of the round before, …"""
+ROUND_EVENTS = 3 + 3 + 3 + 1
+"""What the observer of three clients is told in a round: who has answered each of its messages, and its sum."""
+EVENTS = 4 * ROUND_EVENTS + 3 + 3
+"""In three rounds and the one after them, with the reports and a record of each round."""
 
 
-@pytest.mark.parametrize("at", range(1, 3 * ROUND_EVENTS + 4))
+@pytest.mark.parametrize("at", range(1, EVENTS + 1))
 def test_a_run_that_is_killed_anywhere_ends_with_the_same_integers_as_an_unbroken_one(
     scene: MakeScene, unbroken: Watch, at: int
 ) -> None:
@@ -123,13 +125,13 @@ def test_a_run_that_is_killed_before_or_after_its_round_is_written_loses_at_most
     assert [line["round"] for line in lines(resumed)] == [1, 2, 3]
 
 
-def test_a_finished_run_that_is_resumed_is_only_scored_again(scene: MakeScene) -> None:
+def test_a_finished_run_that_is_resumed_only_asks_for_reports_again(scene: MakeScene) -> None:
     s = scene(3, rounds=2)
     s.run()
     before = lines(s)
     again = scene(3, rounds=2, before=s)
     again.run()
-    assert [kind for kind, *_ in again.grid.asked] == [EVALUATE]
+    assert [kind for kind, *_ in again.grid.asked] == [REPORT]
     assert lines(again) == before
 
 
@@ -201,7 +203,7 @@ def test_an_attempt_that_was_under_way_is_followed_by_another_in_which_nobody_tr
     resumed.run()
     assert [(kind, attempt) for kind, _, attempt, _ in resumed.grid.asked] == [
         *((kind, 2) for kind in (TRAIN, CONTRIBUTE, RELEASE)),
-        (EVALUATE, 1),
+        *((kind, 1) for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT)),
     ]
     assert {c.kit.node: c.pending.values.tolist() for c in resumed.grid.clients.values() if c.pending} == trained
 
@@ -217,7 +219,7 @@ def test_a_sum_whose_release_was_asked_for_is_released_after_a_restart_and_nothi
         broken.run()
     resumed = scene(5, before=broken)
     watch = resumed.run()
-    assert [kind for kind, *_ in resumed.grid.asked] == [RELEASE, EVALUATE]
+    assert [kind for kind, *_ in resumed.grid.asked] == [RELEASE, TRAIN, CONTRIBUTE, RELEASE, REPORT]
     assert watch.sums[0][1].nodes == {2, 3, 8, 13}
     assert not list(resumed.folder.glob("masked-*")), "a sum that is released waits no more"
 

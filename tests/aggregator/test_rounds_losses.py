@@ -11,9 +11,9 @@ from protocol.sharing import threshold
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
-    EVALUATE,
     NODES,
     RELEASE,
+    REPORT,
     TRAIN,
     Ask,
     fails,
@@ -28,7 +28,7 @@ from tests.aggregator.stub_grid import (
 
 def late(ask: Ask) -> None:
     """The reply arrives after the deadline, among the replies to the next message."""
-    ask.grid.late.append(ask.reply(*ask.honest()))
+    ask.grid.late.append(ask.reply(ask.honest()))
 
 
 def test_a_client_that_does_not_train_in_time_is_left_behind(scene: MakeScene) -> None:
@@ -139,7 +139,7 @@ def test_where_too_many_are_lost_with_their_contributions_the_round_starts_over_
     def note(ask: Ask) -> Message:
         assert ask.client.pending is not None
         cohorts.append(([*attendances(ask.frames["cohort"])], ask.client.pending.values.tolist()))
-        return ask.reply(*ask.honest())
+        return ask.reply(ask.honest())
 
     s.grid.when(CONTRIBUTE, note, 3)
     s.grid.when(CONTRIBUTE, silent, 2, BAD, attempt=1)
@@ -164,7 +164,7 @@ def test_losses_in_several_messages_of_several_attempts_still_end_in_an_exact_su
 
     def late_consent(ask: Ask) -> Message | None:
         asked_once[0], again = True, asked_once[0]
-        return ask.reply(*ask.honest()) if again else None
+        return ask.reply(ask.honest()) if again else None
 
     s.grid.when(RELEASE, late_consent, NODES[4], attempt=3)
     watch = s.run()
@@ -172,7 +172,7 @@ def test_losses_in_several_messages_of_several_attempts_still_end_in_an_exact_su
         *((TRAIN, 1, 10), (CONTRIBUTE, 1, 9)),
         (TRAIN, 2, 10),
         *((TRAIN, 3, 10), (CONTRIBUTE, 3, 10), (RELEASE, 3, 6), (RELEASE, 3, 2)),
-        (EVALUATE, 1, 10),
+        *((kind, 1, 10) for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT)),
     ]
     (record,) = watch.records
     assert record.refusals == {"SignatureRefused": 4, "MalformedMessage": 8}
@@ -193,7 +193,7 @@ def test_where_the_first_member_that_is_asked_for_the_terms_is_lost_another_send
 def test_clipped_values_are_counted_in_the_sum_that_counts(scene: MakeScene) -> None:
     s = scene(8)
     for client in s.grid.clients.values():
-        client.metrics["clipped"] = client.kit.node
+        client.lies["clipped"] = client.kit.node
     s.grid.when(CONTRIBUTE, silent, BAD, attempt=1)
     watch = s.run()
     assert watch.records[0].clipped == sum(watch.sums[0][1].nodes)

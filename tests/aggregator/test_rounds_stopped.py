@@ -4,11 +4,12 @@ import pytest
 
 from aggregator.journal import Journal
 from protocol.errors import AgreementError, QuorumError
+from protocol.figures import Figures, figures_to_bytes
 from tests.aggregator.conftest import BAD, MakeScene, flower, lines
 from tests.aggregator.stub_grid import (
     CONTRIBUTE,
-    EVALUATE,
     NODES,
+    REPORT,
     TRAIN,
     fails,
     sends,
@@ -88,7 +89,16 @@ def test_a_client_that_derived_another_model_is_refused_by_name_and_the_others_g
 
 def test_a_client_that_reports_another_final_model_is_refused_and_does_not_count(scene: MakeScene) -> None:
     s = scene(3)
-    s.grid.when(EVALUATE, lambda ask: ask.reply({"model": bytes(32)}, {"correct": 10**9}), BAD)
+    s.grid.when(REPORT, lambda ask: ask.reply(ask.honest() | {"model": bytes(32)}), BAD)
+    watch = s.run()
+    assert watch.records[0].accuracy == 0.8
+    assert [(node, type(error).__name__) for _, node, error in watch.refusals] == [(flower(BAD)[0], "PeerMismatch")]
+
+
+def test_a_client_that_reports_other_figures_is_refused_and_does_not_count(scene: MakeScene) -> None:
+    s = scene(3)
+    lie = figures_to_bytes(Figures(correct=1, tested=1))
+    s.grid.when(REPORT, lambda ask: ask.reply(ask.honest() | {"figures": lie}), BAD)
     watch = s.run()
     assert watch.records[0].accuracy == 0.8
     assert [(node, type(error).__name__) for _, node, error in watch.refusals] == [(flower(BAD)[0], "PeerMismatch")]
@@ -96,7 +106,7 @@ def test_a_client_that_reports_another_final_model_is_refused_and_does_not_count
 
 def test_clients_that_report_final_models_without_a_majority_stop_the_run_by_name(scene: MakeScene) -> None:
     s = scene(4)
-    s.grid.when(EVALUATE, sends(lambda ask, frame: bytes(32)), 2, BAD)
+    s.grid.when(REPORT, sends(lambda ask, frame: bytes(32)), 2, BAD)
     with pytest.raises(AgreementError) as caught:
         s.run()
     assert caught.value.nodes == tuple(sorted(flower(*NODES[:4])))
@@ -105,20 +115,20 @@ def test_clients_that_report_final_models_without_a_majority_stop_the_run_by_nam
 
 def test_a_final_model_is_scored_by_those_who_answer(scene: MakeScene) -> None:
     s = scene(5)
-    s.grid.when(EVALUATE, fails("this node has no usable data"), 2)
-    s.grid.when(EVALUATE, sends_plaintext, 3)
-    s.grid.when(EVALUATE, silent, 5)
+    s.grid.when(REPORT, fails("this node has no usable data"), 2)
+    s.grid.when(REPORT, sends_plaintext, 3)
+    s.grid.when(REPORT, silent, 5)
     watch = s.run()
     assert watch.records[0].accuracy == 0.8
-    assert [phase for phase in watch.phases if phase[1] == "evaluate"] == [(1, "evaluate", n, 5) for n in (1, 2)]
+    assert [phase for phase in watch.phases if phase[1] == "report"] == [(1, "report", n, 5) for n in (1, 2)]
 
 
 def test_a_final_model_that_nobody_scores_stops_the_run_which_asks_again_when_resumed(scene: MakeScene) -> None:
     s = scene(3)
-    s.grid.when(EVALUATE, fails("this node has no usable data [ref 1]"), 2, 3, 5)
+    s.grid.when(REPORT, fails("this node has no usable data [ref 1]"), 2, 3, 5)
     with pytest.raises(QuorumError, match=r"\(3 x 'this node has no usable data'\); resume the run"):
         s.run()
     again = scene(3, before=s)
     again.run()
-    assert [kind for kind, *_ in again.grid.asked] == [EVALUATE]
+    assert [kind for kind, *_ in again.grid.asked] == [REPORT]
     assert [(line["round"], line["accuracy"]) for line in lines(again)] == [(1, 0.8)]

@@ -6,6 +6,7 @@ import tracemalloc
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,10 +21,11 @@ from protocol.attendance import Attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CheckpointError, MalformedMessage
+from protocol.figures import NOTHING
 from protocol.grid import Integers
 from protocol.openings import encode_nodes
 from protocol.pairwise import mask, self_key
-from protocol.parameters import CHECKS, DEGREE, MODULUS, SEED_BYTES
+from protocol.parameters import DEGREE, MODULUS, SEED_BYTES
 from protocol.plan import Plan
 from protocol.wire import Aggregate, Contribution, decode_aggregate, encode_aggregate
 from tests.aggregator.stub_grid import LAYOUT, StubClient, make_kits, small_plan
@@ -202,9 +204,9 @@ def test_a_closed_sum_has_given_its_file_in_memory_back(party: Party) -> None:
 
 def large_cohort(members: int, values: int, plan: Plan) -> Cohort:
     """A cohort of attendances that nobody has signed: a sum looks at their sizes only."""
-    digests = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
+    digests: dict[str, Any] = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     one = Attendance(
-        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), **digests, memory=frozenset()
+        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), **digests, figures=NOTHING, memory=frozenset()
     )  # fmt: skip
     return Cohort(
         tuple(replace(one, node=node) for node in range(members)), tuple(bytes([n % 256]) for n in range(members))
@@ -251,7 +253,7 @@ def test_memory_grows_from_five_contributions_to_fifty_by_their_seeds_alone() ->
     members, blocks = 50, 24
     plan = small_plan(max_cohort=members)
     p = plan.parameters
-    values = (blocks * DEGREE - p.tags) * p.fields - CHECKS
+    values = (blocks * DEGREE - p.tags) * p.fields - p.trailing
     slots = p.slots(values, 0)
     cohort = large_cohort(members, values, plan)
 

@@ -20,7 +20,7 @@ from edge_client.state import load_pending
 from protocol.call import Call
 from protocol.files import replace_file
 from protocol.plan import Plan
-from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Frames, Metrics, StubClient, StubGrid, Watch, silent
+from tests.aggregator.stub_grid import CONTRIBUTE, TRAIN, Frames, StubClient, StubGrid, Watch, silent
 from tests.edge_client.federation import RUN, federation, tiny_plan
 
 pytestmark = pytest.mark.slow
@@ -40,22 +40,22 @@ class RealClient(StubClient):
         super().__init__(kit, plan, build_network(plan, (5,), 4, RUN).layout)
         self._client, self._folder = client, folder
 
-    def train(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def train(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         reply = self._client.train(call, frames)
         self.pending = load_pending(self._folder / "state")
-        return dict(reply.frames), dict(reply.metrics)
+        return dict(reply.frames)
 
-    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def contribute(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         reply = self._client.contribute(call, frames)
-        return dict(reply.frames), dict(reply.metrics)
+        return dict(reply.frames)
 
-    def release(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+    def release(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         reply = self._client.release(call, frames)
-        return dict(reply.frames), dict(reply.metrics)
+        return dict(reply.frames)
 
-    def evaluate(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
-        reply = self._client.evaluate(call, frames)
-        return dict(reply.frames), dict(reply.metrics)
+    def report(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
+        reply = self._client.report(call, frames)
+        return dict(reply.frames)
 
 
 @pytest.mark.parametrize("after", [False, True])

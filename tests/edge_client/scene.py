@@ -64,7 +64,7 @@ class Scene:
     def trained(self) -> dict[int, Reply]:
         """What the nodes that are ready have answered to `train`."""
         return {
-            node: Reply({"attendance": pending.attendance, "shares": pending.dealt}, {})
+            node: Reply({"attendance": pending.attendance, "shares": pending.dealt})
             for node, pending in self.waiting.items()
         }
 

@@ -71,12 +71,14 @@ def replay_bits(case: Case) -> None:
 def replay_payload(case: Case) -> None:
     p, key = parameters(case), bytes.fromhex(case["key"])
     for each in case["payloads"]:
-        slots = pack_payload(np.array(each["integers"]), np.array(each["votes"], np.int64), key, p)
+        votes, figures = np.array(each["votes"], np.int64), Figures(**each["figures"])
+        slots = pack_payload(np.array(each["integers"]), votes, figures, key, p)
         assert slots.tolist() == each["slots"]
     total = [sum(column) % p.plain_modulus for column in zip(*(x["slots"] for x in case["payloads"]), strict=True)]
     assert total == case["slots"]
-    values, votes = unpack_payload(words(total), case["clients"], len(case["values"]), len(case["votes"]), key, p)
-    assert (values.tolist(), votes.tolist()) == (case["values"], case["votes"])
+    sizes = len(case["values"]), len(case["votes"])
+    values, votes, figures = unpack_payload(words(total), case["clients"], *sizes, key, p)
+    assert (values.tolist(), votes.tolist(), asdict(figures)) == (case["values"], case["votes"], case["figures"])
     assert values.tolist() == np.sum([x["integers"] for x in case["payloads"]], axis=0).tolist()
 
 

@@ -93,7 +93,7 @@ def _bad_residues() -> Bad:
 def _bad_payloads() -> Bad:
     """Slots that are no sum of three clients' payloads, though each lane but the named one holds what it held."""
     p, good = PLAN.parameters, payloads(votes=7)
-    t, radix, ballots = p.plain_modulus, p.grid.radix, p.values.slots(7 + CHECKS)
+    t, radix, ballots = p.plain_modulus, p.grid.radix, p.values.slots(7 + p.trailing)
 
     def case(slots: Sequence[int], clients: int = 3, **changes: object) -> tuple[str, Case]:
         return "MalformedMessage", {
@@ -117,7 +117,8 @@ def _bad_payloads() -> Bad:
         "value": added((0, 1)),
         "value_beyond": added((0, p.grid.reach + 1 - good["values"][0])),
         "count": added((2, radix)),
-        "padding": added((2, radix**2)),
+        "figure": added((2, radix**2)),
+        "padding": added((ballots - 1, radix ** ((7 + p.trailing) % p.fields))),
         "vote": added((ballots, 1)),
         "vote_beyond": added((ballots, 3)),
         "vote_padding": added((ballots, (PLAN.max_cohort + 1) ** 7)),

@@ -36,7 +36,7 @@ def record_sum() -> Case:
         shares = tuple(take(dealt_to(node, cohort, invited, dealt), cohort.members, _CALL, KITS[node]))
         waiting[node] = replace(pending, cohort=announced, shares=shares)
         clear[node], _ = quantised(pending, cohort, node, PLAN, dither_of(PLAN, _CALL, node, pending.values.size))
-        sent[node] = close_update(clear[node], cohort, _CALL, KITS[node], PLAN, waiting[node])
+        sent[node] = close_update(clear[node], FIGURES[node], cohort, _CALL, KITS[node], PLAN, waiting[node])
     del clear[_LOST], sent[_LOST]
     total = CohortSum(cohort, PLAN)
     for member in cohort.members:
@@ -69,6 +69,7 @@ def record_sum() -> Case:
         "aggregate": encode_aggregate(aggregate, PLAN.parameters).hex(),
         "values": values.tolist(),
         "votes": np.sum([waiting[node].votes for node in sent], axis=0).tolist(),
+        "figures": asdict(reduce(add, (FIGURES[node] for node in sent))),
         "mean": dequantise(values, waiting[1].step * whole).tolist(),
     }
 

@@ -104,10 +104,12 @@ def payloads(votes: int) -> Case:
     made = []
     for i in range(3):
         integers, chosen = np.arange(7) * 1000 - 3000 * i, (np.arange(votes) + i) % 2
-        slots = pack_payload(integers, chosen, key, p)
-        made.append({"integers": integers.tolist(), "votes": chosen.tolist(), "slots": slots.tolist()})
+        figures = Figures(-7 * i, i, 10 + i, 20 + i, 123_456_789 * i, 64, 60 - i)
+        slots = pack_payload(integers, chosen, figures, key, p)
+        given = {"integers": integers.tolist(), "votes": chosen.tolist(), "figures": asdict(figures)}
+        made.append({**given, "slots": slots.tolist()})
         total = (total + slots) % np.uint64(p.plain_modulus)
-    integers, chosen = unpack_payload(total, 3, 7, votes, key, p)
+    integers, chosen, figures = unpack_payload(total, 3, 7, votes, key, p)
     return {
         "key": key.hex(),
         "bits": PLAN.bits,
@@ -117,4 +119,5 @@ def payloads(votes: int) -> Case:
         "slots": total.tolist(),
         "values": integers.tolist(),
         "votes": chosen.tolist(),
+        "figures": asdict(figures),
     }
