@@ -1,4 +1,4 @@
-"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, and `evaluate`.
+"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, then `evaluate`; and `name`.
 
 Messages in: which round they are of and, as opaque frames, what has been invited, added up, announced or is to be
 opened. Messages out: frames and scalars; `protocol/messages.py` says how. Two guards surround every handler: no
@@ -74,6 +74,12 @@ def release(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """After the last round: score the final model."""
     return _reply(Action.EVALUATE, message, _client(context).evaluate(*from_request(Action.EVALUATE, message.content)))
+
+
+@app.query()
+def name(message: Message, context: Context) -> Message:
+    """Before a round, of a node that is registered under no name, as in Flower's simulation: who it is."""
+    return _reply(Action.NAME, message, _client(context).name(*from_request(Action.NAME, message.content)))
 
 
 def _client(context: Context) -> Client:

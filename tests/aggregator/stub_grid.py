@@ -61,6 +61,7 @@ from protocol.wire import decode_contribution, encode_contribution
 from tests import factories
 
 TRAIN, CONTRIBUTE, RELEASE, EVALUATE = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.EVALUATE
+NAME = Action.NAME
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 """Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
 
@@ -162,6 +163,10 @@ class StubClient:
         state = self.state(call, frames["aggregate"])
         return {"model": model_digest(state, call, self.kit)}, self._score(state) | self.metrics
 
+    def name(self, call: Call, frames: Mapping[str, bytes]) -> tuple[Frames, Metrics]:
+        """Say who this is."""
+        return {"name": f"node-{self.kit.node}".encode()}, {}
+
     def integers(self, cohort: Cohort, call: Call) -> tuple[Integers, int]:
         """What this client adds to the sum of a cohort."""
         assert self.pending is not None
@@ -202,6 +207,7 @@ class Ask:
             CONTRIBUTE: client.contribute,
             RELEASE: client.release,
             EVALUATE: client.evaluate,
+            NAME: client.name,
         }
         frames, metrics = answer[self.kind](self.call, self.frames)
         self.grid.frames.setdefault((self.kind, self.call.round, self.node), frames[self.name])
@@ -484,6 +490,6 @@ def make_scene(
     grid = StubGrid(clients)
     patch.setattr("aggregator.replies.time", SimpleNamespace(monotonic=grid.monotonic))
     patch.setattr("aggregator.replies._Puller.next", lambda puller, timeout: puller._ready.get())  # one is there
-    for module in ("rounds", "selection"):
+    for module in ("rounds", "releasing", "selection"):
         patch.setattr(f"aggregator.{module}._WAIT_SECONDS", 0.01)
     return Scene(plan, folder, kits, grid, Watch(grid))

@@ -177,6 +177,10 @@ def test_a_round_passes_through_the_app_as_frames_and_scalars(tmp_path: Path) ->
         assert MARKER.encode() not in wire(reply)
 
 
+def test_a_node_says_its_name(nodes: Nodes) -> None:
+    assert [frame(nodes.send(k, "query"), "name") for k in range(3)] == [f"node-{node}".encode() for node in NODES[:3]]
+
+
 def test_a_reply_answers_its_message(nodes: Nodes) -> None:
     reply = nodes.send(3, "train")
     assert reply.metadata.src_node_id == 103
@@ -406,7 +410,7 @@ def test_two_failures_have_two_references(nodes: Nodes) -> None:
         {**CALL, "attempt": "1"},
     ],
 )
-@pytest.mark.parametrize("kind", ["train", "train.contribute", "train.release", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "train.contribute", "train.release", "evaluate", "query"])
 def test_a_message_that_does_not_say_what_it_is_of_is_refused(kind: str, call: dict[str, object], nodes: Nodes) -> None:
     assert_refused(nodes.send(0, kind, call=call), MalformedMessage)
 

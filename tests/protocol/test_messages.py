@@ -147,12 +147,14 @@ def test_the_records_and_frames_of_a_round_have_their_names() -> None:
         "train.contribute": ("cohort", "shares"),
         "train.release": ("release",),
         "evaluate": ("aggregate",),
+        "query": (),
     }
     assert {str(action): (*content.array_records["frames"],) for action, content in replies.items()} == {
         "train": ("attendance", "shares"),
         "train.contribute": ("contribution",),
         "train.release": ("consent",),
         "evaluate": ("model",),
+        "query": ("name",),
     }
     for content in asked.values():
         assert dict(content.config_records["call"]) == {"run": RUN, "round": 3, "attempt": 2}
