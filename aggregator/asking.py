@@ -43,7 +43,7 @@ class Asker:
             action: What they are asked to do.
             nodes: By their number in Flower, the frames that each is sent.
         """
-        call = Call(self._run, tally.round, tally.attempt)
+        call = Call(self._run, tally.round, max(1, tally.attempt))  # names are asked for before the first attempt
         messages = [
             Message(to_request(action, call, frames), node, action.value, ttl=self._deadline, group_id=str(tally.round))
             for node, frames in nodes.items()

@@ -46,7 +46,7 @@ class Releasing:
         while not recovery.complete:
             if tally.tries == self._plan.attempts:
                 raise QuorumError(self._unreleased(tally, total, recovery))
-            online = self._selection.online()
+            online = self._selection.online(tally)
             there = {node: online[node] for node in sorted(total.nodes) if node in online}
             self._ask(tally, total, recovery, there)
             tally.tries += 1

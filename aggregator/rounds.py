@@ -55,7 +55,7 @@ class Run:
         self._grid, self._plan, self._roster = grid, plan, roster
         self._journal, self._observer = journal, observer
         self._asker = Asker(grid, journal.run, plan.deadline, observer)
-        self._selection = Selection(grid, plan, roster, observer)
+        self._selection = Selection(grid, self._asker, plan, roster, observer)
         self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""
         self._unpublished: dict[int, Record] = {}

@@ -8,13 +8,16 @@ from typing import Final
 import numpy as np
 from flwr.serverapp import Grid
 
+from aggregator.asking import Asker
 from aggregator.observer import Observer
 from aggregator.tally import Tally
+from protocol.call import Action
 from protocol.errors import QuorumError
 from protocol.openings import Nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import threshold
+from protocol.text import LONGEST_NAME, cleaned
 
 _WAIT_SECONDS: Final = 0.5
 _SAMPLING: Final = 0x53414D50
@@ -25,23 +28,35 @@ class Selection:
 
     Args:
         grid: Flower's grid of nodes.
+        asker: Asks nodes that are registered under no name, as in Flower's simulation, who they are. What they say is
+            only where they are looked for: who a message is from, its signature says.
         plan: The plan.
         roster: Which nodes there are; a node of the grid is known by the name that it is registered under.
         observer: Who is told.
     """
 
-    def __init__(self, grid: Grid, plan: Plan, roster: Roster, observer: Observer) -> None:
-        self._grid, self._plan, self._observer = grid, plan, observer
+    def __init__(self, grid: Grid, asker: Asker, plan: Plan, roster: Roster, observer: Observer) -> None:
+        self._grid, self._asker, self._plan, self._observer = grid, asker, plan, observer
         self._numbers = {node.name: number for number, node in roster.nodes.items()}
+        self._told: dict[int, str] = {}
 
     def quorum(self, invited: int) -> int:
         """The fewest of so many invited nodes that make a sum."""
         return max(self._plan.min_cohort, threshold(invited, self._plan.colluders))
 
-    def online(self) -> dict[int, int]:
+    def online(self, tally: Tally) -> dict[int, int]:
         """By their numbers on the roster, the numbers in Flower of the nodes that are there."""
-        nodes = {node.name: node.node_id for node in self._grid.get_nodes()}
-        return {self._numbers[name]: source for name, source in nodes.items() if name in self._numbers}
+        named = {source: name for source, name in self._named(tally).items() if name in self._numbers}
+        return {self._numbers[name]: source for source, name in named.items()}
+
+    def _named(self, tally: Tally) -> dict[int, str]:
+        """The nodes that are there, each with the name that it is registered under, or else gives itself."""
+        nodes = {node.node_id: node.name for node in self._grid.get_nodes()}
+        nameless = [source for source, name in nodes.items() if not name and source not in self._told]
+        if nameless:
+            for answer in self._asker.ask(tally, Action.NAME, {source: {} for source in nameless}):
+                self._told[answer.source] = cleaned(answer.frames["name"].decode(errors="replace"), LONGEST_NAME)
+        return {source: name or self._told.get(source, "") for source, name in nodes.items()}
 
     def select(self, tally: Tally) -> tuple[Nodes, Mapping[int, int]]:
         """Who is invited, and, of those, by their numbers, who is there and where.
@@ -54,12 +69,12 @@ class Selection:
         """
         end = time.monotonic() + self._plan.deadline
         while True:
-            online = self.online()
+            online = self.online(tally)
             invited = tally.invited if tally.announced else self._draw(tally, online)
             there = {number: source for number, source in online.items() if number in invited - tally.excluded}
             least = self.quorum(len(invited))
             if len(there) >= least:
-                self._observer.online(tally.round, {node.node_id: node.name for node in self._grid.get_nodes()})
+                self._observer.online(tally.round, self._named(tally))
                 return invited, dict(sorted(there.items()))
             if time.monotonic() > end:
                 which = f" of the {len(invited)} that this round was begun with" if tally.announced else ""

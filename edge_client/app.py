@@ -1,4 +1,4 @@
-"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, and `report`.
+"""The Flower `ClientApp`: three actions of a round, `train`, `contribute` and `release`, then `report`; and `name`.
 
 Messages in: which round they are of and, as opaque frames, what has been invited, added up, announced or is to be
 opened. Messages out: frames alone; `protocol/messages.py` says how. Two guards surround every handler: no
@@ -74,6 +74,12 @@ def release(message: Message, context: Context) -> Message:
 def report(message: Message, context: Context) -> Message:
     """After the last round: what the sum of all scores says."""
     return _reply(Action.REPORT, message, _client(context).report(*from_request(Action.REPORT, message.content)))
+
+
+@app.query("name")
+def name(message: Message, context: Context) -> Message:
+    """Before a round, of a node that is registered under no name, as in Flower's simulation: who it is."""
+    return _reply(Action.NAME, message, _client(context).name(*from_request(Action.NAME, message.content)))
 
 
 def _client(context: Context) -> Client:

@@ -189,6 +189,10 @@ class Client:
             self._leave(network, call, 1 - kept / parameters)
         return Reply({"model": model_digest(state, call, self._kit), "figures": figures_to_bytes(scores.figures)})
 
+    def name(self, call: Call, frames: Mapping[str, bytes]) -> Reply:  # noqa: ARG002  # it is the same in every run
+        """The name of this node on the roster."""
+        return Reply({"name": self._kit.roster.nodes[self._kit.node].name.encode()})
+
     def _waiting(self) -> tuple[Pending, Call] | tuple[None, None]:
         """The update that waits to be sent, and what it was trained for."""
         try:

@@ -20,6 +20,7 @@ class Action(StrEnum):
     CONTRIBUTE = "train.contribute"
     RELEASE = "train.release"
     REPORT = "query"
+    NAME = "query.name"
 
     @property
     def request(self) -> tuple[str, ...]:
@@ -37,6 +38,7 @@ _FRAMES: Final[dict[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     Action.CONTRIBUTE: (("cohort", "shares"), ("contribution",)),
     Action.RELEASE: (("release",), ("consent",)),
     Action.REPORT: (("aggregate", "scores"), ("model", "figures")),
+    Action.NAME: ((), ("name",)),
 }
 
 

@@ -7,6 +7,8 @@ model, the support, the cohort, the weights and the votes. All comparisons are `
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 import pytest
@@ -19,14 +21,16 @@ from edge_client.consenting import admit_release, consent
 from edge_client.dealing import take
 from edge_client.keys import Kit
 from edge_client.learning.network import first_state
-from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised
+from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, figures_of, quantised
 from edge_client.sparsify import GlobalState
+from edge_client.state import Measured
 from edge_client.sums import Sum, open_sum
 from protocol.call import Call
 from protocol.cohort import bounded_weights, gather_cohort
+from protocol.figures import Figures
 from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout, TensorSpec
-from protocol.parameters import CHECKS, DEGREE
+from protocol.parameters import DEGREE
 from protocol.plan import Plan
 from protocol.release import Release
 from protocol.sharing import threshold
@@ -40,6 +44,7 @@ class Round:
 
     values: Integers
     votes: Integers
+    figures: Figures
     opened: Mapping[int, Sum]
     aggregate: bytes
 
@@ -71,16 +76,17 @@ def run_round(
     announcement = gather_cohort([pending.attendance for pending in waiting.values()], roster).encode()
 
     # 3. CONTRIBUTE. Each client checks the list and finds itself in it. It scales its values by its share of the
-    #    cohort's samples, rounds them to the grid, packs them, adds the masks of exactly this cohort and one of its
-    #    own, encrypts under the key of this round, and signs.
-    clear, messages = {}, {}
+    #    cohort's samples, rounds them to the grid, packs them with what it has measured, adds the masks of exactly this
+    #    cohort and one of its own, encrypts under the key of this round, and signs.
+    clear, figures, messages = {}, {}, {}
     for node, pending in waiting.items():
         cohort = admit_cohort(announcement, call, pending, kits[node], plan)
         shares = tuple(take(dealt_to(node, cohort, invited, dealt), cohort.members, call, kits[node]))
         waiting[node] = replace(pending, cohort=announcement, shares=shares)
-        clear[node], _ = quantised(pending, cohort, node, plan, dither_of(plan, call, node, pending.values.size))
+        clear[node], clipped = quantised(pending, cohort, node, plan, dither_of(plan, call, node, pending.values.size))
+        figures[node] = figures_of(Measured(0.25, node, 2 * node + 1), clipped, cohort, node, plan)
         if node not in lost:
-            messages[node] = close_update(clear[node], cohort, call, kits[node], plan, waiting[node])
+            messages[node] = close_update(clear[node], figures[node], cohort, call, kits[node], plan, waiting[node])
 
     # 4. ADD. The aggregator reads each message against the attendance that announced it, and adds what it cannot read.
     total = CohortSum(cohort, plan)
@@ -106,15 +112,16 @@ def run_round(
 
     inside = sorted(masked.nodes)
     votes = [waiting[node].votes.astype(np.int64) for node in inside]
-    return Round(np.sum([clear[node] for node in inside], axis=0), np.sum(votes, axis=0), opened, data)
+    measured = reduce(add, (figures[node] for node in inside))
+    return Round(np.sum([clear[node] for node in inside], axis=0), np.sum(votes, axis=0), measured, opened, data)
 
 
 # --- what goes in -------------------------------------------------------------------------------
 
 SEEDS = st.integers(0, 2**32 - 1)
 SAMPLES = st.sampled_from([1, 2, 3, 1_000, 60_000, 2**31]) | st.integers(1, 2**16)
-FULL = 3 * (DEGREE - 4) - CHECKS
-"""As many values as one ciphertext holds, three to a slot, with their count and the four slots of a tag."""
+FULL = 3 * (DEGREE - 4) - 24
+"""As many values as one ciphertext holds, three to a slot, with count, figures and the four slots of a tag."""
 
 SIZES = st.integers(1, 60) | st.sampled_from([FULL, FULL + 1, 3 * DEGREE + 5])
 """Models of a few values, and some on either side of where a second ciphertext begins (three values to a slot)."""
@@ -183,6 +190,7 @@ def test_the_decrypted_sum_is_the_sum_of_the_clear_integers(
         assert opened.terms.support.mask.tolist() == state.mask.tolist()
         assert opened.values.tolist() == result.values.tolist()
         assert opened.votes.tolist() == result.votes.tolist()
+        assert opened.figures == result.figures
         assert opened.votes.size == (opened.values.size if voting else 0)
 
 

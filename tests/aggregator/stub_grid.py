@@ -63,6 +63,7 @@ from protocol.wire import decode_contribution, encode_contribution
 from tests import factories
 
 TRAIN, CONTRIBUTE, RELEASE, REPORT = Action.TRAIN, Action.CONTRIBUTE, Action.RELEASE, Action.REPORT
+NAME = Action.NAME
 NODES = (2, 3, 5, 8, 13, 21, 34, 55, 89, 144)
 """Numbers on the roster: neither consecutive nor positions, so nothing can mistake the one for the other."""
 
@@ -169,6 +170,10 @@ class StubClient:
         scores = open_sum(frames["scores"], call.run, call.round, self.kit, self.plan, self.layout)
         return {"model": model_digest(state, call, self.kit), "figures": figures_to_bytes(scores.figures)}
 
+    def name(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
+        """Say who this is."""
+        return {"name": f"node-{self.kit.node}".encode()}
+
     def integers(self, cohort: Cohort, call: Call) -> tuple[Integers, int]:
         """What this client adds to the sum of a cohort."""
         assert self.pending is not None
@@ -209,6 +214,7 @@ class Ask:
             CONTRIBUTE: client.contribute,
             RELEASE: client.release,
             REPORT: client.report,
+            NAME: client.name,
         }
         frames = answer[self.kind](self.call, self.frames)
         self.grid.frames.setdefault((self.kind, self.call.round, self.node), frames[self.name])

@@ -64,13 +64,13 @@ def party() -> Party:
     plan = small_plan()
     clients = {kit.node: StubClient(kit, plan, votes=True) for kit in make_kits(4, plan)}
     roster, invited = clients[NODE].kit.roster, frozenset(clients)
-    trained = {node: client.train(CALL, {"invited": encode_nodes(invited)})[0] for node, client in clients.items()}
+    trained = {node: client.train(CALL, {"invited": encode_nodes(invited)}) for node, client in clients.items()}
     attendances, shares = ({n: frames[name] for n, frames in trained.items()} for name in ("attendance", "shares"))
     cohort = gather_cohort(list(attendances.values()), roster)
     contributions = {
         node: client.contribute(CALL, {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, shares)})[
-            0
-        ]["contribution"]
+            "contribution"
+        ]
         for node, client in clients.items()
     }
     return Party(plan, roster, clients, attendances, shares, cohort, contributions)
@@ -202,9 +202,9 @@ def test_an_attendance_cut_at_any_byte_is_refused(party: Party) -> None:
 
 def test_an_attendance_with_any_byte_flipped_is_refused_and_costs_the_node_nothing(party: Party) -> None:
     admission, data = party.attendance_admission(), party.attendances[NODE]
-    prefix, values_and_votes, memory = range(8), range(40, 48), range(288, 292)
+    prefix, votes, memory = range(8), range(40, 48), range(344, 348)
     for index in range(len(data)):
-        unread = index in prefix or index in values_and_votes or index in memory
+        unread = index in prefix or index in votes or index in memory
         with pytest.raises(MalformedMessage if unread else SignatureRefused):
             admission.admit(NODE, flipped(data, index), party.shares[NODE])
     assert admission.admit(NODE, data, party.shares[NODE]).node == NODE

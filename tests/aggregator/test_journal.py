@@ -75,14 +75,37 @@ def test_a_run_file_that_names_no_run_is_refused(tmp_path: Path, text: str) -> N
 
 
 def test_before_the_first_round_there_is_nothing(tmp_path: Path) -> None:
-    assert Journal(tmp_path, PLAN).last() == Stored(0, b"", None)
+    assert Journal(tmp_path, PLAN).last() == Stored(0, b"")
 
 
 def test_the_last_round_is_the_one_that_was_saved_last_also_after_a_restart(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     for number in range(1, 13):
         journal.save(bytes([number]) * 100, record(number))
-        assert Journal(tmp_path, PLAN).last() == Stored(number, bytes([number]) * 100, record(number))
+        assert Journal(tmp_path, PLAN).last() == Stored(number, bytes([number]) * 100)
+
+
+def test_of_the_rounds_that_are_kept_those_without_a_line_are_unpublished(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    assert journal.unpublished() == []
+    for number in (1, 2):
+        journal.save(b"sum", record(number))
+    assert journal.unpublished() == [record(1), record(2)]
+    journal.publish(record(1))
+    assert journal.unpublished() == [record(2)]
+    journal.amend(record(2, clipped=7))
+    assert Journal(tmp_path, PLAN).unpublished() == [record(2, clipped=7)] == read_records(tmp_path)[1:]
+
+
+def test_a_run_is_closed_with_the_sum_of_its_scores(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, PLAN)
+    assert journal.scores() == b""
+    journal.save(b"sum", record(1))
+    journal.wait(2, b"masked")
+    journal.close(b"scores")
+    assert Journal(tmp_path, PLAN).scores() == b"scores"
+    assert journal.last() == Stored(1, b"sum")
+    assert journal.waiting(2) == b""
 
 
 def test_only_the_newest_rounds_are_kept(tmp_path: Path) -> None:
@@ -126,7 +149,7 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second = record(1), record(2)
-    old, new = Stored(1, b"old", first), Stored(2, b"new", second)
+    old, new = Stored(1, b"old"), Stored(2, b"new")
     seen = []
     for step in count(1):
         folder = tmp_path / str(step)
@@ -206,7 +229,7 @@ def test_a_full_disk_is_told_with_what_to_do_and_leaves_the_rounds_before(
     with pytest.raises(StorageError, match=told):
         journal.publish(record(2))
     monkeypatch.undo()
-    assert journal.last() == Stored(1, b"first", record(1))
+    assert journal.last() == Stored(1, b"first")
     journal.publish(record(2))
     assert published(tmp_path) == [record(1), record(2)]
 

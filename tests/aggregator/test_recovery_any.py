@@ -39,14 +39,14 @@ class Cohort:
         self.clients = {node: StubClient(provisioned[node], self.plan, votes=True) for node in sorted(members)}
         self.roster = provisioned[NODES[0]].roster
         asked = {"invited": encode_nodes(invited)}
-        trained = {node: client.train(CALL, asked)[0] for node, client in self.clients.items()}
+        trained = {node: client.train(CALL, asked) for node, client in self.clients.items()}
         self.cohort = gather_cohort([frames["attendance"] for frames in trained.values()], self.roster)
         dealt = {node: frames["shares"] for node, frames in trained.items()}
         admission = ContributionAdmission(self.cohort, 1, self.plan, self.roster)
         total = CohortSum(self.cohort, self.plan)
         for node in sorted(inside):
             shares = dealt_to(node, self.cohort, frozenset(invited), dealt)
-            frames, _ = self.clients[node].contribute(CALL, {"cohort": self.cohort.encode(), "shares": shares})
+            frames = self.clients[node].contribute(CALL, {"cohort": self.cohort.encode(), "shares": shares})
             total.add(admission.admit(node, frames["contribution"]))
         self.total: MaskedSum = total.masked(1, frozenset(invited), dealt)
         total.close()
@@ -54,7 +54,7 @@ class Cohort:
     def consent(self, node: int, terms: bool) -> bytes:
         """What a node answers to the release of the sum."""
         asked = Release(CALL.run, 1, 1, len(self.clients), self.cohort.digest(1), terms, self.total.nodes)
-        return self.clients[node].release(CALL, {"release": encode_release(asked)})[0]["consent"]
+        return self.clients[node].release(CALL, {"release": encode_release(asked)})["consent"]
 
     def opened(self, recovery: Recovery) -> Sum:
         aggregate = self.total.aggregate(recovery.masks(), self.plan, recovery.voucher, recovery.sealed)

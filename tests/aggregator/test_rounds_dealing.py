@@ -89,7 +89,7 @@ def test_a_client_whose_shares_too_few_can_open_is_named_and_the_next_attempt_go
     scene: MakeScene, blind: tuple[int, ...]
 ) -> None:
     s = scene(5)
-    s.grid.when(TRAIN, deals(junk_for(*blind)), BAD)
+    s.grid.when(TRAIN, deals(junk_for(*blind)), BAD, round=1)
     watch = s.run()
     (record,) = watch.records
     assert record.refusals == {"ShareError": 1}
@@ -170,7 +170,7 @@ def test_a_client_that_claims_a_memory_of_other_sums_is_named_and_the_others_go_
     scene: MakeScene, claimed: set[int]
 ) -> None:
     s = scene(5)
-    s.grid.when(TRAIN, attends_with(memory=memory(claimed)), BAD)
+    s.grid.when(TRAIN, attends_with(memory=memory(claimed)), BAD, round=1)
     watch = s.run()
     ((_, node, error),) = watch.refusals
     assert [node] == flower(BAD)

@@ -199,13 +199,20 @@ def test_an_attempt_that_was_under_way_is_followed_by_another_in_which_nobody_tr
     with pytest.raises(KilledError):
         broken.run()
     trained = {c.kit.node: c.pending.values.tolist() for c in broken.grid.clients.values() if c.pending}
-    resumed = scene(4, before=broken)
+    resumed, sent = scene(4, before=broken), {}
+
+    def note(ask: Ask) -> Message:
+        assert ask.client.pending is not None
+        sent[ask.node] = ask.client.pending.values.tolist()
+        return ask.reply(ask.honest())
+
+    resumed.grid.when(CONTRIBUTE, note, 2, 3, 5, 8, round=1)
     resumed.run()
     assert [(kind, attempt) for kind, _, attempt, _ in resumed.grid.asked] == [
         *((kind, 2) for kind in (TRAIN, CONTRIBUTE, RELEASE)),
         *((kind, 1) for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT)),
     ]
-    assert {c.kit.node: c.pending.values.tolist() for c in resumed.grid.clients.values() if c.pending} == trained
+    assert sent == trained
 
 
 def test_a_sum_whose_release_was_asked_for_is_released_after_a_restart_and_nothing_else_is_asked(

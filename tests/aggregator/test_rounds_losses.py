@@ -33,7 +33,7 @@ def late(ask: Ask) -> None:
 
 def test_a_client_that_does_not_train_in_time_is_left_behind(scene: MakeScene) -> None:
     s = scene(4)
-    s.grid.when(TRAIN, silent, BAD)
+    s.grid.when(TRAIN, silent, BAD, round=1)
     watch = s.run()
     assert asked(s, CONTRIBUTE) == [(1, 1, (2, 3, 8))]
     assert (watch.records[0].cohort, watch.records[0].dropped) == (3, 1)
@@ -42,8 +42,8 @@ def test_a_client_that_does_not_train_in_time_is_left_behind(scene: MakeScene) -
 
 def test_where_too_few_train_all_are_asked_again_with_the_next_attempt(scene: MakeScene) -> None:
     s = scene(3)
-    s.grid.when(TRAIN, fails("out of memory [ref 0a1b]"), BAD, attempt=1)
-    s.grid.when(TRAIN, silent, BAD, attempt=2)
+    s.grid.when(TRAIN, fails("out of memory [ref 0a1b]"), BAD, round=1, attempt=1)
+    s.grid.when(TRAIN, silent, BAD, round=1, attempt=2)
     watch = s.run()
     assert asked(s, TRAIN) == [(1, attempt, (2, 3, 5)) for attempt in (1, 2, 3)]
     assert asked(s, CONTRIBUTE) == [(1, 3, (2, 3, 5))]
@@ -56,8 +56,8 @@ def test_where_too_few_train_all_are_asked_again_with_the_next_attempt(scene: Ma
 
 def test_an_error_reply_is_told_by_its_reason_or_its_code_and_is_no_refusal(scene: MakeScene) -> None:
     s = scene(8)
-    s.grid.when(TRAIN, fails("this node has no usable data [ref 0a1b]"), 2, 3)
-    s.grid.when(TRAIN, fails(None), BAD)
+    s.grid.when(TRAIN, fails("this node has no usable data [ref 0a1b]"), 2, 3, round=1)
+    s.grid.when(TRAIN, fails(None), BAD, round=1)
     watch = s.run()
     assert watch.texts == [
         "round 1: 3 of 8 clients did not train (2 x 'this node has no usable data', 1 x 'Flower error 110')"
@@ -141,8 +141,8 @@ def test_where_too_many_are_lost_with_their_contributions_the_round_starts_over_
         cohorts.append(([*attendances(ask.frames["cohort"])], ask.client.pending.values.tolist()))
         return ask.reply(ask.honest())
 
-    s.grid.when(CONTRIBUTE, note, 3)
-    s.grid.when(CONTRIBUTE, silent, 2, BAD, attempt=1)
+    s.grid.when(CONTRIBUTE, note, 3, round=1)
+    s.grid.when(CONTRIBUTE, silent, 2, BAD, round=1, attempt=1)
     watch = s.run()
     (first, values), (second, again) = cohorts
     assert len(first) == len(second) == 4
@@ -156,17 +156,17 @@ def test_where_too_many_are_lost_with_their_contributions_the_round_starts_over_
 
 def test_losses_in_several_messages_of_several_attempts_still_end_in_an_exact_sum(scene: MakeScene) -> None:
     s = scene(10, attempts=10)
-    s.grid.when(TRAIN, silent, 2, attempt=1)
-    s.grid.when(CONTRIBUTE, fails("out of memory"), *NODES[1:5], attempt=1)
-    s.grid.when(TRAIN, sends_plaintext, *NODES[:8], attempt=2)
-    s.grid.when(CONTRIBUTE, sends(unsigned), *NODES[:4], attempt=3)
+    s.grid.when(TRAIN, silent, 2, round=1, attempt=1)
+    s.grid.when(CONTRIBUTE, fails("out of memory"), *NODES[1:5], round=1, attempt=1)
+    s.grid.when(TRAIN, sends_plaintext, *NODES[:8], round=1, attempt=2)
+    s.grid.when(CONTRIBUTE, sends(unsigned), *NODES[:4], round=1, attempt=3)
     asked_once = [False]
 
     def late_consent(ask: Ask) -> Message | None:
         asked_once[0], again = True, asked_once[0]
         return ask.reply(ask.honest()) if again else None
 
-    s.grid.when(RELEASE, late_consent, NODES[4], attempt=3)
+    s.grid.when(RELEASE, late_consent, NODES[4], round=1, attempt=3)
     watch = s.run()
     assert [(kind, attempt, len(nodes)) for kind, _, attempt, nodes in s.grid.asked] == [
         *((TRAIN, 1, 10), (CONTRIBUTE, 1, 9)),
@@ -181,7 +181,7 @@ def test_losses_in_several_messages_of_several_attempts_still_end_in_an_exact_su
 
 def test_where_the_first_member_that_is_asked_for_the_terms_is_lost_another_sends_them(scene: MakeScene) -> None:
     s = scene(5)
-    s.grid.when(RELEASE, silent, BEARER)
+    s.grid.when(RELEASE, silent, BEARER, round=1)
     watch = s.run()
     first, again = (nodes for _, _, nodes in asked(s, RELEASE))
     assert first == (2, 3, 5, 8, 13)

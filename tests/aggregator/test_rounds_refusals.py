@@ -191,7 +191,7 @@ def test_a_bad_attendance_is_refused_by_its_kind_and_the_round_goes_on(scene: Ma
 def test_a_bad_contribution_is_refused_by_its_kind_and_the_round_goes_on(scene: MakeScene, sent: str) -> None:
     behaviour, error = CONTRIBUTED[sent]
     s = scene(5)
-    s.grid.when(CONTRIBUTE, behaviour, BAD)
+    s.grid.when(CONTRIBUTE, behaviour, BAD, round=1)
     watch = s.run()
     (record,) = watch.records
     assert (record.refused, record.refusals) == (1, {error: 1})

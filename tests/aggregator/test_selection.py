@@ -6,17 +6,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from flwr.app import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggregator.asking import Asker
 from aggregator.selection import Selection
 from aggregator.tally import Tally
 from fleet.flower import NodeInfo
 from protocol.errors import QuorumError
 from protocol.openings import Nodes
 from tests import factories
-from tests.aggregator.conftest import flower
-from tests.aggregator.stub_grid import NODES, StubGrid, Watch, small_plan
+from tests.aggregator.conftest import BAD, MakeScene, flower
+from tests.aggregator.stub_grid import NAME, NODES, TRAIN, Ask, Scene, StubGrid, Watch, fails, small_plan
 
 Event = Callable[[StubGrid], None]
 ROSTER = factories.roster(NODES)
@@ -58,7 +60,12 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def selection(grid: StubGrid, **changes: Any) -> Selection:
-    return Selection(grid, small_plan(**changes), ROSTER, Watch(grid))
+    return selecting(grid, Watch(grid), **changes)
+
+
+def selecting(grid: StubGrid, watch: Watch, **changes: Any) -> Selection:
+    plan = small_plan(**changes)
+    return Selection(grid, Asker(grid, factories.RUN, plan.deadline, watch), plan, ROSTER, watch)
 
 
 def drawn(online: Iterable[int], tally: Tally, **changes: Any) -> Nodes:
@@ -100,10 +107,10 @@ def test_every_node_has_its_turn(clock: Clock) -> None:
 
 def test_a_node_that_is_not_on_the_roster_is_not_invited() -> None:
     grid = NamedGrid(NODES[:4])
-    grid.names |= {1: "node-4", 2: "", 3: "node-2 "}
+    grid.names |= {1: "node-4", 2: "node", 3: "node-2 "}
     invited, there = selection(grid).select(Tally(1))
     assert invited == set(there) == set(NODES[:4])
-    assert selection(grid).online() == dict(zip(NODES[:4], flower(*NODES[:4]), strict=True))
+    assert selection(grid).online(Tally(1)) == dict(zip(NODES[:4], flower(*NODES[:4]), strict=True))
 
 
 def test_the_nodes_that_are_there_stand_in_the_order_of_their_numbers() -> None:
@@ -166,7 +173,7 @@ def test_a_round_waits_until_as_many_are_online_as_make_a_sum(clock: Clock) -> N
     grid = NamedGrid(NODES[:1])
     watch = Watch(grid)
     clock.events = [lambda n=n: grid.names.update({flower(n)[0]: f"node-{n}"}) for n in NODES[1:4]]  # type: ignore[misc]
-    invited, there = Selection(grid, small_plan(), ROSTER, watch).select(Tally(7))
+    invited, there = selecting(grid, watch).select(Tally(7))
     assert invited == set(there) == set(NODES[:3])
     assert len(clock.events) == 1, "it has waited twice"
     assert watch.nodes == [(7, dict(zip(flower(*NODES[:3]), ("node-2", "node-3", "node-5"), strict=True)))]
@@ -194,6 +201,48 @@ def test_a_round_that_has_waited_for_its_deadline_in_vain_is_given_up_with_what_
     grid = NamedGrid(online)
     watch = Watch(grid)
     with pytest.raises(QuorumError, match=rf"^{told}.*Start more clients, then resume the run\.$"):
-        Selection(grid, small_plan(deadline=60.0), ROSTER, watch).select(tally)
+        selecting(grid, watch, deadline=60.0).select(tally)
     assert 60 < clock.now < 62
     assert watch.nodes == []
+
+
+# --- nodes that are registered under no name ---------------------------------------------------------------
+
+
+@pytest.fixture
+def nameless(scene: MakeScene, monkeypatch: pytest.MonkeyPatch) -> Scene:
+    """Four nodes of a grid that knows their numbers alone, as Flower's simulation does."""
+    s = scene(4, rounds=2)
+    monkeypatch.setattr(s.grid, "get_nodes", lambda: [NodeInfo(node_id=i) for i in s.grid.get_node_ids()])
+    return s
+
+
+def test_nodes_that_are_registered_under_no_name_are_asked_for_it_once(nameless: Scene) -> None:
+    watch = nameless.run()
+    assert [total.nodes for _, total, _ in watch.sums] == [{2, 3, 5, 8}] * 2
+    assert [ask for ask in nameless.grid.asked if ask[0] == NAME] == [(NAME, 1, 1, (2, 3, 5, 8))]
+    assert set(watch.nodes[0][1].values()) == {"node-2", "node-3", "node-5", "node-8"}
+
+
+@pytest.mark.parametrize("name", [b"stranger", b"\xff\xfe", b"node-5" * 1000])
+def test_one_that_gives_a_name_off_the_roster_is_not_invited(nameless: Scene, name: bytes) -> None:
+    nameless.grid.when(NAME, lambda ask: ask.reply({"name": name}), BAD)
+    assert [total.nodes for _, total, _ in nameless.run().sums] == [{2, 3, 8}] * 2
+
+
+def test_one_that_gives_the_name_of_another_gets_nothing_into_a_sum(nameless: Scene) -> None:
+    nameless.grid.when(NAME, lambda ask: ask.reply({"name": b"node-2"}), BAD)
+    nameless.grid.when(TRAIN, fails("this node refuses the announced cohort"), BAD)
+    with pytest.raises(QuorumError, match="too few clients"):
+        nameless.run()
+    assert nameless.watch.sums == []
+
+
+def test_one_that_does_not_say_its_name_is_asked_again(nameless: Scene) -> None:
+    silences = [True, True]
+
+    def late(ask: Ask) -> Message | None:
+        return None if silences and silences.pop() else ask.reply(ask.honest())
+
+    nameless.grid.when(NAME, late, BAD)
+    assert [total.nodes for _, total, _ in nameless.run().sums][1:] == [{2, 3, 5, 8}]

@@ -50,7 +50,7 @@ def test_a_finished_run_says_so_and_names_its_nodes(scene: Scene) -> None:
     assert (status.state, status.error, status.starts, status.rounds) == (FINISHED, "", 1, 2)
     assert status.run == Journal(scene.folder, scene.plan).run.hex()
     took_part = {name: node.round for name, node in status.nodes.items() if node.round}
-    assert took_part == {f"node-{node}": 2 for node in (2, 3, 5, 8)}
+    assert took_part == {f"node-{node}": 3 for node in (2, 3, 5, 8)}
     assert not is_held(scene.folder)
 
 
@@ -71,7 +71,7 @@ def test_refusals_and_errors_are_counted_and_kept_with_node_and_text(scene: Scen
 def test_what_a_node_says_is_bounded_and_cleaned_before_it_is_logged_stored_or_told(scene: Scene) -> None:
     scene.grid.when(TRAIN, fails("\x1b[2J\r\n\u202e" * 10_000), 5)
     run(scene)
-    (problem, _) = known(scene.folder).problems
+    (problem, *_) = known(scene.folder).problems
     told = [entry["message"] for entry in logged(scene.folder)]
     for text in (problem.text, *told):
         assert text.isprintable()
@@ -86,7 +86,7 @@ def test_every_line_of_the_log_is_json_with_the_run_and_the_round(scene: Scene) 
     assert {entry["run"] for entry in entries} == {known(scene.folder).run}
     assert {"time", "level", "message"} <= set.intersection(*(set(entry) for entry in entries))
     events = [(entry["event"], entry.get("round")) for entry in entries]
-    assert [event for event in events if event[0] == "summed"] == [("summed", 1), ("summed", 2)]
+    assert [event for event in events if event[0] == "summed"] == [("summed", 1), ("summed", 2), ("summed", 3)]
     (refused,) = [entry for entry in entries if entry["event"] == "refused"]
     assert (refused["level"], refused["round"], refused["reason"]) == ("warning", 1, "MalformedMessage")
     assert events[-1] == ("finished", None)

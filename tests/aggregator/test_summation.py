@@ -80,12 +80,12 @@ def party() -> Party:
     plan = small_plan()
     clients = [StubClient(kit, plan, votes=True) for kit in make_kits(4, plan)]
     roster, invited = clients[0].kit.roster, frozenset(client.kit.node for client in clients)
-    trained = {client.kit.node: client.train(CALL, {"invited": encode_nodes(invited)})[0] for client in clients}
+    trained = {client.kit.node: client.train(CALL, {"invited": encode_nodes(invited)}) for client in clients}
     cohort = gather_cohort([frames["attendance"] for frames in trained.values()], roster)
     dealt = {node: frames["shares"] for node, frames in trained.items()}
     admission = ContributionAdmission(cohort, CALL.attempt, plan, roster)
     told = {node: {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, dealt)} for node in trained}
-    sent = {c.kit.node: c.contribute(CALL, told[c.kit.node])[0]["contribution"] for c in clients}
+    sent = {c.kit.node: c.contribute(CALL, told[c.kit.node])["contribution"] for c in clients}
     contributions = [admission.admit(node, data) for node, data in sent.items()]
     values, votes = np.zeros(LAYOUT.size, np.int64), np.zeros(LAYOUT.size, np.int64)
     for client in clients:

@@ -87,7 +87,7 @@ def test_honest_clients_that_cannot_remember_sit_the_round_out(loss: str, scene:
             with pytest.raises(LedgerLost):
                 client.release(call, {})
     third = scene.hostile.round(Call(RUN, 3, 1), NODES, scene.sum)
-    assert scene.hostile.clients[VICTIM].evaluate(Call(RUN, 4, 1), {"aggregate": third}).frames["model"]
+    assert scene.hostile.clients[VICTIM].train(Call(RUN, 4, 1), invitation(NODES, third)).frames["attendance"]
 
 
 @pytest.mark.parametrize("loss", ["one byte damaged", "ledger lost", "an old ledger put back"])

@@ -27,12 +27,14 @@ def test_no_model_is_scored_or_left_before_the_last_round_is_over(
         for asked in (1, 2, 3, 4, 5, (1 << 32) - 1):
             for _ in range(3):
                 with pytest.raises(PeerMismatch, match="round: "):
-                    client.evaluate(Call(RUN, asked, 1), {"aggregate": last})
+                    client.report(Call(RUN, asked, 1), {"aggregate": last, "scores": last})
         assert left == []
         assert sorted(path.name for path in hostile.state_folder(5).iterdir()) == before
     last = hostile.round(Call(RUN, 3, 1), NODES, last)
-    frames = {"aggregate": last}
-    assert (
-        client.evaluate(Call(RUN, 4, 1), frames).frames == hostile.clients[3].evaluate(Call(RUN, 4, 1), frames).frames
-    )
+    end = Call(RUN, 4, 1)
+    with pytest.raises(PeerMismatch, match="round: "):  # the last round's own sum is none of scores
+        client.report(end, {"aggregate": last, "scores": last})
+    assert left == []
+    frames = {"aggregate": last, "scores": hostile.round(end, NODES, last)}
+    assert client.report(end, frames).frames == hostile.clients[3].report(end, frames).frames
     assert left == [out]

@@ -16,7 +16,6 @@ from protocol.call import Call
 from protocol.grid import Integers
 from protocol.lanes import Slots, unpack
 from protocol.pairwise import mask, pair_key, self_key
-from protocol.parameters import CHECKS
 from protocol.wire import decode_contribution
 from tests.attacks.hostile import NODES, VICTIM, Hostile, correlation, loud_plan
 from tests.edge_client.federation import RUN, ciphertext_sum
@@ -48,7 +47,9 @@ class Recorded:
 
     def values(self, slots: Slots) -> Integers:
         size = self.secret.values.size
-        return unpack(slots[: self.p.values.slots(size + CHECKS)], size + CHECKS, self.p.values)[:size]
+        return unpack(slots[: self.p.values.slots(size + self.p.trailing)], size + self.p.trailing, self.p.values)[
+            :size
+        ]
 
     def masks(self, secrets: Secrets) -> Slots:
         """What hides the contribution, from the secrets that made it."""

@@ -24,7 +24,7 @@ from protocol.call import Call
 from protocol.ciphertext import restore, truncate
 from protocol.cohort import gather_cohort
 from protocol.errors import MalformedMessage, PeerError, PeerMismatch
-from protocol.parameters import CHECKS, DEGREE, MODULUS
+from protocol.parameters import DEGREE, MODULUS
 from protocol.wire import Aggregate, Contribution, decode_aggregate, decode_contribution, encode_aggregate
 from tests.edge_client.federation import (
     RUN,
@@ -42,7 +42,7 @@ PLAN = tiny_plan(method="fedsparsify-local", first_prune=0)
 P = PLAN.parameters
 T, R = P.plain_modulus, P.grid.radix
 VALUES = PARAMETERS
-VOTE = P.values.slots(VALUES + CHECKS)
+VOTE = P.values.slots(VALUES + P.trailing)
 USED = P.slots(VALUES, VALUES)
 COUNT, TAG = VALUES // P.fields, USED - P.tags
 ONE_COUNTED = R ** (VALUES % P.fields)

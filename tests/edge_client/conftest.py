@@ -43,6 +43,14 @@ def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Mappin
     return fed, clients, play_round(clients, fed, 1, b"")
 
 
+@pytest.fixture
+def ended(tmp_path: Path) -> tuple[Federation, Mapping[int, Client], Played]:
+    """The same as `over`, of which a test may use up the rest."""
+    fed = federation(tiny_plan(rounds=1))
+    clients = fed.clients(tmp_path / "ended")
+    return fed, clients, play_round(clients, fed, 1, b"")
+
+
 @pytest.fixture(scope="module")
 def over(tmp_path_factory: pytest.TempPathFactory) -> tuple[Federation, Mapping[int, Client], Played]:
     """Four nodes after the only round of their plan."""

@@ -26,6 +26,7 @@ from protocol.bits import Words
 from protocol.call import Call
 from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
+from protocol.figures import Figures, figures_from_bytes
 from protocol.grid import Integers
 from protocol.layout import Vector
 from protocol.openings import encode_nodes
@@ -245,6 +246,18 @@ class Played:
     total: MaskedSum
     aggregate: bytes
     secrets: Mapping[int, Secrets]
+
+
+def reports(clients: Mapping[int, Client], fed: Federation, last: bytes) -> dict[int, Reply]:
+    """The round of scores after the last one of the plan, and what each client then reports."""
+    call = Call(RUN, fed.plan.rounds + 1, 1)
+    frames = {"aggregate": last, "scores": play_round(clients, fed, call.round, last).aggregate}
+    return {node: client.report(call, frames) for node, client in clients.items()}
+
+
+def figures_of(reply: Reply) -> Figures:
+    """The figures in a report."""
+    return figures_from_bytes(reply.frames["figures"])
 
 
 def play_round(

@@ -18,6 +18,7 @@ from edge_client.state import Pending
 from edge_client.sums import Sum, open_sum, voucher
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
+from protocol.figures import NOTHING
 from protocol.openings import Memory
 from protocol.plan import Plan
 from protocol.release import decode_release
@@ -36,7 +37,7 @@ from tests.edge_client.federation import (
     release_of,
 )
 
-SIZE = 51
+SIZE = 50
 LAYOUT = factories.layout(SIZE)
 STATE = first_state(random_vector(0, SIZE), LAYOUT)
 PLAN = Plan(max_cohort=6)
@@ -81,7 +82,7 @@ class Scene:
         pending, kit = self.told(node), self.kits[node]
         dither = dither_of(PLAN, self.call, node, pending.values.size)
         integers, _ = quantised(pending, self.cohort, node, PLAN, dither)
-        return close_update(integers, self.cohort, self.call, kit, PLAN, pending)
+        return close_update(integers, NOTHING, self.cohort, self.call, kit, PLAN, pending)
 
     @cached_property
     def total(self) -> MaskedSum:

@@ -98,7 +98,7 @@ class Nodes:
     def train(self, **changes: object) -> dict[int, Reply]:
         replies = [self.send(position, "train", call={**CALL, **changes}) for position in range(6)]
         return {
-            node: Reply({name: frame(reply, name) for name in ("attendance", "shares")}, {})
+            node: Reply({name: frame(reply, name) for name in ("attendance", "shares")})
             for node, reply in zip(NODES, replies, strict=True)
         }
 
@@ -154,7 +154,7 @@ def assert_refused(reply: Message, error: type[PruneSealError], secrets: Iterabl
 # --- a round through Flower's messages ----------------------------------------------------------
 
 
-def test_a_round_passes_through_the_app_as_frames_and_scalars(tmp_path: Path) -> None:
+def test_a_round_passes_through_the_app_as_frames_alone(tmp_path: Path) -> None:
     nodes = Nodes(tmp_path, tiny_plan(rounds=1, partition="iid"))
     trained, total = nodes.contributed()
     release = release_of(total, terms=True)
@@ -165,16 +165,16 @@ def test_a_round_passes_through_the_app_as_frames_and_scalars(tmp_path: Path) ->
     layout = build_network(nodes.plan, (5,), 4, RUN).layout
     assert open_sum(aggregate, RUN, 1, nodes.fed.kits[2], nodes.plan, layout).clients == 6
 
-    last = {**CALL, "round": 2}
-    models = [nodes.send(k, "evaluate", {"aggregate": aggregate}, last) for k in range(6)]
-    assert len({frame(reply, "model") for reply in models}) == 1
-    tested = [reply.content.metric_records["metrics"]["tested"] for reply in models]
-    assert sorted(map(str, tested)) == ["4", "4", "4", "4", "5", "5"]
-    for reply in (*replies, *models):
-        assert set(reply.content.config_records) == set()
-        assert list(reply.content.metric_records) == ["metrics"]
+    for reply in replies:
+        assert list(reply.content) == ["frames"]
         assert {array.stype for record in reply.content.array_records.values() for array in record.values()} == {STYPE}
         assert MARKER.encode() not in wire(reply)
+
+
+def test_a_node_says_its_name(nodes: Nodes) -> None:
+    assert [frame(nodes.send(k, "query.name"), "name") for k in range(3)] == [
+        f"node-{node}".encode() for node in NODES[:3]
+    ]
 
 
 def test_a_reply_answers_its_message(nodes: Nodes) -> None:
@@ -246,7 +246,7 @@ def test_a_contribution_without_training_or_with_a_damaged_state_is_refused(node
 
 
 @pytest.mark.parametrize("garbage", [b"garbage", b"PRSL\x02" + bytes(400), MARKER.encode() * 30])
-@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "query"])
 def test_an_aggregate_that_does_not_parse_is_refused(kind: str, garbage: bytes, nodes: Nodes) -> None:
     nodes.train()
     call = {**CALL, "round": 2 if kind == "train" else nodes.plan.rounds + 1}
@@ -254,7 +254,7 @@ def test_an_aggregate_that_does_not_parse_is_refused(kind: str, garbage: bytes, 
 
 
 @pytest.mark.parametrize("version", [0, 1, 3])
-@pytest.mark.parametrize("kind", ["train", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "query"])
 def test_an_aggregate_of_another_version_is_refused_with_this_nodes_version(
     kind: str, version: int, nodes: Nodes
 ) -> None:
@@ -406,7 +406,7 @@ def test_two_failures_have_two_references(nodes: Nodes) -> None:
         {**CALL, "attempt": "1"},
     ],
 )
-@pytest.mark.parametrize("kind", ["train", "train.contribute", "train.release", "evaluate"])
+@pytest.mark.parametrize("kind", ["train", "train.contribute", "train.release", "query", "query.name"])
 def test_a_message_that_does_not_say_what_it_is_of_is_refused(kind: str, call: dict[str, object], nodes: Nodes) -> None:
     assert_refused(nodes.send(0, kind, call=call), MalformedMessage)
 
@@ -461,12 +461,19 @@ def test_an_array_in_clear_never_leaves(array: Array) -> None:
     def leak(message: Message, _: Context) -> Message:
         return Message(records, reply_to=message)
 
-    with pytest.raises(MalformedMessage, match="an array would leave this node in clear"):
+    with pytest.raises(MalformedMessage, match="something would leave this node in clear"):
         egress(request(), context(), leak)
 
 
-def test_frames_scalars_and_errors_may_leave() -> None:
-    records = RecordDict({"model": to_record({"model": b"frame"}), "metrics": MetricRecord({"loss": 1.0})})
+@pytest.mark.parametrize("record", [MetricRecord({"loss": 1.0}), ConfigRecord({"name": "node-1"})])
+def test_a_number_or_a_word_in_clear_never_leaves(record: MetricRecord | ConfigRecord) -> None:
+    records = RecordDict({"model": to_record({"model": b"frame"}), "spare": record})
+    with pytest.raises(MalformedMessage, match="something would leave this node in clear"):
+        egress(request(), context(), lambda message, context: Message(records, reply_to=message))
+
+
+def test_frames_and_errors_may_leave() -> None:
+    records = RecordDict({"model": to_record({"model": b"frame"})})
     good = Message(records, reply_to=request())
     bad = Message(Error(code=1), reply_to=request())
     assert egress(request(), context(), lambda message, context: good) is good

@@ -15,6 +15,7 @@ from protocol.attendance import Attendance
 from protocol.bits import Words
 from protocol.cohort import Cohort
 from protocol.errors import MalformedMessage
+from protocol.figures import NOTHING
 from protocol.grid import Grid
 from protocol.lanes import Slots
 from protocol.parameters import DEGREE, MODULUS, SEED_BYTES, Parameters
@@ -76,7 +77,8 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
     }
     digests: dict[str, Any] = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     members = tuple(
-        Attendance(**fields, attempt=1, node=k, samples=1, **digests, memory=frozenset()) for k in range(clients)
+        Attendance(**fields, attempt=1, node=k, samples=1, **digests, figures=NOTHING, memory=frozenset())
+        for k in range(clients)
     )
     parts = [random_slots(k, p.slots(3 * 50 - 2, 0), p.plain_modulus) for k in range(clients)]
     total = CohortSum(Cohort(members, (b"",) * clients), plan)

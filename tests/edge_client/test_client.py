@@ -8,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 
-from edge_client.client import Client, Reply
+from edge_client.client import Client
 from edge_client.keys import SEAL_FILE
 from edge_client.learning.network import build_network
 from edge_client.settings import NodeSettings
 from edge_client.sparsify.fedavg import FedAvg
-from protocol.call import Call
+from edge_client.state import load_pending
+from protocol.attendance import decode_attendance
+from protocol.call import Action, Call
 from protocol.errors import ConfigError, KeyFileError, MalformedMessage, RosterRefused
+from protocol.figures import NOTHING
 from protocol.wire import decode_aggregate, encode_aggregate
 from tests.edge_client.federation import (
     FIRST,
@@ -113,16 +116,18 @@ def test_methods_without_personal_tensors_leave_no_file_of_them(stage: Stage) ->
     assert FedAvg(PLAN).personal(build_network(PLAN, (5,), 4, RUN).model) == {}
 
 
-def test_nothing_but_numbers_is_reported(over: tuple[Federation, Mapping[int, Client], Played]) -> None:
-    _, clients, result = over
-    answers: list[Reply] = [*result.trained.values(), *result.sent.values()]
-    answers.append(clients[2].evaluate(Call(RUN, 2, 1), {"aggregate": result.aggregate}))
-    names = {name for answer in answers for name in answer.metrics}
-    assert names == {
-        "loss", "correct", "tested", "test-loss", "parameters", "kept",
-        "seconds-open", "seconds-train", "seconds-encrypt", "clipped",
-    }  # fmt: skip
-    assert all(type(value) in (int, float) for answer in answers for value in answer.metrics.values())
+def test_what_a_client_has_measured_is_in_its_folder_and_in_no_answer(
+    over: tuple[Federation, Mapping[int, Client], Played], stage: Stage
+) -> None:
+    _, _, result = over
+    for node, answer in stage.trained.items():
+        measured = load_pending(stage.state(node)).measured
+        assert measured.tested > 0
+        assert measured.loss > 0
+        said = decode_attendance(answer.frames["attendance"], stage.fed.roster)
+        assert said.figures == NOTHING, "of a sum, and there is none yet"
+    for answers, action in ((result.trained, Action.TRAIN), (result.sent, Action.CONTRIBUTE)):
+        assert all(set(each.frames) == set(action.reply) for each in answers.values())
 
 
 def test_a_wrong_aggregate_never_reaches_the_training(

@@ -25,6 +25,7 @@ from protocol.errors import (
     PeerMismatch,
     TrainingError,
 )
+from protocol.figures import NOTHING, UNIT
 from protocol.openings import Opening
 from tests.edge_client import tiny
 from tests.edge_client.federation import (
@@ -39,11 +40,13 @@ from tests.edge_client.federation import (
     announcement,
     cohort_of,
     federation,
+    figures_of,
     invitation,
     one_client,
     open_up,
     play_round,
     release_of,
+    reports,
 )
 
 # --- training -----------------------------------------------------------------------------------
@@ -60,53 +63,63 @@ def test_the_first_round_begins_with_the_initial_model_and_counts_what_it_holds(
         assert (said.run, said.round, said.attempt, said.node) == (RUN, 1, 1, node)
         assert said.values == tiny.PARAMETERS
         assert said.model == model_digest(network.initial, FIRST, fed.kits[node])
-        assert (answer.metrics["parameters"], answer.metrics["kept"]) == (64, 64)
-        assert answer.metrics["tested"] in (6, 7)
-        assert 0 <= answer.metrics["correct"] <= answer.metrics["tested"]
-        assert answer.metrics["seconds-open"] > 0
-        assert answer.metrics["seconds-train"] > 0
+        assert said.figures == NOTHING
         sizes.append(said.samples)
     assert sorted(sizes) == [16, 24, 32, 40]
 
 
-def test_the_clients_test_rows_are_the_whole_test_set_and_their_scores_are_the_models(
-    over: tuple[Federation, Mapping[int, Client], Played],
+def test_the_figures_of_a_sum_are_those_of_the_model_that_its_round_began_with_on_all_test_rows(
+    ended: tuple[Federation, Mapping[int, Client], Played],
 ) -> None:
-    fed, clients, result = over
+    fed, clients, result = ended
     network, data = build_network(fed.plan, (5,), 4, RUN), tiny.data()
     initial = evaluate(network.model, data.test_x, data.test_y)
-    state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network)
-    insert(network, state.vector)
+    opened = open_sum(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network.layout)
+    insert(network, state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network).vector)
     after = evaluate(network.model, data.test_x, data.test_y)
-    answers = [client.evaluate(Call(RUN, 2, 1), {"aggregate": result.aggregate}) for client in clients.values()]
-    for score, said in (
-        (initial, [answer.metrics for answer in result.trained.values()]),
-        (after, [a.metrics for a in answers]),
-    ):
-        assert sum(metrics["tested"] for metrics in said) == score.tested == 26
-        assert sum(metrics["correct"] for metrics in said) == score.correct
-        assert sum(metrics["test-loss"] for metrics in said) == pytest.approx(score.loss, rel=1e-5)
+    (told,) = {figures_of(answer) for answer in reports(clients, fed, result.aggregate).values()}
+    for score, said in ((initial, opened.figures), (after, told)):
+        assert (said.tested, said.correct) == (score.tested, score.correct)
+        assert said.test_loss * UNIT == pytest.approx(score.loss, rel=1e-4)
+        assert (said.parameters, said.kept) == (4 * 64, 4 * 64)
+    assert score.tested == 26
+    assert opened.figures.loss > 0
+    assert told.loss == 0, "after the last round nothing is trained"
     assert after.loss < initial.loss
 
 
-def test_nodes_agree_on_the_model_that_they_score(
-    over: tuple[Federation, Mapping[int, Client], Played],
+def test_nodes_agree_on_the_model_that_they_report_on(
+    ended: tuple[Federation, Mapping[int, Client], Played],
 ) -> None:
-    fed, clients, result = over
-    call = Call(RUN, 2, 1)
-    digests = {client.evaluate(call, {"aggregate": result.aggregate}).frames["model"] for client in clients.values()}
+    fed, clients, result = ended
+    digests = {answer.frames["model"] for answer in reports(clients, fed, result.aggregate).values()}
     network = build_network(fed.plan, (5,), 4, RUN)
     state = state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network)
-    assert digests == {model_digest(state, call, fed.kits[NODES[0]])}
+    assert digests == {model_digest(state, Call(RUN, 2, 1), fed.kits[NODES[0]])}
 
 
-def test_scoring_alone_changes_nothing_on_disk(
-    over: tuple[Federation, Mapping[int, Client], Played], tmp_path: Path
+def test_a_report_changes_nothing_on_disk(
+    ended: tuple[Federation, Mapping[int, Client], Played], tmp_path: Path
 ) -> None:
-    fed, _, result = over
+    fed, clients, result = ended
+    scores = play_round(clients, fed, 2, result.aggregate).aggregate
     client = one_client(tmp_path, fed, fed.plan)
-    client.evaluate(Call(RUN, 2, 1), {"aggregate": result.aggregate})
+    client.report(Call(RUN, 2, 1), {"aggregate": result.aggregate, "scores": scores})
     assert not (tmp_path / "kit" / "state").exists()
+
+
+def test_the_sum_of_scores_trains_nothing_and_sends_no_value(
+    ended: tuple[Federation, Mapping[int, Client], Played], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fed, clients, result = ended
+    monkeypatch.delattr("edge_client.client.local_update")
+    played = play_round(clients, fed, 2, result.aggregate)
+    said = [decode_attendance(answer.frames["attendance"], fed.roster) for answer in played.trained.values()]
+    assert {(one.values, one.votes) for one in said} == {(0, 0)}
+    opened = open_sum(
+        played.aggregate, RUN, 2, fed.kits[NODES[0]], fed.plan, build_network(fed.plan, (5,), 4, RUN).layout
+    )
+    assert (opened.values.size, opened.votes.size, opened.figures.tested) == (0, 0, 26)
 
 
 def test_training_repeats_bit_by_bit_whatever_the_attempt_and_follows_the_round_and_the_node(tmp_path: Path) -> None:
@@ -139,7 +152,8 @@ def test_in_another_attempt_a_client_answers_with_the_same_update_and_new_keys_a
     again = stage.clients[2].train(Call(RUN, 1, 2), invitation(NODES))
     after = load_pending(stage.state(2))
     assert after.values.tolist() == before.values.tolist()
-    assert again.metrics == stage.trained[2].metrics
+    assert after.measured == before.measured
+    assert set(again.frames) == {"attendance", "shares"}
     one, other = (decode_attendance(each.attendance, stage.fed.roster) for each in (before, after))
     assert replace(other, attempt=1, exchange=one.exchange, seed=one.seed, dealt=one.dealt) == one
     assert len({one.exchange, other.exchange, one.seed, other.seed, one.dealt, other.dealt}) == 6
@@ -206,8 +220,8 @@ def test_an_attendance_says_what_its_sender_has_helped_to_open_from_the_same_sta
 
 
 def test_the_plan_has_no_more_rounds_than_it_says(stage: Stage) -> None:
-    with pytest.raises(PeerMismatch, match="round: ours is at most"):
-        stage.clients[2].train(Call(RUN, stage.fed.plan.rounds + 1, 1), invitation(NODES))
+    with pytest.raises(PeerMismatch, match="round: ours is at most 4, the peer's is 5"):
+        stage.clients[2].train(Call(RUN, stage.fed.plan.rounds + 2, 1), invitation(NODES))
 
 
 def test_another_run_or_round_is_trained_for_whatever_waits(stage: Stage) -> None:
@@ -264,7 +278,7 @@ def test_a_node_with_its_own_data_uses_all_of_it(tmp_path: Path) -> None:
     client = one_client(tmp_path, fed, plan, data="tests.edge_client.tiny:data", position=3)
     answer = client.train(FIRST, invitation(fed.kits))
     assert decode_attendance(answer.frames["attendance"], fed.roster).samples == 112
-    assert answer.metrics["tested"] == 26
+    assert load_pending(tmp_path / "kit" / "state").measured.tested == 26
 
 
 def test_the_aggregate_is_the_whole_state_so_a_node_that_joins_late_trains_with_the_others_from_its_second_round_on(
@@ -289,7 +303,7 @@ def test_the_aggregate_is_the_whole_state_so_a_node_that_joins_late_trains_with_
 def test_a_later_round_without_its_aggregate_is_refused(tmp_path: Path) -> None:
     client = one_client(tmp_path, federation(PLAN), PLAN)
     client.train(FIRST, invitation(NODES[:4]))
-    for handler, round_ in ((client.train, 2), (client.evaluate, PLAN.rounds + 1)):
+    for handler, round_ in ((client.train, 2), (client.report, PLAN.rounds + 1)):
         announced = f"round {round_} was announced without the aggregate of the round before"
         with pytest.raises(MalformedMessage, match=announced):
             handler(Call(RUN, round_, 1), invitation(NODES[:4]) if handler == client.train else {})
@@ -308,12 +322,12 @@ def test_the_aggregate_of_another_round_or_run_is_refused(
 
 
 @pytest.mark.parametrize("round_", [1, 2, 3])
-def test_nothing_is_scored_before_the_last_round_is_over(
+def test_nothing_is_reported_before_the_last_round_is_over(
     round_: int, played: tuple[Federation, Mapping[int, Client], Played]
 ) -> None:
     _, clients, result = played
     with pytest.raises(PeerMismatch, match=f"round: ours is 4, the peer's is {round_}"):
-        clients[NODES[0]].evaluate(Call(RUN, round_, 1), {"aggregate": result.aggregate})
+        clients[NODES[0]].report(Call(RUN, round_, 1), {"aggregate": result.aggregate, "scores": result.aggregate})
 
 
 # --- data that cannot be trained on -------------------------------------------------------------

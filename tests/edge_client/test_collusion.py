@@ -25,10 +25,11 @@ from protocol.bits import Words
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.errors import CohortRefused, Duplicate
+from protocol.figures import NOTHING
 from protocol.grid import Integers
 from protocol.lanes import Slots, unpack
 from protocol.pairwise import mask, pair_key, self_key
-from protocol.parameters import CHECKS, DEGREE
+from protocol.parameters import DEGREE
 from protocol.payload import pack_payload
 from protocol.plan import Plan
 from protocol.wire import decode_contribution
@@ -53,7 +54,7 @@ PLAN = Plan(max_cohort=6)
 P = PLAN.parameters
 T = P.plain_modulus
 USED = DEGREE - P.tags
-SIZE = P.fields * USED - CHECKS
+SIZE = P.fields * USED - P.trailing
 """As many values as one ciphertext holds: with their tag 4096 slots to look at."""
 
 COHORT = NODES[:5]
@@ -78,7 +79,7 @@ class Loot:
         """The true slots of a member, before its masks."""
         member = self.cohort.members[0]
         key = tag_key(self.kits[node].secret, member, len(self.cohort.members), self.cohort.digest(1))
-        return pack_payload(self.clear[node], np.zeros(0, np.int64), key, P)
+        return pack_payload(self.clear[node], np.zeros(0, np.int64), NOTHING, key, P)
 
     def decrypt(self, nodes: Sequence[int]) -> Slots:
         """What the cohort secret makes of the sum of these contributions; a node may stand in it several times."""
@@ -120,7 +121,7 @@ def loot(fixed_secrets: None) -> Loot:
         kit, pending = kits[member.node], waiting[member.node]
         clear[member.node], _ = quantised(pending, cohort, member.node, PLAN, dither_of(PLAN, FIRST, member.node, SIZE))
         told = replace(pending, shares=(None,) * len(COHORT))
-        data = close_update(clear[member.node], cohort, FIRST, kit, PLAN, told)
+        data = close_update(clear[member.node], NOTHING, cohort, FIRST, kit, PLAN, told)
         contribution = decode_contribution(data, member, len(COHORT), P, kit.roster)
         sent[member.node] = (contribution.first, contribution.seeds)
     return Loot(kits, {node: pending.secrets for node, pending in waiting.items()}, cohort, sent, clear)
@@ -140,7 +141,7 @@ def assert_noise(seen: Slots, truth: Slots) -> None:
     assert chi_square(seen) < CHI_SQUARE_BOUND
     assert chi_square(difference) < CHI_SQUARE_BOUND
     assert not (seen == truth).any()
-    lanes, true_lanes = (unpack(slots[:USED], SIZE + CHECKS, P.values) for slots in (seen, truth))
+    lanes, true_lanes = (unpack(slots[:USED], SIZE + P.trailing, P.values) for slots in (seen, truth))
     for lane in range(P.fields):
         column = (lanes[lane :: P.fields] - P.values.low).astype(np.uint64)
         assert chi_square(column, P.grid.radix) < CHI_SQUARE_BOUND
@@ -154,9 +155,9 @@ def assert_noise(seen: Slots, truth: Slots) -> None:
 
 def test_the_full_cohort_without_the_masks_of_its_members_decrypts_exactly(loot: Loot) -> None:
     truth = np.sum([loot.clear[node] for node in COHORT], axis=0)
-    lanes = unpack(loot.strip(loot.decrypt(COHORT), COHORT)[:USED], SIZE + CHECKS, P.values)
+    lanes = unpack(loot.strip(loot.decrypt(COHORT), COHORT)[:USED], SIZE + P.trailing, P.values)
     assert lanes[:SIZE].tolist() == truth.tolist()
-    assert lanes[SIZE:].tolist() == [5] * CHECKS
+    assert lanes[SIZE:].tolist() == [5, *[0] * (P.trailing - 1)]
 
 
 def test_the_statistic_tells_true_slots_from_noise(loot: Loot) -> None:
@@ -172,7 +173,7 @@ def test_the_colluders_strip_what_is_theirs_to_strip(loot: Loot) -> None:
     """All victims together, without the colluder, give the sum of the victims: what the mean tells anyway."""
     seen = loot.strip(loot.decrypt(VICTIMS), VICTIMS)
     truth = np.sum([loot.clear[node] for node in VICTIMS], axis=0)
-    assert unpack(seen[:USED], SIZE + CHECKS, P.values)[:SIZE].tolist() == truth.tolist()
+    assert unpack(seen[:USED], SIZE + P.trailing, P.values)[:SIZE].tolist() == truth.tolist()
 
 
 def test_before_the_release_even_the_whole_cohort_decrypts_to_noise(loot: Loot) -> None:

@@ -38,7 +38,7 @@ def started(monkeypatch: pytest.MonkeyPatch) -> list["subprocess.Popen[bytes]"]:
     return exports
 
 
-def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
+def test_a_client_with_an_output_folder_leaves_the_model_that_it_reports_on(
     tmp_path: Path, started: list["subprocess.Popen[bytes]"]
 ) -> None:
     plan = tiny_plan(rounds=1)
@@ -47,10 +47,11 @@ def test_a_client_with_an_output_folder_leaves_the_model_that_it_scored(
     aggregate = play_round(clients, fed, 1, b"").aggregate
     node, client = next(iter(clients.items()))
     call, out = Call(RUN, 2, 1), tmp_path / "out" / "deep"
-    without = client.evaluate(call, {"aggregate": aggregate})
+    frames = {"aggregate": aggregate, "scores": play_round(clients, fed, 2, aggregate).aggregate}
+    without = client.report(call, frames)
     assert started == []
     leaving = Client(replace(client._settings, out=out), plan)
-    assert leaving.evaluate(call, {"aggregate": aggregate}) == without
+    assert leaving.report(call, frames) == without
     (export,) = started
     assert export.wait(timeout=60) == 0
     arguments = [str(out / CHECKPOINT_FILE), "--out", str(out), "--model", plan.model]

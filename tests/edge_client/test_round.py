@@ -10,10 +10,12 @@ from edge_client.round import Update, attend, dither_of, model_digest, quantised
 from edge_client.sparsify import GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
+from edge_client.state import Measured
 from edge_client.sums import Sum, next_state, open_sum
 from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import TrainingError
+from protocol.figures import NOTHING
 from protocol.grid import Integers, clips
 from protocol.layout import Layout, Mask, TensorSpec, Vector
 from protocol.support import Support
@@ -34,7 +36,7 @@ def test_an_attendance_says_what_the_client_holds_and_the_pending_update_keeps_t
         assert said.key == four.fed.roster.key_id(RUN, 1)
         assert said.model == model_digest(STATE, FIRST, four.kits[node])
         assert said.support == support_digest(pending.sealed)
-        assert (dict(pending.metrics), pending.state) == ({}, state_digest(STATE))
+        assert (pending.measured, pending.state) == (Measured(), state_digest(STATE))
     assert len({pending.sealed for pending in four.waiting.values()}) == 1
     for field in ("exchange", "seed", "dealt"):
         assert (
@@ -147,7 +149,7 @@ def test_the_next_state_is_the_mean_of_those_who_are_left_on_what_survives_and_z
     terms = Terms(support, np.array([2.0], np.float32))
     values, votes = np.arange(20, dtype=np.int64) - 10, np.arange(20, dtype=np.int64) % 4
     method = EveryOther(PLAN)
-    state = next_state(Sum(terms, 4, 1.5, values, votes), 3, PLAN, LAYOUT, method)
+    state = next_state(Sum(terms, 4, 1.5, values, votes, NOTHING), 3, PLAN, LAYOUT, method)
     mean = np.zeros(SIZE, np.float32)
     mean[:20] = (values * (2.0 / PLAN.parameters.grid.levels * 1.5)).astype(np.float32)
     seen_mean, seen_votes, clients, merged = method.asked

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edge_client.dealing import Secrets
-from edge_client.state import PENDING_FILE, Pending, accept_roster, load_pending, save_pending
+from edge_client.state import PENDING_FILE, Measured, Pending, accept_roster, load_pending, save_pending
 from protocol.errors import CheckpointError, RosterRefused
 from protocol.roster import Roster
 
@@ -26,7 +26,7 @@ WAITING = Pending(
     state=bytes(range(32)),
     cohort=b"a cohort",
     shares=(bytes(64), None, bytes(range(64))),
-    metrics={"loss": 0.25, "tested": 36},
+    measured=Measured(loss=0.25, tested=36),
 )
 
 
@@ -35,7 +35,7 @@ def content(pending: Pending) -> tuple[object, ...]:
     arrays = (pending.values, pending.votes, pending.step)
     shapes = tuple((array.dtype.str, array.shape, array.tobytes()) for array in arrays)
     told = (pending.attendance, pending.dealt, pending.secrets, pending.invited, pending.cohort, pending.shares)
-    return (*told, *shapes, pending.sealed, pending.metrics, pending.state)
+    return (*told, *shapes, pending.sealed, pending.measured, pending.state)
 
 
 @pytest.mark.slow
@@ -44,7 +44,7 @@ def content(pending: Pending) -> tuple[object, ...]:
     values=st.lists(st.floats(width=32), max_size=20),
     voting=st.booleans(),
     sealed=st.binary(max_size=50),
-    metrics=st.dictionaries(st.text(max_size=9), st.integers() | st.floats(allow_nan=False), max_size=4),
+    measured=st.builds(Measured, st.floats(allow_nan=False), st.integers(), st.integers(), st.floats(allow_nan=False)),
     state=st.binary(min_size=32, max_size=32),
 )
 def test_what_was_saved_last_is_what_is_loaded(
@@ -52,7 +52,7 @@ def test_what_was_saved_last_is_what_is_loaded(
     values: list[float],
     voting: bool,
     sealed: bytes,
-    metrics: dict[str, int | float],
+    measured: Measured,
     state: bytes,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> None:
@@ -71,7 +71,7 @@ def test_what_was_saved_last_is_what_is_loaded(
         state=state,
         cohort=attendance,
         shares=tuple(None if voting else bytes([byte]) * 64 for byte in sealed),
-        metrics=metrics,
+        measured=measured,
     )
     save_pending(folder, WAITING)
     save_pending(folder, pending)

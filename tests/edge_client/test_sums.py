@@ -16,9 +16,9 @@ from protocol.call import Call
 from protocol.ciphertext import truncate
 from protocol.cohort import gather_cohort
 from protocol.errors import CohortRefused, MalformedMessage, PeerError, PeerMismatch
+from protocol.figures import NOTHING, encode_figures
 from protocol.grid import Integers, clips
 from protocol.lanes import pack
-from protocol.parameters import CHECKS
 from protocol.support import Support
 from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
@@ -223,7 +223,7 @@ def test_an_aggregate_of_too_few_clients_is_refused_before_it_is_decrypted(four:
 def forged(four: Scene, values: Integers, checks: int, padding: int, votes: Integers, clients: int = 4) -> Aggregate:
     """A sum that the holder of the cohort secret has encrypted in one piece, without any blinding, and with its tag."""
     p, kit = PLAN.parameters, four.kits[NODES[0]]
-    counted = np.concatenate([values, np.full(CHECKS, checks, np.int64)])
+    counted = np.concatenate([values, np.array([checks]), encode_figures(NOTHING, PLAN.parameters.grid)])
     lanes = np.concatenate([counted, np.full(-counted.size % p.fields, padding, np.int64)])
     head = four.vouched(replace(four.aggregate(), clients=clients, values=values.size, votes=votes.size))
     tagged = np.concatenate([counted, votes])
@@ -251,7 +251,7 @@ def test_a_sum_at_the_end_of_its_lane_opens_and_one_beyond_does_not(four: Scene)
 
 @pytest.mark.parametrize(("checks", "padding"), [(3, 0), (5, 0), (0, 0), (-4, 0), (4, 1), (4, -1)])
 def test_a_wrong_count_or_padding_does_not_open(checks: int, padding: int, four: Scene) -> None:
-    assert (SIZE + CHECKS) % PLAN.parameters.fields != 0
+    assert (SIZE + PLAN.parameters.trailing) % PLAN.parameters.fields != 0, "there is room for a padding"
     with pytest.raises(MalformedMessage, match="does not decrypt"):
         four.open(forged(four, np.zeros(SIZE, np.int64), checks, padding, NO_VOTES))
 

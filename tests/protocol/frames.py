@@ -15,13 +15,13 @@ from protocol.errors import PeerError
 from protocol.frame import signed
 from protocol.grid import Grid
 from protocol.openings import Memory, Opening
-from protocol.parameters import CHECKS, DEGREE, Parameters
+from protocol.parameters import DEGREE, Parameters
 from protocol.release import Consent, Release, encode_consent, encode_release
 from protocol.wire import Aggregate, Contribution, encode_aggregate
 from tests.factories import RUN, SEALED, attend, cohort, contribute, dummy_seeds, dummy_words, kits, plan
 
 PARAMETERS = Parameters(Grid(16, 5))
-FULL = (DEGREE - PARAMETERS.tags) * PARAMETERS.fields - CHECKS
+FULL = (DEGREE - PARAMETERS.tags) * PARAMETERS.fields - PARAMETERS.trailing
 """As many values as one ciphertext holds."""
 
 KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from protocol.bits import Words
+from protocol.figures import Figures
 from protocol.grid import Grid
 from protocol.parameters import Parameters
 from protocol.roster import Roster, load_roster
@@ -40,9 +42,9 @@ def blake2b(data: bytes) -> str:
 def fields(message: object) -> Case:
     """The fields of a message that JSON can hold, bytes in hex."""
     return {
-        name: value.hex() if isinstance(value, bytes) else value
+        name: value.hex() if isinstance(value, bytes) else asdict(value) if isinstance(value, Figures) else value
         for name, value in vars(message).items()
-        if isinstance(value, bytes | int)
+        if isinstance(value, bytes | int | Figures)
     }
 
 

@@ -17,6 +17,7 @@ from protocol.cohort import (
     require_quorum,
 )
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerError, SignatureRefused
+from protocol.figures import NOTHING
 from protocol.openings import Memory
 from protocol.roster import Roster
 from tests.factories import attend, attendance, cohort, kits, mutations, plan, secrets
@@ -36,6 +37,7 @@ DISAGREEMENTS = {
     "values": 8,
     "votes": 7,
     "invited": bytes(32),
+    "figures": NOTHING,
 }
 
 

@@ -2,7 +2,7 @@
 
 import struct
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import astuple, fields
 
 import pytest
 
@@ -10,6 +10,7 @@ from protocol import VERSION, frame
 from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES, Attendance, decode_attendance
 from protocol.describe import describe
 from protocol.errors import MalformedMessage, VersionRefused
+from protocol.figures import FIGURES
 from protocol.frame import AGGREGATE, ATTENDANCE, CONSENT, CONTRIBUTION, RELEASE, kind_of
 from protocol.openings import encode_memory
 from protocol.parameters import SEED_BYTES
@@ -43,8 +44,9 @@ def test_the_fields_stand_where_the_tables_of_the_readme_say() -> None:
     assert (frame[48:80], frame[80:96], frame[96:128]) == (made.plan, made.key, made.model)
     assert (frame[128:160], frame[160:192]) == (made.support, made.invited)
     assert (frame[192:224], frame[224:256], frame[256:288]) == (made.exchange, made.seed, made.dealt)
-    assert (frame[288:292], frame[292:-64]) == (struct.pack("<I", len(memory)), memory)
-    assert (len(frame), len(ATTENDANCES[0])) == (292 + len(memory) + 64, ATTENDANCE_BYTES) == (len(frame), 356)
+    assert frame[288:344] == struct.pack("<7q", *astuple(made.figures))
+    assert (frame[344:348], frame[348:-64]) == (struct.pack("<I", len(memory)), memory)
+    assert (len(frame), len(ATTENDANCES[0])) == (348 + len(memory) + 64, ATTENDANCE_BYTES) == (len(frame), 412)
     sent, frame = contribution(KITS[1], COHORT, PARAMETERS), CONTRIBUTIONS[0]
     assert frame[:24] == b"PRSL\x02\x02\0\0" + sent.run
     assert struct.unpack("<5I", frame[24:44]) == (sent.round, 1, sent.node, 7, 0)
@@ -142,7 +144,8 @@ def test_anybody_can_describe_a_message() -> None:
         "values": 7,
     }
     assert (shown["run"], shown["exchange"]) == (RUN.hex(), secrets(1).public.hex())
-    assert set(shown) == {f.name for f in fields(Attendance)} - {"memory"} | {
+    assert set(shown) == {f.name for f in fields(Attendance)} - {"memory", "figures"} | {
+        *FIGURES,
         "kind",
         "version",
         "bytes",

@@ -16,7 +16,7 @@ from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.errors import HeadroomError
 from protocol.grid import Grid
 from protocol.pairwise import keystream
-from protocol.parameters import CHECKS, COEFFICIENT_BITS, DEGREE, MODULUS, SEED_BYTES, Parameters
+from protocol.parameters import COEFFICIENT_BITS, DEGREE, MODULUS, SEED_BYTES, Parameters
 from protocol.wire import contribution_length, decode_aggregate, encode_aggregate
 from tests.protocol.frames import aggregate
 
@@ -123,19 +123,21 @@ def test_a_cohort_of_any_size_beyond_is_refused_at_once(clients: int) -> None:
 @pytest.mark.parametrize(
     ("values", "votes", "slots", "blocks"),
     [
-        (1, 0, 1 + 4, 1),
-        (3 - CHECKS, 0, 1 + 4, 1),
-        (3, 0, 2 + 4, 1),
-        (1, 1, 2 + 4, 1),
-        (4, 4, 3 + 4, 1),
-        (3 * (DEGREE - 4) - CHECKS, 0, DEGREE, 1),
-        (3 * (DEGREE - 4) - CHECKS + 1, 0, DEGREE + 1, 2),
-        (3 * DEGREE, 3 * DEGREE, DEGREE + 1 + -(-3 * DEGREE // 13) + 4, 2),
+        (0, 0, 8 + 4, 1),
+        (1, 0, 9 + 4, 1),
+        (3, 0, 9 + 4, 1),
+        (1, 1, 9 + 1 + 4, 1),
+        (4, 4, 10 + 1 + 4, 1),
+        (3 * (DEGREE - 4) - 24, 0, DEGREE, 1),
+        (3 * (DEGREE - 4) - 24 + 1, 0, DEGREE + 1, 2),
+        (3 * DEGREE, 3 * DEGREE, DEGREE + 8 + -(-3 * DEGREE // 13) + 4, 2),
     ],
 )
-def test_values_with_the_count_votes_and_tag_take_whole_slots(values: int, votes: int, slots: int, blocks: int) -> None:
+def test_values_with_count_figures_votes_and_tag_take_whole_slots(
+    values: int, votes: int, slots: int, blocks: int
+) -> None:
     p = Parameters(Grid(16, 10))
-    assert (p.fields, p.votes.per_slot, p.tags) == (3, 13, 4)
+    assert (p.fields, p.votes.per_slot, p.tags, p.trailing) == (3, 13, 4, 24)
     assert p.slots(values, votes) == slots
     assert p.blocks(values, votes) == blocks
 
@@ -289,7 +291,7 @@ def test_the_worst_full_cohort_reaches_the_bound_and_still_decrypts() -> None:
     assert bound - 1 < worst.error + (1 << (p.drop_down - 1)) < bound < limit(p.plain_modulus)
 
     seeds = tuple(bytes([number]) * SEED_BYTES for number in range(p.grid.clients))
-    values = (used - p.tags) * p.fields - CHECKS
+    values = (used - p.tags) * p.fields - p.trailing
     total = aggregate((seeds,), clients=10, members=10, values=values, first=head)
     with RoundCipher(p, KEY_SEED) as cipher:
         slots = cipher.decrypt(decode_aggregate(encode_aggregate(total, p), p))

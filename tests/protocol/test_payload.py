@@ -106,7 +106,7 @@ def test_a_sum_whose_tag_holds_is_refused_all_the_same_where_no_cohort_gives_it(
     elif part == "votes beyond the clients":
         votes[1] = 4
     elif part == "figures beyond the reach":
-        integers[5] = -P.grid.reach - 1
+        integers[5] = P.grid.reach + 1
     padded = np.append(integers, int(part == "padding"))
     both = np.concatenate([integers, votes])
     within = np.clip(both, -P.grid.reach, P.grid.reach)

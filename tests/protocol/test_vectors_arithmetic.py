@@ -1,6 +1,7 @@
 """The golden vectors of arithmetic: what was computed once is computed for ever."""
 
 from collections.abc import Callable
+from dataclasses import asdict
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from edge_client.keys import CohortSecret
 from protocol.bits import pack_bits, unpack_bits
 from protocol.ciphertext import Seal, Summer
+from protocol.figures import Figures
 from protocol.grid import Grid, Share, clips, dequantise, quantise, steps
 from protocol.lanes import pack, unpack, value_lanes, vote_lanes
 from protocol.parameters import Parameters

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from protocol.parameters import CHECKS
 from protocol.support import Support, encode_support
 from protocol.terms import encode_terms
 from tests import factories

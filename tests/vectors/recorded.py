@@ -1,6 +1,8 @@
 """One whole round of four clients, of which one is lost: recorded once, since secrets and encryption are random."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
+from functools import reduce
+from operator import add
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from edge_client.round import Update, admit_cohort, attend, close_update, dither
 from edge_client.sparsify import GlobalState
 from protocol.call import Call
 from protocol.cohort import gather_cohort
+from protocol.figures import Figures
 from protocol.grid import dequantise
 from protocol.release import Release, encode_release
 from protocol.wire import decode_contribution, encode_aggregate
@@ -19,6 +22,7 @@ from tests import factories
 from tests.vectors.scene import KITS, PLAN, SHAPES, TERMS, Case
 
 _CALL, _LOST = Call(factories.RUN, 1, 1), 2
+FIGURES = {node: Figures(node, 2 * node, 3 * node, 4 * node, -5 * node, 6 * node, 7 * node) for node in KITS}
 
 
 def record_sum() -> Case:

@@ -1,6 +1,7 @@
 """What the vectors are made of: a plan, a federation of four nodes, a cohort of three of them, and terms."""
 
 import hashlib
+from dataclasses import asdict
 from typing import Any, Final
 
 import numpy as np
@@ -8,6 +9,7 @@ import numpy as np
 from edge_client.keys import CohortSecret
 from edge_client.sums import voucher
 from protocol.cohort import Cohort
+from protocol.figures import Figures
 from protocol.lanes import Slots
 from protocol.openings import Memory, Opening
 from protocol.payload import pack_payload, unpack_payload
@@ -87,9 +89,9 @@ def aggregate_of(first: Slots, second: Any, sealed: bytes, cohort: Cohort = COHO
 def fields(message: object) -> Case:
     """The fields of a message that JSON can hold, bytes in hex."""
     return {
-        name: value.hex() if isinstance(value, bytes) else value
+        name: value.hex() if isinstance(value, bytes) else asdict(value) if isinstance(value, Figures) else value
         for name, value in vars(message).items()
-        if isinstance(value, bytes | int)
+        if isinstance(value, bytes | int | Figures)
     }
 
 

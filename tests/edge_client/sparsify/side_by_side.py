@@ -16,7 +16,7 @@ from protocol.grid import clips
 from protocol.layout import Vector, flatten
 from protocol.plan import Plan
 from tests.edge_client import tiny
-from tests.edge_client.federation import RUN, federation, play_round
+from tests.edge_client.federation import RUN, Federation, federation, play_round
 from tests.edge_client.sparsify.plaintext_twin import Model, Rows
 
 CLIENTS = 4
@@ -32,6 +32,7 @@ class Encrypted:
         seeds: The seed of each client's walk through its rows, by round (from 0) and position.
         states: The state after each round.
         tolerances: How far the twin's weights may be away after each round.
+        fed: The federation.
         clients: The clients, by number.
         aggregate: The last aggregate.
     """
@@ -41,6 +42,7 @@ class Encrypted:
     seeds: list[list[int]]
     states: list[GlobalState]
     tolerances: list[float]
+    fed: Federation
     clients: Mapping[int, Client]
     aggregate: bytes
 
@@ -76,4 +78,4 @@ def encrypted(plan: Plan, folder: Path, rounds: int) -> Encrypted:
         state = state_after(aggregate, RUN, round_, fed.kits[nodes[0]], plan, network)
         states.append(state)
     rows = [(share.x, share.y) for share in shares]
-    return Encrypted(network, rows, seeds, states, tolerances, clients, aggregate)
+    return Encrypted(network, rows, seeds, states, tolerances, fed, clients, aggregate)

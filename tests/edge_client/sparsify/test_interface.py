@@ -31,7 +31,17 @@ from protocol.grid import Integers
 from protocol.layout import Layout, Mask, Vector
 from protocol.wire import contribution_length
 from tests.edge_client import tiny
-from tests.edge_client.federation import RUN, Federation, Played, federation, invitation, play_round, tiny_plan
+from tests.edge_client.federation import (
+    RUN,
+    Federation,
+    Played,
+    federation,
+    figures_of,
+    invitation,
+    play_round,
+    reports,
+    tiny_plan,
+)
 
 
 def personal_file(folder: Path, node: int, round_: int, run: bytes = RUN) -> Path:
@@ -183,11 +193,11 @@ def test_the_majority_of_encrypted_votes_becomes_the_mask(tmp_path: Path) -> Non
         assert 0 < int((elected & layout.prunable).sum()) < int((mask & layout.prunable).sum())
         assert elected[~layout.prunable].all()
         mask = elected
-    answers = [client.evaluate(Call(RUN, 3, 1), {"aggregate": played.aggregate}) for client in clients.values()]
+    answers = reports(clients, fed, played.aggregate).values()
     assert len({answer.frames["model"] for answer in answers}) == 1
     for answer in answers:
-        assert answer.metrics["kept"] == int((mask & layout.prunable).sum())
-        assert answer.metrics["parameters"] == prunable
+        assert figures_of(answer).kept == len(clients) * int((mask & layout.prunable).sum())
+        assert figures_of(answer).parameters == len(clients) * prunable
 
 
 # --- personal weights ---------------------------------------------------------------------------
@@ -235,11 +245,9 @@ def test_only_thresholds_travel_and_every_node_keeps_weights_of_its_own(tmp_path
         thresholds = state_after(played.aggregate, RUN, number, fed.kits[2], plan, network).vector
         assert thresholds.any()
     assert len({weights["body.fc1.weight"].tobytes() for weights in kept.values()}) == 4
-    answers = {
-        node: client.evaluate(Call(RUN, 3, 1), {"aggregate": played.aggregate}) for node, client in clients.items()
-    }
+    answers = reports(clients, fed, played.aggregate)
     assert len({answer.frames["model"] for answer in answers.values()}) == 1
-    assert len({answer.metrics["test-loss"] for answer in answers.values()}) == 4
+    assert len({load_pending(tmp_path / str(node) / "state").measured.test_loss for node in clients}) == 4
 
 
 def test_scoring_leaves_personal_weights_as_they_are(tmp_path: Path) -> None:
@@ -248,7 +256,9 @@ def test_scoring_leaves_personal_weights_as_they_are(tmp_path: Path) -> None:
     aggregate = play_round(clients, fed, 1, b"").aggregate
     file = personal_file(tmp_path, 2, 1)
     before = file.read_bytes()
-    one, other = (clients[2].evaluate(Call(RUN, 2, 1), {"aggregate": aggregate}) for _ in range(2))
+    scores = play_round(clients, fed, 2, aggregate).aggregate
+    frames = {"aggregate": aggregate, "scores": scores}
+    one, other = (clients[2].report(Call(RUN, 2, 1), frames) for _ in range(2))
     assert file.read_bytes() == before
     assert one == other
 

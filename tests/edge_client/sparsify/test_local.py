@@ -9,7 +9,6 @@ from edge_client.sparsify import GlobalState
 from edge_client.sparsify.local import FedSparsifyLocal
 from edge_client.state import load_pending
 from protocol.layout import Layout, Mask, TensorSpec, Vector
-from protocol.parameters import CHECKS
 from protocol.plan import Plan
 from tests.edge_client.federation import tiny_plan
 from tests.edge_client.sparsify import plaintext_twin
@@ -103,4 +102,4 @@ def test_a_majority_that_is_sparser_than_the_schedule_stays_as_it_is() -> None:
 def test_votes_cost_at_most_a_quarter_of_the_values_at_ten_clients() -> None:
     p = Plan(bits=16, max_cohort=10).parameters
     for values in (861, 17_226, 118_282):
-        assert p.votes.slots(values) <= 0.25 * p.values.slots(values + CHECKS)
+        assert p.votes.slots(values) <= 0.25 * p.values.slots(values + p.trailing)

@@ -14,12 +14,11 @@ from edge_client.sparsify.spafl import Gate, SpaFL
 from edge_client.state import load_pending
 from protocol import checkpoint
 from protocol.attendance import decode_attendance
-from protocol.call import Call
 from protocol.errors import ConfigError
 from protocol.plan import Plan
 from protocol.wire import contribution_length
 from tests.edge_client import tiny
-from tests.edge_client.federation import RUN, federation, tiny_plan
+from tests.edge_client.federation import RUN, federation, figures_of, reports, tiny_plan
 from tests.edge_client.sparsify import spafl_twin
 from tests.edge_client.sparsify.side_by_side import encrypted
 
@@ -164,18 +163,19 @@ def test_a_shed_model_is_plain_and_computes_the_same() -> None:
 
 def test_after_the_run_every_client_has_its_own_model_in_its_state_folder(tmp_path: Path) -> None:
     ours = encrypted(plan_of(), tmp_path, 3)
-    files = {}
-    for node, client in ours.clients.items():
-        answer = client.evaluate(Call(RUN, 4, 1), {"aggregate": ours.aggregate})
+    files, left = {}, []
+    answers = reports(ours.clients, ours.fed, ours.aggregate)
+    for node in ours.clients:
         path = tmp_path / str(node) / "state" / "model.safetensors"
         assert path.stat().st_mode & 0o777 == 0o600
         files[node] = checkpoint.load(path)
         kept = sum(int(np.count_nonzero(array)) for array in files[node].tensors.values())
-        assert kept == answer.metrics["kept"]
+        left.append(kept)
         assert files[node].metadata["sparsity"] == f"{1 - kept / 64:.6f}"
         assert (files[node].metadata["input_shape"], files[node].metadata["classes"]) == ("[5]", "4")
         assert set(files[node].tensors) == set(tiny.build((5,), 4).state_dict())
     assert len({stored.tensors["fc1.weight"].tobytes() for stored in files.values()}) == 4
+    assert {figures_of(answer).kept for answer in answers.values()} == {sum(left)}
 
 
 @pytest.mark.parametrize(

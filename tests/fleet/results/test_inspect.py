@@ -11,13 +11,14 @@ from fleet.results.inspect import describe_file
 from protocol import checkpoint
 from protocol.attendance import ATTENDANCE_BYTES, Attendance, encode_attendance
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage
+from protocol.figures import NOTHING
 
 
 def attendance() -> bytes:
     digest, short = bytes(range(32)), bytes(range(16))
     message = Attendance(
         run=short, round=3, attempt=1, node=7, samples=100, values=50, votes=0, plan=digest, key=short, model=digest,
-        support=digest, invited=digest, exchange=digest, seed=digest, dealt=digest, memory=frozenset(),
+        support=digest, invited=digest, exchange=digest, seed=digest, dealt=digest, figures=NOTHING, memory=frozenset(),
     )  # fmt: skip
     return encode_attendance(message) + bytes(64)
 

@@ -75,21 +75,21 @@ def summed(tmp_path: Path) -> Summed:
 def add_up(plan: Plan, clients: Sequence[StubClient]) -> tuple[MaskedSum, bytes]:
     """The sum of those clients, all three messages long, and its aggregate."""
     invited, roster = frozenset(client.kit.node for client in clients), clients[0].kit.roster
-    attended = {c.kit.node: c.train(CALL, {"invited": encode_nodes(invited)})[0] for c in clients}
+    attended = {c.kit.node: c.train(CALL, {"invited": encode_nodes(invited)}) for c in clients}
     cohort = gather_cohort([frames["attendance"] for frames in attended.values()], roster)
     dealt = {node: frames["shares"] for node, frames in attended.items()}
     admission, total = ContributionAdmission(cohort, CALL.attempt, plan, roster), CohortSum(cohort, plan)
     for client in clients:
         node = client.kit.node
         announced = {"cohort": cohort.encode(), "shares": dealt_to(node, cohort, invited, dealt)}
-        total.add(admission.admit(node, client.contribute(CALL, announced)[0]["contribution"]))
+        total.add(admission.admit(node, client.contribute(CALL, announced)["contribution"]))
     masked = total.masked(CALL.attempt, invited, dealt)
     total.close()
     digest = cohort.digest(CALL.attempt)
     release = Release(CALL.run, CALL.round, CALL.attempt, len(cohort.members), digest, True, masked.nodes)
     recovery = Recovery(masked, plan, roster)
     for client in clients:
-        recovery.admit(client.kit.node, client.release(CALL, {"release": encode_release(release)})[0]["consent"])
+        recovery.admit(client.kit.node, client.release(CALL, {"release": encode_release(release)})["consent"])
     aggregate = masked.aggregate(recovery.masks(), plan, recovery.voucher, recovery.sealed)
     return masked, encode_aggregate(aggregate, plan.parameters)
 
