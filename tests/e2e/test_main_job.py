@@ -34,7 +34,7 @@ def test_every_round_was_verified_against_the_clear_sum(main_job: FinishedRun) -
 def test_the_uplink_is_a_fraction_of_dense_plaintext(main_job: FinishedRun) -> None:
     summary = main_job.summary
     assert summary["uplink_bytes_per_value"] <= 3.0
-    assert summary["uplink_bytes"] <= 0.21 * summary["dense_fedavg_uplink_bytes"]
+    assert summary["uplink_bytes"] <= 0.22 * summary["dense_fedavg_uplink_bytes"]
     assert summary["dense_fedavg_uplink_bytes"] == 40 * 10 * 17_226 * 4
     assert summary["uplink_bytes"] == sum(line["uplink_bytes"] for line in main_job.metrics)
 

@@ -1,6 +1,6 @@
 """The recorded round: what four clients made once, of which one was lost, adds up and opens for ever."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import numpy as np
 
@@ -53,6 +53,7 @@ def test_the_recorded_aggregate_opens_to_the_recorded_integers_at_every_node_of_
     for kit in kits(plan(), roster().nodes).values():
         opened = open_sum(AGGREGATE, RUN, ROUND, kit, plan(), made)
         assert (opened.values.tolist(), opened.votes.tolist()) == (CASE["values"], CASE["votes"])
+        assert asdict(opened.figures) == CASE["figures"]
         assert opened.clients == len(CASE["contributions"]) == len(CASE["invited"]) - 1
         step = steps(opened.terms.clips, made, opened.terms.support, plan().parameters.grid)
         assert dequantise(opened.values, step * opened.whole).tolist() == CASE["mean"]
