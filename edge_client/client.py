@@ -36,13 +36,13 @@ from edge_client.round import (
 from edge_client.settings import NodeSettings
 from edge_client.sparsify import GlobalState
 from edge_client.state import Measured, Pending, accept_roster, load_pending, save_pending
-from edge_client.sums import next_state, open_sum
+from edge_client.sums import UNTOLD, Told, next_state, open_sum
 from protocol import checkpoint
 from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
-from protocol.figures import NOTHING, Figures, figures_to_bytes
-from protocol.openings import decode_nodes
+from protocol.figures import figures_to_bytes
+from protocol.openings import MOST_SETS, decode_nodes
 from protocol.plan import Plan
 from protocol.release import decode_release
 
@@ -95,6 +95,7 @@ class Client:
             Duplicate: A later attempt of this round was already answered.
             PeerMismatch: The plan has no such round, or a later one of this run was already answered.
             CohortRefused: With these invited, no sum may be opened.
+            Spoiled: The last sum is none; nothing was noted, so that its round can be asked for again.
             LedgerLost: This node cannot know what it has helped to open.
         """
         if call.round > self._plan.rounds + 1:
@@ -109,19 +110,19 @@ class Client:
         share, network = self._data(call)
         for note in network.method.notes():
             _log.warning("%s", note)
-        state, figures = self._state(call, frames.get("aggregate", b""), network)
+        state, told = self._state(call, frames.get("aggregate", b""), network)
         memory = ledger.memory(call, state_digest(state))
         require_invited(invited, memory, self._kit, self._plan)
         if waiting is not None and last is not None and _same_work(waiting, last, call, state):
             ledger.note(call)
-            again = attend_again(waiting, call, self._kit, self._plan, invited, figures, memory)
+            again = attend_again(waiting, call, self._kit, self._plan, invited, told, memory)
             save_pending(self._settings.state, again)
             return _attending(again)
         self._load(network, state, call)
         parameters, kept = network.method.sizes(network.model, network.layout, state)
         score = evaluate(network.model, share.test_x, share.test_y)
         update, loss = self._update(call, network, state, share)
-        update = replace(update, told=figures)
+        update = replace(update, told=told)
         measured = Measured(loss, score.correct, score.tested, score.loss, parameters, kept)
         pending = attend(call, self._kit, self._plan, network.layout, state, update, invited, memory)
         ledger.note(call)
@@ -151,7 +152,7 @@ class Client:
         return Reply({"contribution": close_update(integers, figures, cohort, call, self._kit, self._plan, pending)})
 
     def release(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
-        """Consent to open a sum that this node is in: answer with shares of what masks it.
+        """Consent to open sums, one of which this node is in: answer with shares of what masks them.
 
         Args:
             call: Run, round and attempt.
@@ -163,7 +164,7 @@ class Client:
             pending = load_pending(self._settings.state)  # and fail as that does
         asked = decode_release(frames.get("release", b""))
         cohort = admit_release(asked, pending, call, self._kit, self._plan)
-        ledger.release(call, asked.nodes, self._kit.node)
+        ledger.release(call, asked.sets, self._kit.node)
         return Reply({"consent": consent(asked, cohort, call, self._kit, self._plan, pending)})
 
     def report(self, call: Call, frames: Mapping[str, bytes]) -> Reply:
@@ -187,7 +188,13 @@ class Client:
         if self._settings.out is not None or network.method.personal(network.model):
             parameters, kept = network.method.sizes(network.model, network.layout, state)
             self._leave(network, call, 1 - kept / parameters)
-        return Reply({"model": model_digest(state, call, self._kit), "figures": figures_to_bytes(scores.figures)})
+        return Reply(
+            {
+                "model": model_digest(state, call, self._kit),
+                "figures": figures_to_bytes(scores.told.figures),
+                "spoiled": scores.told.spoiled.to_bytes(MOST_SETS // 8, "little"),
+            }
+        )
 
     def name(self, call: Call, frames: Mapping[str, bytes]) -> Reply:  # noqa: ARG002  # it is the same in every run
         """The name of this node on the roster."""
@@ -214,15 +221,15 @@ class Client:
             share = datasets.part(whole, parts[settings.position], settings.position, settings.nodes)
         return share, build_network(plan, whole.input_shape, whole.classes, call.run)
 
-    def _state(self, call: Call, aggregate: bytes, network: Network) -> tuple[GlobalState, Figures]:
+    def _state(self, call: Call, aggregate: bytes, network: Network) -> tuple[GlobalState, Told]:
         """The state that the round begins with, and what its sum says of the cohort."""
         if not aggregate:
             if call.round != 1:
                 raise MalformedMessage(f"round {call.round} was announced without the aggregate of the round before")
-            return network.initial, NOTHING
+            return network.initial, UNTOLD
         before = call.round - 1
         total = open_sum(aggregate, call.run, before, self._kit, self._plan, network.layout)
-        return next_state(total, before, self._plan, network.layout, network.method), total.figures
+        return next_state(total, before, self._plan, network.layout, network.method), total.told
 
     def _update(self, call: Call, network: Network, state: GlobalState, share: datasets.Share) -> tuple[Update, float]:
         """Train from the state, and the mean loss of it; after the last round there is nothing to train."""

@@ -16,6 +16,7 @@ and joins with the next one, which begins from another state.
 import hashlib
 import json
 import logging
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final, Self
@@ -45,7 +46,7 @@ class Sent:
         state: The digest of the state that the update was trained from, 32 bytes.
         cohort: The digest of that attempt's cohort, 32 bytes.
         invited: Who was invited to the attempt.
-        opened: The set whose sum the node has consented to open; empty as long as it has heard of none.
+        opened: The sets whose sums the node has consented to open; none as long as it has heard of none.
     """
 
     run: bytes
@@ -54,7 +55,7 @@ class Sent:
     state: bytes
     cohort: bytes
     invited: Nodes
-    opened: Nodes = frozenset()
+    opened: frozenset[Nodes] = frozenset()
 
     def is_of(self, call: Call) -> bool:
         """Whether it was sent in this attempt."""
@@ -144,7 +145,7 @@ class Ledger:
             state: The digest of its starting state.
         """
         return frozenset(
-            Opening(sent.invited, frozenset({sent.opened} if sent.opened else ()))
+            Opening(sent.invited, sent.opened)
             for sent in self.given
             if (sent.state == state or (sent.run, sent.round) == (call.run, call.round)) and not sent.is_of(call)
         )
@@ -170,24 +171,24 @@ class Ledger:
         self.asked[sent.run] = (sent.round, sent.attempt)
         self.save()
 
-    def release(self, call: Call, nodes: Nodes, node: int) -> None:
-        """Write down that the node is about to consent to open a sum. What was consented to once may be again.
+    def release(self, call: Call, sets: Collection[Nodes], node: int) -> None:
+        """Write down that the node is about to consent to open sums. What was consented to once may be again.
 
         Args:
             call: The attempt, which has been contributed to.
-            nodes: Whose sum it is.
+            sets: Whose sums they are; one or more.
             node: The node's number.
 
         Raises:
-            Duplicate: Another sum of this attempt was consented to.
+            Duplicate: Other sums of this attempt were consented to.
             StorageError: The disk does not take it.
         """
         place = next(i for i, sent in enumerate(self.given) if sent.is_of(call))
         sent = self.given[place]
-        if sent.opened and sent.opened != nodes:
-            raise Duplicate(node, f"consent to a sum of attempt {call.attempt}")
+        if sent.opened and sent.opened != frozenset(sets):
+            raise Duplicate(node, f"consent to sums of attempt {call.attempt}")
         if not sent.opened:
-            self.given[place] = replace(sent, opened=nodes)
+            self.given[place] = replace(sent, opened=frozenset(sets))
             self.save()
 
     def note(self, call: Call) -> None:
@@ -216,7 +217,7 @@ class Ledger:
         body = {
             "asked": {run.hex(): list(last) for run, last in self.asked.items()},
             "given": [
-                [s.run.hex(), s.round, s.attempt, s.state.hex(), s.cohort.hex(), sorted(s.invited), sorted(s.opened)]
+                [s.run.hex(), s.round, s.attempt, s.state.hex(), s.cohort.hex(), sorted(s.invited), _listed(s.opened)]
                 for s in self.given
             ],
         }
@@ -241,7 +242,7 @@ class Ledger:
                 bytes.fromhex(state),
                 bytes.fromhex(cohort),
                 frozenset(map(int, invited)),
-                frozenset(map(int, opened)),
+                frozenset(frozenset(map(int, one)) for one in opened),
             )
             for run, round_, attempt, state, cohort, invited, opened in body["given"]
         ]
@@ -249,6 +250,10 @@ class Ledger:
         if ledger._encode() != data:
             raise ValueError("it is not written as a ledger is")
         return ledger
+
+
+def _listed(sets: Iterable[Nodes]) -> list[list[int]]:
+    return sorted(sorted(one) for one in sets)
 
 
 def _sum(text: str) -> str:

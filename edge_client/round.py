@@ -18,12 +18,12 @@ from edge_client.keys import Kit
 from edge_client.ledger import Sent
 from edge_client.sparsify.interface import GlobalState
 from edge_client.state import Measured, Pending
-from edge_client.sums import tag_key
+from edge_client.sums import UNTOLD, Told, tag_key
 from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Call
-from protocol.cohort import Cohort, decode_cohort, require_quorum
+from protocol.cohort import Cohort, decode_cohort, require_groups, require_quorum
 from protocol.errors import CohortRefused, PeerMismatch
-from protocol.figures import NOTHING, Figures, in_units
+from protocol.figures import Figures, in_units
 from protocol.frame import signed
 from protocol.grid import Integers, Reals, Share, clips, quantise, steps
 from protocol.layout import Layout, Mask, Vector
@@ -51,7 +51,7 @@ class Update:
     values: Vector
     votes: Mask
     samples: int
-    told: Figures = NOTHING
+    told: Told = UNTOLD
 
 
 def terms_of(state: GlobalState, layout: Layout) -> Terms:
@@ -136,7 +136,8 @@ def attend(
         "key": kit.roster.key_id(call.run, call.round),
         "model": model_digest(state, call, kit),
         "support": support_digest(sealed),
-        "figures": update.told,
+        "figures": update.told.figures,
+        "spoiled": update.told.spoiled,
     }
     kept: dict[str, Any] = {
         "values": values,
@@ -149,12 +150,13 @@ def attend(
 
 
 def attend_again(
-    pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, figures: Figures, memory: Memory
+    pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, told: Told, memory: Memory
 ) -> Pending:
     """Attend with an update that waits already, in another attempt of its round: with new keys for its masks."""
     own = decode_attendance(pending.attendance, kit.roster)
     same = ("node", "samples", "values", "votes", "plan", "key", "model", "support")
-    head: dict[str, Any] = {"figures": figures, **{field: getattr(own, field) for field in same}}
+    head: dict[str, Any] = {field: getattr(own, field) for field in same}
+    head |= {"figures": told.figures, "spoiled": told.spoiled}
     fresh = _sign_on(head, call, kit, plan, invited, memory)
     return replace(pending, **fresh, cohort=b"", shares=())
 
@@ -203,6 +205,7 @@ def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
     if strangers := cohort.nodes - pending.invited:
         raise CohortRefused(f"node {min(strangers)} is in the announced cohort, but was not invited")
+    require_groups(cohort.parts, plan)
     require_quorum(len(cohort.members), len(pending.invited), plan)
     require_openable(cohort.memory, pending.invited, (), plan.colluders)
     return cohort
@@ -265,13 +268,13 @@ def close_update(
     """
     p, secret = plan.parameters, pending.secrets
     own = next(member for member in cohort.members if member.node == kit.node)
-    digest = cohort.digest(call.attempt)
-    key = tag_key(kit.secret, own, len(cohort.members), digest)
+    digest, group = cohort.digest(call.attempt), cohort.part_of(kit.node)
+    key = tag_key(kit.secret, own, len(cohort.members), digest, group)
     slots = pack_payload(integers, pending.votes.astype(np.int64), figures, key, p)
     keys = {
         peer.node: pair_key(secret.shared(peer.exchange), digest, (kit.node, peer.node))
         for peer in cohort.members
-        if peer.node != kit.node
+        if peer.node in cohort.parts[group] - {kit.node}
     }
     slots += mask(slots.size, kit.node, self_key(secret.seed, digest, kit.node), keys, p.plain_modulus)
     with RoundCipher(p, kit.secret.bfv_seed(call.run, call.round)) as cipher:

@@ -4,7 +4,10 @@ No I/O happens here.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
 
 import numpy as np
 
@@ -13,23 +16,40 @@ from edge_client.keys import CohortSecret, Opener
 from edge_client.learning.network import Network
 from edge_client.sparsify.interface import GlobalState, Sparsifier
 from protocol.attendance import Attendance
-from protocol.errors import CohortRefused, MalformedMessage, PeerMismatch
-from protocol.figures import Figures
+from protocol.errors import CohortRefused, MalformedMessage, PeerMismatch, Spoiled
+from protocol.figures import NOTHING, Figures
 from protocol.grid import Integers, dequantise, steps
 from protocol.layout import Layout
 from protocol.payload import unpack_payload
 from protocol.plan import Plan
 from protocol.support import scatter
 from protocol.terms import Terms, decode_terms, support_digest
-from protocol.wire import Aggregate, announced_sizes, decode_aggregate
+from protocol.wire import Aggregate, aggregates, decode_aggregate
 
-_TAG_HEAD = struct.Struct("<16s5I32s32s")
-_VOUCHED = struct.Struct("<16s4I2Q32s")
+_TAG_HEAD = struct.Struct("<16s6I32s32s")
+_VOUCHED = struct.Struct("<16s5I2Q32s")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a client says of the sum that a round begins with.
+
+    Attributes:
+        figures: What the clients in it have measured.
+        spoiled: Which of its groups' sums are none, a bit for each.
+    """
+
+    figures: Figures = NOTHING
+    spoiled: int = 0
+
+
+UNTOLD: Final = Told()
+"""What there is to say in the first round."""
 
 
 @dataclass(frozen=True, eq=False)
 class Sum:
-    """A decrypted sum.
+    """A decrypted sum, of a whole cohort or of those of its groups whose sums are not spoiled.
 
     Attributes:
         terms: The terms under which it was made.
@@ -37,7 +57,7 @@ class Sum:
         whole: By what its values have to be multiplied to stand for a mean: 1 where no member is missing.
         values: i64[n].
         votes: i64[n], or i64[0].
-        figures: What its clients have measured, summed.
+        told: What its clients have measured, summed, and which groups are missing.
     """
 
     terms: Terms
@@ -45,14 +65,16 @@ class Sum:
     whole: float
     values: Integers
     votes: Integers
-    figures: Figures
+    told: Told
 
 
 def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layout: Layout) -> Sum:
-    """Decrypt the aggregate of a round; the one after the last round of training holds figures alone.
+    """Decrypt the aggregates of a round; the one after the last round of training holds figures alone.
+
+    Where a cohort was divided, the sums of its groups are added up, all but those that are spoiled.
 
     Args:
-        data: The encoded aggregate.
+        data: The encoded aggregate, or those of groups end to end.
         run: The run that it must belong to.
         round_: The round that it must be of.
         kit: Holds the cohort secret and the roster.
@@ -60,13 +82,53 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
         layout: The layout of the model.
 
     Raises:
-        MalformedMessage: It does not parse, or does not decrypt to the sum of one whole cohort.
-        PeerMismatch: It belongs to another run, round, plan or key.
+        MalformedMessage: It does not parse, or nobody vouches for it.
+        Spoiled: It does not decrypt to a sum of its clients, and neither does that of another group.
+        PeerMismatch: It belongs to another run, round, plan or key, or not all of them do to one cohort.
         CohortRefused: It is a sum of fewer clients than the plan allows.
     """
-    announced = announced_sizes(data)
-    if announced[0] > layout.size or announced[1] not in (0, announced[0]):
-        raise PeerMismatch("values and votes", f"{layout.size} at most", f"{announced[0]} and {announced[1]}")
+    admitted = [_admitted(each, run, round_, kit, plan) for each, _ in _bounded(data, layout)]
+    if not admitted:
+        raise MalformedMessage("there is no aggregate")
+    first = admitted[0]
+    for one, other in pairwise(admitted):
+        for field in ("attempt", "cohort", "members", "total", "support"):
+            if getattr(one, field) != getattr(other, field):
+                raise PeerMismatch(field, getattr(one, field), getattr(other, field))
+        if one.group >= other.group:
+            raise PeerMismatch("group", f"one after {one.group}", other.group)
+    terms = decode_terms(kit.secret.unseal(first.sealed, run, round_), layout)
+    expected = len(terms.support) if round_ <= plan.rounds else 0
+    if wrong := [one.values for one in admitted if one.values != expected]:
+        raise PeerMismatch("values", expected, wrong[0])
+    opened, spoiled = [], 0
+    for place, aggregate in enumerate(admitted):
+        try:
+            opened.append((aggregate, _decrypted(aggregate, kit, plan)))
+        except Spoiled:
+            if len(admitted) == 1 or (place + 1 == len(admitted) and not opened):
+                raise
+            spoiled |= 1 << place
+    return Sum(
+        terms,
+        sum(aggregate.clients for aggregate, _ in opened),
+        first.total / sum(aggregate.weight for aggregate, _ in opened),
+        np.sum([values for _, (values, _, _) in opened], axis=0),
+        np.sum([votes for _, (_, votes, _) in opened], axis=0),
+        Told(sum((figures for _, (_, _, figures) in opened), NOTHING), spoiled),
+    )
+
+
+def _bounded(data: bytes, layout: Layout) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The aggregates, none of which says that it holds more than the model does."""
+    for each, head in aggregates(data):
+        if head["values"] > layout.size or head["votes"] not in (0, head["values"]):
+            raise PeerMismatch("values and votes", f"{layout.size} at most", f"{head['values']} and {head['votes']}")
+        yield each, head
+
+
+def _admitted(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan) -> Aggregate:
+    """An aggregate whose head is as it must be."""
     aggregate = decode_aggregate(data, plan.parameters)
     for field, ours, theirs in (
         ("run", run, aggregate.run),
@@ -79,42 +141,42 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
             raise PeerMismatch(field, ours, theirs)
     if aggregate.clients < plan.min_cohort:
         raise CohortRefused(f"the aggregate holds {aggregate.clients} clients; the plan asks for {plan.min_cohort}")
-    ours = voucher(
-        kit.secret,
-        aggregate,
-        aggregate.cohort,
-        (aggregate.clients, aggregate.members),
-        (aggregate.weight, aggregate.total),
-    )
-    if ours != aggregate.voucher:
+    counts, weights = (aggregate.clients, aggregate.members), (aggregate.weight, aggregate.total)
+    if voucher(kit.secret, aggregate, aggregate.cohort, aggregate.group, counts, weights) != aggregate.voucher:
         raise MalformedMessage("no member of the cohort vouches for what the aggregate says of itself")
-    terms = decode_terms(kit.secret.unseal(aggregate.sealed, run, round_), layout)
-    expected = len(terms.support) if round_ <= plan.rounds else 0
-    if aggregate.values != expected:
-        raise PeerMismatch("values", expected, aggregate.values)
+    return aggregate
+
+
+def _decrypted(aggregate: Aggregate, kit: Opener, plan: Plan) -> tuple[Integers, Integers, Figures]:
+    """The values, votes and figures of one aggregate."""
     p = plan.parameters
-    with RoundCipher(p, kit.secret.bfv_seed(run, round_)) as cipher:
+    with RoundCipher(p, kit.secret.bfv_seed(aggregate.run, aggregate.round)) as cipher:
         slots = cipher.decrypt(aggregate)
-    key = tag_key(kit.secret, aggregate, aggregate.members, aggregate.cohort)
-    values, votes, figures = unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
-    return Sum(terms, aggregate.clients, aggregate.total / aggregate.weight, values, votes, figures)
+    key = tag_key(kit.secret, aggregate, aggregate.members, aggregate.cohort, aggregate.group)
+    return unpack_payload(slots, aggregate.clients, aggregate.values, aggregate.votes, key, p)
 
 
-def tag_key(secret: CohortSecret, like: Attendance | Aggregate, members: int, cohort: bytes) -> bytes:
-    """The key of the tags of one attempt, 64 bytes: it covers all of a sum's head that its members know beforehand.
+def tag_key(secret: CohortSecret, like: Attendance | Aggregate, members: int, cohort: bytes, group: int) -> bytes:
+    """The key of the tags of one group in one attempt, 64 bytes: all of a sum's head that its members know beforehand.
 
     Args:
         secret: The cohort secret.
         like: Names the run, round, attempt, sizes and sealed terms: a member's attendance, or the sum.
         members: How many members the cohort has.
         cohort: Its digest, 32 bytes.
+        group: The place of the group; 0 where the cohort is not divided.
     """
-    numbers = (like.round, like.attempt, members, like.values, like.votes)
+    numbers = (like.round, like.attempt, members, group, like.values, like.votes)
     return secret.tag_key(_TAG_HEAD.pack(like.run, *numbers, cohort, like.support))
 
 
 def voucher(
-    secret: CohortSecret, like: Attendance | Aggregate, cohort: bytes, counts: tuple[int, int], weights: tuple[int, int]
+    secret: CohortSecret,
+    like: Attendance | Aggregate,
+    cohort: bytes,
+    group: int,
+    counts: tuple[int, int],
+    weights: tuple[int, int],
 ) -> bytes:
     """What vouches for whose sum an aggregate is, 32 bytes; members make it when they consent to the release.
 
@@ -122,10 +184,11 @@ def voucher(
         secret: The cohort secret.
         like: Names the run, round and attempt: a member's attendance, or the sum.
         cohort: The digest of the announced cohort.
+        group: The place of the group; 0 where the cohort is not divided.
         counts: How many clients are in the sum, and how many members the cohort has.
         weights: What the ones and the others count for, together.
     """
-    return secret.voucher(_VOUCHED.pack(like.run, like.round, like.attempt, *counts, *weights, cohort))
+    return secret.voucher(_VOUCHED.pack(like.run, like.round, like.attempt, *counts, group, *weights, cohort))
 
 
 def next_state(total: Sum, round_: int, plan: Plan, layout: Layout, method: Sparsifier) -> GlobalState:

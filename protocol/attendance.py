@@ -17,10 +17,10 @@ from protocol.openings import Memory, decode_memory, encode_memory
 from protocol.roster import Roster
 from protocol.sharing import COMMITMENT_BYTES, SECRET_BYTES
 
-ATTENDANCE_HEAD = struct.Struct("<16s6I32s16s32s32s32s32s32s32s7qI")
+ATTENDANCE_HEAD = struct.Struct("<16s6I32s16s32s32s32s32s32s32s7qQI")
 ATTENDANCE_FIELDS = (
     "run", "round", "attempt", "node", "samples", "values", "votes", "plan", "key", "model", "support", "invited",
-    "exchange", "seed", "dealt", *FIGURES, "memory_bytes",
+    "exchange", "seed", "dealt", *FIGURES, "spoiled", "memory_bytes",
 )  # fmt: skip
 SHARE_BYTES: Final = SECRET_BYTES + SECRET_BYTES + 16 + 2 * COMMITMENT_BYTES
 """What an invited node is dealt by another: two sealed shares, and a commitment to each."""
@@ -50,6 +50,8 @@ class Attendance:
         seed: The commitment to the seed of the self-mask, 32 bytes.
         dealt: Digest of the shares that go with the attendance, 32 bytes.
         figures: What the sum that the client has opened for this round says of its cohort; all zero in round 1.
+        spoiled: Of the sums that the round begins with, a bit for each, that of the first lowest: set where it is not
+            that of its clients.
         memory: What the node remembers of earlier sums from the same starting state.
     """
 
@@ -69,6 +71,7 @@ class Attendance:
     seed: bytes
     dealt: bytes
     figures: Figures
+    spoiled: int
     memory: Memory
 
 
@@ -77,7 +80,7 @@ def encode_attendance(a: Attendance) -> bytes:
     memory = encode_memory(a.memory)
     head = ATTENDANCE_HEAD.pack(
         a.run, a.round, a.attempt, a.node, a.samples, a.values, a.votes, a.plan, a.key, a.model, a.support,
-        a.invited, a.exchange, a.seed, a.dealt, *astuple(a.figures), len(memory),
+        a.invited, a.exchange, a.seed, a.dealt, *astuple(a.figures), a.spoiled, len(memory),
     )  # fmt: skip
     return prefix(ATTENDANCE) + head + memory
 

@@ -37,7 +37,7 @@ _FRAMES: Final[dict[Action, tuple[tuple[str, ...], tuple[str, ...]]]] = {
     Action.TRAIN: (("invited", "aggregate"), ("attendance", "shares")),
     Action.CONTRIBUTE: (("cohort", "shares"), ("contribution",)),
     Action.RELEASE: (("release",), ("consent",)),
-    Action.REPORT: (("aggregate", "scores"), ("model", "figures")),
+    Action.REPORT: (("aggregate", "scores"), ("model", "figures", "spoiled")),
     Action.NAME: ((), ("name",)),
 }
 

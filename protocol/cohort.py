@@ -1,8 +1,11 @@
-"""The announced cohort: who may be in a sum.
+"""The announced cohort: who may be in a sum, or in which of several.
 
 A cohort is the list of its members' signed attendances, in node order. An aggregator can therefore neither invent a
 member, nor change a sample count (a client whose weight is close to one would send its own model as "the mean"), nor
 reuse an attendance of another attempt: every client checks every signature and finds its own fresh key in the list.
+
+A cohort may be divided into groups. Then each group is masked and added up by itself, so that a member who spoils a
+sum spoils that of its group alone.
 """
 
 import hashlib
@@ -13,7 +16,7 @@ from typing import Final
 
 from protocol.attendance import Attendance, attendances, decode_attendance
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
-from protocol.openings import Memory
+from protocol.openings import Memory, Nodes, encode_sets, sets_at, smallest
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import threshold
@@ -21,20 +24,32 @@ from protocol.terms import DIGEST_BYTES
 
 _COMMON: Final = (
     "run", "round", "attempt", "plan", "key", "model", "support", "values", "votes", "invited", "figures",
+    "spoiled",
 )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cohort:
-    """The announced members of one sum, by ascending node number.
+    """The announced members of one sum, or of one for each group, by ascending node number.
 
     Attributes:
         members: The attendances.
         encoded: The same as signed bytes, in the same order.
+        groups: Whose contributions are added up together, in the order of their smallest numbers; none where all are.
     """
 
     members: tuple[Attendance, ...]
     encoded: tuple[bytes, ...]
+    groups: tuple[Nodes, ...] = ()
+
+    @property
+    def parts(self) -> tuple[Nodes, ...]:
+        """Whose contributions are added up together: those of each group, or all."""
+        return self.groups or (self.nodes,)
+
+    def part_of(self, node: int) -> int:
+        """The place among :attr:`parts` of the one that a member is in."""
+        return next(place for place, part in enumerate(self.parts) if node in part)
 
     @property
     def nodes(self) -> frozenset[int]:
@@ -57,22 +72,27 @@ class Cohort:
         return frozenset(opening for member in self.members for opening in member.memory)
 
     def digest(self, attempt: int) -> bytes:
-        """The name of this cohort in one attempt, 32 bytes; it salts the masks."""
+        """The name of this cohort, and of its division, in one attempt, 32 bytes; it salts the masks."""
         return hashlib.blake2b(
-            attempt.to_bytes(4, "little") + b"".join(self.encoded), digest_size=DIGEST_BYTES, person=b"pruneseal cohort"
+            attempt.to_bytes(4, "little") + self.encode(), digest_size=DIGEST_BYTES, person=b"pruneseal cohort"
         ).digest()
 
     def encode(self) -> bytes:
         """The cohort as it is announced."""
-        return b"".join(self.encoded)
+        return encode_sets(self.groups) + b"".join(self.encoded)
 
 
-def gather_cohort(encoded: Sequence[bytes], roster: Roster) -> Cohort:
+def gather_cohort(encoded: Sequence[bytes], roster: Roster, groups: Sequence[Nodes] = ()) -> Cohort:
     """A cohort from its members' signed attendances, in any order.
+
+    Args:
+        encoded: The attendances.
+        roster: The public keys of the nodes.
+        groups: How the members are divided, in any order; not at all by default.
 
     Raises:
         MalformedMessage, SignatureRefused: An attendance cannot be read or is not signed by its node.
-        CohortRefused: A node stands in it twice, or there is none.
+        CohortRefused: A node stands in it twice, or there is none, or each member is not in exactly one group.
         AgreementError: Two members disagree on the model, the terms, the plan, the key or the round.
     """
     pairs = sorted(((decode_attendance(data, roster), data) for data in encoded), key=lambda pair: pair[0].node)
@@ -81,7 +101,10 @@ def gather_cohort(encoded: Sequence[bytes], roster: Roster) -> Cohort:
         raise CohortRefused("a cohort needs members, and each of them once")
     for member in members[1:]:
         require_agreement(members[0], member)
-    return Cohort(members, tuple(data for _, data in pairs))
+    grouped = sorted(node for group in groups for node in group)
+    if groups and (len(groups) == 1 or not all(groups) or grouped != [member.node for member in members]):
+        raise CohortRefused("the groups of a divided cohort are two or more, and each member is in one of them")
+    return Cohort(members, tuple(data for _, data in pairs), tuple(sorted(groups, key=sorted)))
 
 
 def require_agreement(a: Attendance, b: Attendance) -> None:
@@ -96,17 +119,18 @@ def require_agreement(a: Attendance, b: Attendance) -> None:
 
 
 def decode_cohort(data: bytes, roster: Roster) -> Cohort:
-    """Read an announced cohort; members must stand in ascending order.
+    """Read an announced cohort; members, and groups, must stand in ascending order.
 
     Raises:
         MalformedMessage, SignatureRefused, CohortRefused, AgreementError: As in :func:`gather_cohort`.
     """
-    encoded = [*attendances(data)]
+    groups, at = sets_at(data, 0)
+    encoded = [*attendances(data[at:])]
     if len(encoded) > len(roster.nodes):
         raise CohortRefused(f"a cohort of {len(encoded)} is larger than the roster")
-    cohort = gather_cohort(encoded, roster)
+    cohort = gather_cohort(encoded, roster, groups)
     if cohort.encode() != data:
-        raise MalformedMessage("the members of a cohort must stand in ascending order")
+        raise MalformedMessage("the members and groups of a cohort must stand in ascending order")
     return cohort
 
 
@@ -144,3 +168,19 @@ def require_quorum(members: int, invited: int, plan: Plan) -> None:
         raise CohortRefused(
             f"a sum of {members} of {invited} invited was announced; the plan allows {least} to {plan.max_cohort}"
         )
+
+
+def require_groups(parts: Sequence[Nodes], plan: Plan) -> None:
+    """Refuse to add up so few by themselves that one of them would not be hidden among the others.
+
+    Raises:
+        CohortRefused: A part is smaller than the plan's smallest cohort, or than two honest members and the colluders.
+    """
+    least = least_group(plan)
+    if too_small := [len(part) for part in parts if len(part) < least]:
+        raise CohortRefused(f"a sum of {too_small[0]} was announced; the plan allows no group of fewer than {least}")
+
+
+def least_group(plan: Plan) -> int:
+    """The fewest members that a group may have."""
+    return max(plan.min_cohort, smallest(plan.colluders))

@@ -15,7 +15,8 @@
     ├── DeploymentError        a process of a deployment does not do its part
     ├── PeerError              the *other* end's mistake; abstract
     │   ├── MalformedMessage   the bytes do not parse
-    │   │   └── VersionRefused the message is of another version of the protocol
+    │   │   ├── VersionRefused the message is of another version of the protocol
+    │   │   └── Spoiled        an aggregate parses, but is no sum of contributions
     │   ├── SignatureRefused   parses, but is not signed by whom it names
     │   ├── PeerMismatch       parses, but belongs to another run, round, plan, …
     │   ├── Duplicate          this node has already answered
@@ -150,6 +151,13 @@ class VersionRefused(MalformedMessage):
             "same PruneSeal on every machine of the federation, and provision the nodes again"
         )
         self.theirs = theirs
+
+
+class Spoiled(MalformedMessage):
+    """What was decrypted is not the sum of its clients: one of them, or the aggregator, has spoiled it."""
+
+    public = "the sum is spoiled"
+    code = 119
 
 
 class SignatureRefused(PeerError):

@@ -23,7 +23,7 @@ quorum condition is transitive, so this holds along whatever chain of attempts l
 
 import hashlib
 import struct
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -36,6 +36,8 @@ MEMORY_LIMIT: Final = 1 << 16
 """An attendance remembers no more than so many bytes."""
 MOST_NODES: Final = 1 << 16
 """No set of nodes is larger; a longer one is refused before it is read."""
+MOST_SETS: Final = 64
+"""No attempt opens more sums; they have a bit each in an attendance."""
 _COUNT = struct.Struct("<I")
 
 
@@ -122,6 +124,27 @@ def decode_nodes(data: bytes) -> Nodes:
     return nodes
 
 
+def encode_sets(sets: Sequence[Nodes]) -> bytes:
+    """Sets of nodes end to end, after their count."""
+    return _COUNT.pack(len(sets)) + b"".join(map(encode_nodes, sets))
+
+
+def sets_at(data: bytes, at: int) -> tuple[tuple[Nodes, ...], int]:
+    """The sets of nodes that stand at a place, and where they end.
+
+    Raises:
+        MalformedMessage: Something else stands there, or more than :data:`MOST_SETS`.
+    """
+    count, at = _count_at(data, at)
+    if count > MOST_SETS:
+        raise MalformedMessage(f"{count} sets of nodes are more than {MOST_SETS}")
+    sets = []
+    for _ in range(count):
+        one, at = _nodes_at(data, at)
+        sets.append(one)
+    return tuple(sets), at
+
+
 def nodes_digest(nodes: Iterable[int]) -> bytes:
     """What names a set of nodes, 32 bytes."""
     return hashlib.blake2b(encode_nodes(nodes), digest_size=32, person=b"pruneseal nodes").digest()
@@ -129,12 +152,7 @@ def nodes_digest(nodes: Iterable[int]) -> bytes:
 
 def encode_memory(memory: Memory) -> bytes:
     """One node's memory, in the one order that equal memories have; nothing for none."""
-    parts = [
-        encode_nodes(opening.invited)
-        + _COUNT.pack(len(opening.sets))
-        + b"".join(encode_nodes(one) for one in sorted(opening.sets, key=sorted))
-        for opening in memory
-    ]
+    parts = [encode_nodes(opening.invited) + encode_sets(sorted(opening.sets, key=sorted)) for opening in memory]
     return b"".join(sorted(parts))
 
 
@@ -156,13 +174,9 @@ def _openings(data: bytes) -> Iterator[Opening]:
     at = 0
     while at < len(data):
         invited, at = _nodes_at(data, at)
-        count, at = _count_at(data, at)
-        sets = set()
-        for _ in range(count):
-            one, at = _nodes_at(data, at)
-            if not one <= invited:
-                raise MalformedMessage("a node remembers the sum of some who were not invited")
-            sets.add(one)
+        sets, at = sets_at(data, at)
+        if not all(one <= invited for one in sets):
+            raise MalformedMessage("a node remembers the sum of some who were not invited")
         yield Opening(invited, frozenset(sets))
 
 

@@ -9,7 +9,7 @@ to whole slots; then the votes, likewise; then the tag of all of them (`protocol
 
 import numpy as np
 
-from protocol.errors import MalformedMessage
+from protocol.errors import Spoiled
 from protocol.figures import Figures, decode_figures, encode_figures
 from protocol.grid import Integers
 from protocol.lanes import Slots, pack, unpack
@@ -46,7 +46,7 @@ def unpack_payload(
         parameters: The plan's parameters.
 
     Raises:
-        MalformedMessage: It is not the sum of so many clients' payloads under this key.
+        Spoiled: It is not the sum of so many clients' payloads under this key.
     """
     p, counted = parameters, values + parameters.trailing
     packed, voted, tags = np.split(slots, [p.values.slots(counted), slots.size - p.tags])
@@ -63,8 +63,8 @@ def unpack_payload(
         and not ballots[votes:].any()
     )
     if not whole or not np.array_equal(tags, tag(np.concatenate([integers, chosen]), clients, key, p)):
-        raise MalformedMessage(
-            "the aggregate does not decrypt to the sum of one whole cohort: a contribution was left out or added "
-            "twice, or was made with other keys, or something else was added to it"
+        raise Spoiled(
+            "the aggregate does not decrypt to the sum of its clients: a contribution was left out or added twice, or "
+            "was made with other keys, or something else was added to it"
         )
     return integers[:values], chosen, decode_figures(integers[values + 1 :], p.grid)

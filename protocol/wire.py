@@ -4,14 +4,17 @@ Laws: ``decode(encode(m)) == m``; and every byte string that decodes re-encodes 
 one meaning. A decoder never repairs: any other length, magic, version, kind or padding is a `MalformedMessage`.
 
 * `Contribution`: masked, encrypted, signed; only the residues in use and one seed per ciphertext.
-* `Aggregate`: what the aggregator has added up. With the sealed terms that it carries, the state of the run.
+* `Aggregate`: what the aggregator has added up. With the sealed terms that it carries, the state of the run; where the
+  cohort was divided, one for each group stand end to end.
 
 The others have files of their own: `attendance.py`, and `release.py` for `Release` and `Consent`, which open a sum.
 All integers are little-endian. `protocol/README.md` has the tables of offsets.
 """
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -19,16 +22,17 @@ from protocol.attendance import Attendance
 from protocol.bits import Words, pack_bits, packed_length, unpack_bits
 from protocol.errors import MalformedMessage, PeerMismatch
 from protocol.frame import AGGREGATE, CONTRIBUTION, PREFIX, SIGNATURE_BYTES, open_frame, prefix
+from protocol.openings import MOST_SETS
 from protocol.parameters import COEFFICIENT_BITS, DEGREE, SEED_BYTES, Parameters
 from protocol.roster import Roster
 
 CONTRIBUTION_HEAD = struct.Struct("<16s5I32s16s32s32s")
-AGGREGATE_HEAD = struct.Struct("<16s8I2Q32s16s32s32s32s")
+AGGREGATE_HEAD = struct.Struct("<16s9I2Q32s16s32s32s32s")
 CONTRIBUTION_FIELDS = (
     "run", "round", "attempt", "node", "values", "votes", "plan", "key", "cohort", "support",
 )  # fmt: skip
 AGGREGATE_FIELDS = (
-    "run", "round", "attempt", "clients", "members", "values", "votes", "sealed_bytes", "by_seeds", "weight",
+    "run", "round", "attempt", "clients", "members", "group", "values", "votes", "length", "by_seeds", "weight",
     "total", "plan", "key", "cohort", "support", "voucher",
 )  # fmt: skip
 
@@ -63,14 +67,15 @@ class Contribution:
 
 @dataclass(frozen=True, eq=False)
 class Aggregate:
-    """The encrypted sum of a cohort, and the sealed terms under which it was made.
+    """The encrypted sum of a cohort, or of one of its groups, and the sealed terms under which it was made.
 
     Attributes:
         clients: K, how many contributions the sum holds.
         members: How many members the announced cohort has.
+        group: The place of the group among those of the cohort; 0 where it is not divided.
         weight: What those K count for in the mean, together.
         total: What all members would count for.
-        voucher: From the members' consent: vouches for clients, members, weight and total.
+        voucher: From the members' consent: vouches for clients, members, group, weight and total.
         first: The truncated first halves of the summed coefficients in use, u64[slots].
         second: For each ciphertext the clients' seeds, or the summed second half, whichever is shorter.
         sealed: The sealed terms.
@@ -81,6 +86,7 @@ class Aggregate:
     attempt: int
     clients: int
     members: int
+    group: int
     weight: int
     total: int
     values: int
@@ -154,39 +160,33 @@ def decode_contribution(
 def encode_aggregate(a: Aggregate, parameters: Parameters) -> bytes:
     """The aggregate as one message. It is not signed: nobody but the cohort's secret vouches for a sum."""
     seeds = isinstance(a.second, tuple)
-    head = AGGREGATE_HEAD.pack(
-        a.run,
-        a.round,
-        a.attempt,
-        a.clients,
-        a.members,
-        a.values,
-        a.votes,
-        len(a.sealed),
-        seeds,
-        a.weight,
-        a.total,
-        a.plan,
-        a.key,
-        a.cohort,
-        a.support,
-        a.voucher,
-    )
     if isinstance(a.second, tuple):
         second = b"".join(seed for block in a.second for seed in block)
     else:
         second = pack_bits(a.second.ravel(), COEFFICIENT_BITS)
-    return b"".join([prefix(AGGREGATE), head, pack_bits(a.first, parameters.width_down), second, a.sealed])
+    body = b"".join([pack_bits(a.first, parameters.width_down), second, a.sealed])
+    head = AGGREGATE_HEAD.pack(
+        a.run, a.round, a.attempt, a.clients, a.members, a.group, a.values, a.votes, len(body), seeds, a.weight,
+        a.total, a.plan, a.key, a.cohort, a.support, a.voucher,
+    )  # fmt: skip
+    return prefix(AGGREGATE) + head + body
 
 
-def announced_sizes(data: bytes) -> tuple[int, int]:
-    """How many values and votes an aggregate says that it holds; nothing else of it is read.
+def aggregates(data: bytes) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """The aggregates that stand end to end in these bytes, each with the fields of its head; nothing else is read.
 
     Raises:
-        MalformedMessage: It is no aggregate.
+        MalformedMessage: The last one ends too early, or there are more than any cohort has groups.
     """
-    fields = dict(zip(AGGREGATE_FIELDS, open_frame(data, AGGREGATE, AGGREGATE_HEAD)[0], strict=True))
-    return fields["values"], fields["votes"]
+    at, count = 0, 0
+    while at < len(data):
+        head, _ = open_frame(data[at : at + PREFIX.size + AGGREGATE_HEAD.size], AGGREGATE, AGGREGATE_HEAD)
+        fields = dict(zip(AGGREGATE_FIELDS, head, strict=True))
+        end = at + PREFIX.size + AGGREGATE_HEAD.size + fields["length"]
+        if end > len(data) or count == MOST_SETS:
+            raise MalformedMessage("the aggregates end too early, or are too many")
+        yield data[at:end], fields
+        at, count = end, count + 1
 
 
 def decode_aggregate(data: bytes, parameters: Parameters) -> Aggregate:
@@ -197,7 +197,7 @@ def decode_aggregate(data: bytes, parameters: Parameters) -> Aggregate:
     """
     fields, rest = open_frame(data, AGGREGATE, AGGREGATE_HEAD)
     head = dict(zip(AGGREGATE_FIELDS, fields, strict=True))
-    sealed, seeds = head.pop("sealed_bytes"), head.pop("by_seeds")
+    length, seeds = head.pop("length"), head.pop("by_seeds")
     clients, values, votes = head["clients"], head["values"], head["votes"]
     counts = 0 < clients <= head["members"] <= parameters.grid.clients and 0 < head["weight"] <= head["total"]
     if not counts or votes not in (0, values) or seeds not in (0, 1):
@@ -205,7 +205,7 @@ def decode_aggregate(data: bytes, parameters: Parameters) -> Aggregate:
     slots, blocks = parameters.slots(values, votes), parameters.blocks(values, votes)
     packed = packed_length(slots, parameters.width_down)
     tail = packed + blocks * (clients * SEED_BYTES if seeds else packed_length(DEGREE, COEFFICIENT_BITS))
-    if len(rest) != tail + sealed:
+    if not tail <= length == len(rest):
         raise MalformedMessage(f"the aggregate is {len(data)} bytes long; another length was announced")
     second_bytes = rest[packed:tail]
     second: tuple[tuple[bytes, ...], ...] | Words
