@@ -4,6 +4,7 @@ Every refusal is a `PeerError`; the round goes on without the message.
 """
 
 from collections import Counter
+from collections.abc import Collection
 
 from protocol.attendance import SHARE_BYTES, Attendance, decode_attendance
 from protocol.call import Call
@@ -95,14 +96,14 @@ class ContributionAdmission:
         return contribution
 
 
-def forbidding(cohort: Cohort, nodes: Nodes, invited: Nodes, colluders: int) -> dict[int, CohortRefused]:
-    """Which members remember what forbids a sum, or what contradicts the memory of more members; and why.
+def forbidding(cohort: Cohort, sets: Collection[Nodes], invited: Nodes, colluders: int) -> dict[int, CohortRefused]:
+    """Which members remember what forbids sums, or what contradicts the memory of more members; and why.
 
-    Clients judge a sum with the memory of all its cohort, so they would refuse it for the word of one that lies.
+    Clients judge sums with the memory of all its cohort, so they would refuse it for the word of one that lies.
 
     Args:
         cohort: The cohort.
-        nodes: Whose sum it is.
+        sets: Whose sums they are.
         invited: Who was invited.
         colluders: How many clients may work with the aggregator.
     """
@@ -112,7 +113,7 @@ def forbidding(cohort: Cohort, nodes: Nodes, invited: Nodes, colluders: int) -> 
     believed: Memory = frozenset()
     for memory in sorted(memories, key=lambda one: -min((told[opening] for opening in one), default=0)):
         try:
-            require_openable(believed | memory, invited, (nodes,), colluders)
+            require_openable(believed | memory, invited, sets, colluders)
             believed |= memory
         except CohortRefused as error:
             refused[memory] = error

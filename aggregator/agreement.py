@@ -11,7 +11,7 @@ from typing import Final
 from protocol.attendance import Attendance
 from protocol.errors import AgreementError, PeerMismatch
 
-FIELDS: Final = ("model", "support", "values", "votes", "figures")
+FIELDS: Final = ("model", "support", "values", "votes", "figures", "spoiled")
 """What all attendances of a cohort must have in common and only clients can derive."""
 
 

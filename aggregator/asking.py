@@ -10,7 +10,7 @@ from aggregator.observer import Observer
 from aggregator.replies import stream_replies
 from aggregator.tally import Tally
 from protocol.call import Action, Call
-from protocol.errors import LedgerLost, PeerError
+from protocol.errors import LedgerLost, PeerError, Spoiled
 from protocol.messages import from_error, from_reply, to_request
 
 
@@ -50,12 +50,15 @@ class Asker:
         ]
         tally.downlink += sum(len(frame) for frames in nodes.values() for frame in frames.values())
         tally.recent.clear()
+        tally.refusing.clear()
         for source, message in stream_replies(self._grid, messages, self._deadline):
             if message.has_error():
                 sentence, reason = from_error(message.error)
                 tally.fail(sentence)
                 if message.error.code == LedgerLost.code:
                     tally.sitting_out.add(source)
+                if message.error.code == Spoiled.code:
+                    tally.refusing.add(source)
                 self._observer.failed(tally.round, source, reason)
                 continue
             answer = None

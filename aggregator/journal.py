@@ -4,7 +4,8 @@
 so far. The folder is written under a temporary name, synced and renamed, so it exists complete or not at all; a killed
 aggregator resumes from the newest. ``metrics.jsonl`` gets a round's line once the clients have told how its model does,
 two rounds later; ``scores.bin`` is the sum that tells it of the last one.
-``attempt.json`` says how far the round under way had come, and is written before its messages are sent;
+``attempt.json`` says how far the round under way had come, and is written before its messages are sent; a complete
+round keeps its last one, since clients may refuse its sum.
 ``masked-000007.npz`` is its sum, which waits to be released.
 ``lock`` is locked by the process that runs the rounds, and by the kernel's doing not a moment longer.
 """
@@ -80,6 +81,8 @@ class Attempt(Document):
         attempt: Its number within the round.
         invited: The numbers of the nodes that were invited last.
         announced: Whether a cohort was announced in this round; from then on, the same nodes have to be invited.
+        spoiled: The sets of nodes whose sums were opened in earlier attempts and were none.
+        sums: Of each sum that was opened in this one, the numbers of the nodes in it.
     """
 
     format: str = "pruneseal-attempt"
@@ -88,6 +91,8 @@ class Attempt(Document):
     attempt: Count
     invited: Items[Count]
     announced: bool
+    spoiled: Items[Items[Count]] = ()
+    sums: Items[Items[Count]] = ()
 
 
 class Journal:
@@ -200,8 +205,8 @@ class Journal:
         """
         return self._read(MASKED_FILE.format(round_))
 
-    def save(self, aggregate: bytes, record: Record) -> None:
-        """Write a completed round durably, and forget all but the newest few.
+    def save(self, aggregate: bytes, record: Record, attempt: Attempt) -> None:
+        """Write a completed round durably, with its last attempt, and forget all but the newest few.
 
         Raises:
             StorageError: The disk does not take it; the rounds before are as they were.
@@ -213,6 +218,7 @@ class Journal:
             try:
                 replace_file(temporary / AGGREGATE_FILE, aggregate)
                 record.write(temporary / RECORD_FILE)
+                attempt.write(temporary / ATTEMPT_FILE)
                 temporary.replace(rounds / f"round-{record.round:06d}")
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
@@ -220,6 +226,35 @@ class Journal:
             for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
                 shutil.rmtree(old)
             (self._folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
+
+    def opened(self, round_: int) -> Attempt:
+        """The last attempt of a complete round, or of the one after the last.
+
+        Raises:
+            CheckpointError: Its file is damaged or missing.
+        """
+        kept = self._folder / _ROUNDS / f"round-{round_:06d}" / ATTEMPT_FILE
+        try:
+            return Attempt.read(kept if kept.parent.exists() else self._folder / ATTEMPT_FILE)
+        except FileNotFoundError as error:
+            raise CheckpointError(f"{kept} is missing: put it back from a copy, or start a new run") from error
+
+    def reopen(self, attempt: Attempt) -> None:
+        """Forget the sum of a round, since it is none, and all that came of it; the round is gone on with after.
+
+        Args:
+            attempt: The round's last, with the sums that were opened in it among the spoiled.
+
+        Raises:
+            StorageError: The disk does not take it.
+        """
+        self.begin(attempt)
+        with self._writing(attempt.round):
+            if (folder := self._folder / _ROUNDS / f"round-{attempt.round:06d}").exists():
+                shutil.rmtree(folder.replace(folder.with_name(f".{secrets.token_hex(8)}")))
+                sync_directory(folder.parent)
+            for name in (SCORES_FILE, MASKED_FILE.format(attempt.round)):
+                (self._folder / name).unlink(missing_ok=True)
 
     def unpublished(self) -> list[Record]:
         """The complete rounds that have no line in ``metrics.jsonl`` yet: the newest two at most.
@@ -241,16 +276,16 @@ class Journal:
         with self._writing(record.round):
             record.write(self._folder / _ROUNDS / f"round-{record.round:06d}" / RECORD_FILE)
 
-    def close(self, scores: bytes) -> None:
-        """Write down the sum that says how the final model does.
+    def close(self, scores: bytes, attempt: Attempt) -> None:
+        """Write down the sum that says how the final model does, and the attempt that it was opened in.
 
         Raises:
             StorageError: The disk does not take it.
         """
-        after = self.last().round + 1
-        with self._writing(after):
+        self.begin(attempt)
+        with self._writing(attempt.round):
             replace_file(self._folder / SCORES_FILE, scores)
-            (self._folder / MASKED_FILE.format(after)).unlink(missing_ok=True)
+            (self._folder / MASKED_FILE.format(attempt.round)).unlink(missing_ok=True)
 
     def scores(self) -> bytes:
         """What :meth:`close` has written; empty where it has not.

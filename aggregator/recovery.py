@@ -10,10 +10,11 @@ from typing import Final
 import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 
-from aggregator.summation import MaskedSum
+from aggregator.summation import MaskedSum, PartSum
 from protocol.attendance import SHARE_BYTES
 from protocol.errors import Duplicate, MalformedMessage, PeerMismatch, ShareError
 from protocol.lanes import Slots
+from protocol.openings import Nodes
 from protocol.pairwise import mask, pair_key, self_key
 from protocol.parameters import Parameters
 from protocol.plan import Plan
@@ -26,10 +27,10 @@ _NONE: Final = bytes(SECRET_BYTES)
 
 
 class Recovery:
-    """Collects the consents to the release of one sum.
+    """Collects the consents to the release of a sum, or of those of several groups at once.
 
     Args:
-        total: The sum.
+        total: What is released.
         plan: The plan of the run.
         roster: The public keys of its members.
     """
@@ -38,8 +39,9 @@ class Recovery:
         self._total, self._plan, self._roster = total, plan, roster
         self._digest = total.cohort.digest(total.attempt)
         self._places = {node: place for place, node in enumerate(sorted(total.invited))}
-        self._shares: dict[int, dict[int, bytes]] = {member.node: {} for member in total.cohort.members}
-        self._vouchers: dict[int, bytes] = {}
+        self._needed = Nodes().union(*(total.cohort.parts[part.group] for part in total.parts))
+        self._shares: dict[int, dict[int, bytes]] = {node: {} for node in self._needed}
+        self._vouchers: dict[int, tuple[bytes, ...]] = {}
         self.sealed = b""
         """The sealed terms, once somebody has sent them."""
 
@@ -71,10 +73,12 @@ class Recovery:
             ("round", member.round),
             ("attempt", self._total.attempt),
             ("node", node),
-            ("members", len(self._shares)),
+            ("members", len(self._total.cohort.members)),
+            ("sets", len(self._total.parts)),
             ("cohort", self._digest),
         ):
-            if ours != (theirs := getattr(consent, field)):
+            theirs = len(consent.vouchers) if field == "sets" else getattr(consent, field)
+            if ours != theirs:
                 raise PeerMismatch(field, ours, theirs)
         if node in self._vouchers and (self.sealed or not consent.sealed):
             raise Duplicate(node, "consent")
@@ -83,14 +87,14 @@ class Recovery:
         given = self._given(consent)
         for dealer, share in given.items():
             self._shares[dealer][node] = share
-        self._vouchers[node] = consent.voucher
+        self._vouchers[node] = consent.vouchers
         self.sealed = self.sealed or consent.sealed
 
     def _given(self, consent: Consent) -> dict[int, bytes]:
         """The shares of a consent by their dealers, those that it has."""
         given, at = {}, SHARE_BYTES * self._places[consent.node] + SHARE_BYTES - 2 * COMMITMENT_BYTES
         for member, share in zip(self._total.cohort.members, consent.shares, strict=True):
-            if share == _NONE:
+            if share == _NONE or member.node not in self._needed:
                 continue
             start = at + COMMITMENT_BYTES * (member.node in self._total.nodes)
             if commit(share, COMMITMENT_BYTES) != self._total.dealt[member.node][start : start + COMMITMENT_BYTES]:
@@ -99,12 +103,12 @@ class Recovery:
         return given
 
     @property
-    def voucher(self) -> bytes:
-        """What most of those who consented vouch with."""
+    def vouchers(self) -> tuple[bytes, ...]:
+        """What most of those who consented vouch with, for each sum."""
         return Counter(self._vouchers.values()).most_common(1)[0][0]
 
-    def masks(self) -> Slots:
-        """What the masks that are left in the sum add up to, u64[slots] below t.
+    def masks(self) -> list[Slots]:
+        """What the masks that are left in each sum add up to, u64[slots] below t.
 
         Raises:
             ShareError: A member has dealt shares that do not give back what it has signed for.
@@ -112,18 +116,22 @@ class Recovery:
         total, p = self._total, self._plan.parameters
         secrets = {node: join(shares) for node, shares in self._shares.items()}
         for member in total.cohort.members:
-            if not _fits(secrets[member.node], member.seed, member.exchange, inside=member.node in total.nodes):
+            inside = member.node in total.nodes
+            if member.node in self._needed and not _fits(
+                secrets[member.node], member.seed, member.exchange, inside=inside
+            ):
                 raise ShareError(member.node)
-        return _masks(total, secrets, p)
+        return [_masks(total, part, secrets, p) for part in total.parts]
 
 
-def _masks(total: MaskedSum, secrets: dict[int, bytes], p: Parameters) -> Slots:
-    digest, members = total.cohort.digest(total.attempt), total.cohort.members
+def _masks(total: MaskedSum, part: PartSum, secrets: dict[int, bytes], p: Parameters) -> Slots:
+    digest = total.cohort.digest(total.attempt)
+    members = [member for member in total.cohort.members if member.node in total.cohort.parts[part.group]]
     size = p.slots(members[0].values, members[0].votes)
-    lost = {m.node: X25519PrivateKey.from_private_bytes(secrets[m.node]) for m in members if m.node not in total.nodes}
+    lost = {m.node: X25519PrivateKey.from_private_bytes(secrets[m.node]) for m in members if m.node not in part.nodes}
     left = np.zeros(size, np.uint64)
     for member in members:
-        if member.node in total.nodes:
+        if member.node in part.nodes:
             public = X25519PublicKey.from_public_bytes(member.exchange)
             keys = {node: pair_key(key.exchange(public), digest, (member.node, node)) for node, key in lost.items()}
             own = self_key(secrets[member.node], digest, member.node)

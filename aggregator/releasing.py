@@ -11,7 +11,7 @@ from aggregator.selection import Selection
 from aggregator.summation import MaskedSum
 from aggregator.tally import Tally
 from protocol.call import Action
-from protocol.errors import QuorumError, ShareError
+from protocol.errors import QuorumError
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
 from protocol.roster import Roster
@@ -39,7 +39,8 @@ class Releasing:
         """Ask for consents until there are enough, and make the aggregate.
 
         Raises:
-            QuorumError: Too few consent, or a member has dealt shares that are none.
+            QuorumError: Too few consent.
+            ShareError: A member has dealt shares that are none, so what was consented to can never be opened.
         """
         tally.attempt, tally.tries = total.attempt, 0
         recovery = Recovery(total, self._plan, self._roster)
@@ -56,16 +57,10 @@ class Releasing:
                 self._observer.message(again)
                 time.sleep(_WAIT_SECONDS)
         start = time.monotonic()
-        try:
-            masks = recovery.masks()
-        except ShareError as error:
-            raise QuorumError(
-                f"round {tally.round}: its sum cannot be opened: {error}, and no other sum of the round may be opened. "
-                "Revoke that node and start a new run."
-            ) from error
-        aggregate = total.aggregate(masks, self._plan, recovery.voucher, recovery.sealed)
+        made = total.aggregates(recovery.masks(), self._plan, recovery.vouchers, recovery.sealed)
+        aggregate = b"".join(encode_aggregate(each, self._plan.parameters) for each in made)
         tally.seconds["add"] += time.monotonic() - start
-        return encode_aggregate(aggregate, self._plan.parameters)
+        return aggregate
 
     def _ask(self, tally: Tally, total: MaskedSum, recovery: Recovery, there: Mapping[int, int]) -> None:
         """Ask those who have not answered yet to release a sum; one of all for the terms too.
@@ -86,7 +81,7 @@ class Releasing:
                 members=len(total.cohort.members),
                 cohort=total.cohort.digest(total.attempt),
                 terms=node == bearer,
-                nodes=total.nodes,
+                sets=total.sets,
             )
             frames[source] = {"release": encode_release(release)}
         start = time.monotonic()

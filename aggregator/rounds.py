@@ -6,19 +6,28 @@ A round takes three messages. `train` invites, carries the last aggregate and is
 Whoever is lost after any of them is not needed any more, as long as a quorum of the invited is left
 (`protocol/openings.py`). Where too few attend or contribute, the round starts over with a new attempt, and clients
 answer with what they have trained already. A sum whose release was asked for waits on disk: from then on no other may
-be opened. After the last round of the plan comes one of no values, whose sum says how the final model does; then
+be opened.
+
+Whoever is in a sum can spoil it, and clients say so when they open it. Then the round is gone back to, once, and its
+cohort divided into groups (`aggregator/dividing.py`), of which all but the spoiler's have a sum; the members of its
+group are named and left out of the next rounds.
+
+After the last round of the plan comes one of no values, whose sum says how the final model does; then
 clients `report` what it says. Nothing is lost silently: after ``plan.attempts`` tries the run stops with an error that
 says what to do, and resumes where it was.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 from flwr.serverapp import Grid
 
 from aggregator.admission import AttendanceAdmission, ContributionAdmission, forbidding
 from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
+from aggregator.dividing import divide, openable
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import PhaseSeconds, Record
@@ -29,13 +38,12 @@ from aggregator.tally import Tally
 from protocol.attendance import decode_attendance
 from protocol.call import Action, Call
 from protocol.cohort import Cohort, gather_cohort
-from protocol.describe import describe
 from protocol.errors import PeerError, QuorumError, ShareError
 from protocol.figures import Figures, figures_from_bytes
 from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.wire import contribution_length
+from protocol.wire import aggregates, contribution_length
 
 _WAIT_SECONDS = 0.5
 
@@ -59,6 +67,10 @@ class Run:
         self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""
         self._unpublished: dict[int, Record] = {}
+        self._reopened: set[tuple[int, bool]] = set()
+        self._named: set[int] = set()
+        self._dealers: defaultdict[int, set[int]] = defaultdict(set)
+        self._discarded: dict[int, Record] = {}
 
     def run(self) -> None:
         """Run, or resume, to the last round of the plan.
@@ -72,16 +84,74 @@ class Run:
         self._unpublished = {record.round: record for record in self._journal.unpublished()}
         if stored.round:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
-        for number in range(stored.round + 1, self._plan.rounds + 1):
-            self._round(self._tally(number))
-        self._report(self._journal.scores() or self._score(self._tally(self._plan.rounds + 1)))
+        number = stored.round + 1
+        while number <= self._plan.rounds + 1:
+            tally = self._tally(number)
+            try:
+                if number <= self._plan.rounds:
+                    self._round(tally)
+                else:
+                    self._report(self._journal.scores() or self._score(tally))
+                number += 1
+            except _NoSum as error:
+                number = error.attempt.round
+                self._reopen(error)
 
     def _tally(self, number: int) -> Tally:
-        """The counts of a round that begins, or goes on where a killed process has left it."""
+        """The counts of a round that begins, or goes on where it was left."""
         begun = self._journal.begun()
         if begun is None or begun.round != number:
             return Tally(number)
-        return Tally(number, attempt=begun.attempt, invited=frozenset(begun.invited), announced=begun.announced)
+        tally = Tally(number, attempt=begun.attempt, invited=frozenset(begun.invited), announced=begun.announced)
+        tally.spoiled = frozenset(map(frozenset, begun.spoiled))
+        tally.excluded |= self._dealers[number]
+        if before := self._discarded.pop(number, None):
+            tally.uplink, tally.downlink = before.uplink_bytes, before.downlink_bytes
+            tally.values, tally.value_bytes, tally.vote_bytes = before.values, before.value_bytes, before.vote_bytes
+        return tally
+
+    # --- a sum that is none ----------------------------------------------------------------------
+
+    def _reopen(self, error: "_NoSum") -> None:
+        """Go back to a round whose sum is none, once for each reason.
+
+        Raises:
+            QuorumError: It was gone back to before.
+        """
+        attempt = error.attempt
+        nodes = frozenset(node for one in attempt.sums for node in one)
+        again = (attempt.round, error.dealer is None) in self._reopened
+        self._reopened.add((attempt.round, error.dealer is None))
+        if again:
+            raise QuorumError(
+                f"round {attempt.round}: {error}, and was asked for twice. One of {self._names(nodes)} spoils it; "
+                "revoke that node and start a new run, or resume this one to ask once more."
+            )
+        if error.dealer is not None:
+            self._dealers[attempt.round].add(error.dealer)
+        if record := self._unpublished.pop(attempt.round, None):
+            self._discarded[attempt.round] = record
+        spoiled = {*attempt.spoiled, *attempt.sums}
+        self._journal.reopen(attempt.model_copy(update={"spoiled": tuple(sorted(spoiled)), "sums": ()}))
+        self._aggregate = self._journal.last().aggregate
+        self._observer.message(f"round {attempt.round}: {error}; asking again, in groups where it can be divided")
+
+    def _spoilers(self, round_: int, spoiled: int) -> Nodes:
+        """Those whose groups' sums of a round were none, by what clients say; they are named once."""
+        if not spoiled:
+            return frozenset()
+        sums = self._journal.opened(round_).sums
+        bad = [frozenset(one) for place, one in enumerate(sums) if spoiled >> place & 1]
+        if round_ not in self._named:
+            self._named.add(round_)
+            for group in bad:
+                self._observer.message(
+                    f"round {round_}: one of {self._names(group)} has spoiled the sum of their group"
+                )
+        return Nodes().union(*bad)
+
+    def _names(self, nodes: Nodes) -> str:
+        return ", ".join(self._roster.nodes[node].name for node in sorted(nodes))
 
     # --- one round -----------------------------------------------------------------------------
 
@@ -106,7 +176,7 @@ class Run:
             seconds=seconds,
             **dict(opened),
         )
-        self._journal.save(aggregate, record)
+        self._journal.save(aggregate, record, self._opened(tally, total))
         self._aggregate, self._unpublished[tally.round] = aggregate, record
 
     def _sum(self, tally: Tally) -> tuple[MaskedSum, bytes]:
@@ -117,7 +187,15 @@ class Run:
             trained, invited = self._train(tally)
             total = self._contribute(tally, trained, invited)
         self._journal.wait(tally.round, total.to_bytes())
-        return total, self._releasing.release(tally, total)
+        try:
+            return total, self._releasing.release(tally, total)
+        except ShareError as error:
+            raise _NoSum(f"its sum can never be opened: {error}", self._opened(tally, total), error.node) from error
+
+    def _opened(self, tally: Tally, total: MaskedSum) -> Attempt:
+        """The attempt whose sums were opened."""
+        sums = tuple(tuple(sorted(one)) for one in total.sets)
+        return self._attempt(tally).model_copy(update={"invited": tuple(sorted(total.invited)), "sums": sums})
 
     def _train(self, tally: Tally) -> tuple[dict[int, Answer], Nodes]:
         """Ask for attendances until enough are in: each by the number of its node, and who was invited."""
@@ -131,14 +209,19 @@ class Run:
             if len(present) < len(nodes):
                 lost = f"{len(nodes) - len(present)} of {len(nodes)} clients did not train{tally.reasons(tally.recent)}"
                 self._tell(tally, lost if enough else f"{lost}; asking again")
-            if enough:
-                if self._aggregate:
-                    told = decode_attendance(next(iter(present.values())).frames["attendance"], self._roster)
-                    self._told(told.figures, self._aggregate)
+            if enough and (not self._aggregate or self._heard(tally, present, invited)):
                 return present, invited
             if len(tally.sitting_out) > sitting_out:
                 tally.tries -= 1  # others are asked instead, and each node sits out a round once
             time.sleep(_WAIT_SECONDS)
+
+    def _heard(self, tally: Tally, present: dict[int, Answer], invited: Nodes) -> bool:
+        """Take in what those who attend say of the sum before; whether enough of them are left."""
+        told = decode_attendance(next(iter(present.values())).frames["attendance"], self._roster)
+        self._told(told.figures, told.spoiled, self._aggregate)
+        for node in self._spoilers(tally.round - 1, told.spoiled) & present.keys():
+            del present[node]
+        return len(present) >= self._selection.quorum(len(invited))
 
     def _attending(self, tally: Tally, nodes: Mapping[int, int]) -> dict[int, Answer]:
         """Ask these nodes to train; the answers of those that agree, by their numbers."""
@@ -154,13 +237,22 @@ class Run:
                 attendance = admission.admit(node, answer.frames["attendance"], answer.frames["shares"])
                 present[node], said[node] = answer, derived(attendance)
                 self._observer.phase(tally.round, "train", len(present), len(nodes))
+        self._require_sum(tally, len(present), tally.round - 1)
         present = self._agreeing(tally, present, said, FIELDS)
         tally.seconds["train"] += time.monotonic() - start
         return present
 
     def _contribute(self, tally: Tally, trained: Mapping[int, Answer], invited: Nodes) -> MaskedSum | None:
         """Announce the cohort and add up what its members send; None where that cannot be opened."""
-        cohort = gather_cohort([answer.frames["attendance"] for answer in trained.values()], self._roster)
+        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt])
+        groups = divide(tally.spoiled, frozenset(trained), self._plan, order)
+        trained = {node: answer for node, answer in trained.items() if any(node in group for group in groups)}
+        least = self._selection.quorum(len(invited))
+        if len(trained) < least:
+            self._tell(tally, f"{len(trained)} clients can be in a sum; {least} are needed, so the round starts over")
+            return None
+        frames = [answer.frames["attendance"] for answer in trained.values()]
+        cohort = gather_cohort(frames, self._roster, groups if len(groups) > 1 else ())
         dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
         tally.announced = True
         self._begin(tally)
@@ -168,19 +260,20 @@ class Run:
         total, held = CohortSum(cohort, self._plan), dict.fromkeys(cohort.nodes, 0)
         try:
             self._add(tally, cohort, trained, total, held, invited, dealt)
-            masked = total.masked(tally.attempt, invited, dealt) if total.nodes else None
+            places = openable(tally.spoiled, cohort.parts, total.sets, invited, self._plan)
+            masked = total.masked(tally.attempt, invited, dealt, places)
         finally:
             total.close()
         tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
-        least, members = self._selection.quorum(len(invited)), len(cohort.members)
-        enough = masked is not None and len(masked.nodes) >= least
+        members, enough = len(cohort.members), len(masked.nodes) >= least
         if len(total.nodes) < members:
             lost = f"{members - len(total.nodes)} of {members} clients were lost{tally.reasons(tally.recent)}"
             self._tell(tally, lost if enough else f"{lost}; {least} are needed for a sum, so the round starts over")
-        if masked is None or not enough:
+        if not enough:
             return None
-        wrong: dict[int, PeerError] = {node: ShareError(node) for node, holders in held.items() if holders < least}
-        wrong |= forbidding(cohort, masked.nodes, invited, self._plan.colluders)
+        asked = Nodes().union(*(cohort.parts[place] for place in places))
+        wrong: dict[int, PeerError] = {node: ShareError(node) for node in sorted(asked) if held[node] < least}
+        wrong |= forbidding(cohort, masked.sets, invited, self._plan.colluders)
         if wrong:
             self._exclude(tally, wrong, trained, invited)
             return None
@@ -198,7 +291,7 @@ class Run:
             with Refusals(tally, self._observer, trained[node].source):
                 raise wrong[node]
             tally.excluded.add(node)
-        names = ", ".join(self._roster.nodes[node].name for node in sorted(wrong))
+        names = self._names(frozenset(wrong))
         least = self._selection.quorum(len(invited))
         if len(invited - tally.excluded) < least:
             raise QuorumError(
@@ -245,7 +338,7 @@ class Run:
         """One more round, of no values: the sum of what the clients measure of the final model."""
         total, scores = self._sum(tally)
         self._observer.summed(tally.round, total, scores)
-        self._journal.close(scores)
+        self._journal.close(scores, self._opened(tally, total))
         self._sent(tally)
         return scores
 
@@ -258,17 +351,21 @@ class Run:
         frames = {"aggregate": self._aggregate, "scores": scores}
         for answer in self._asker.ask(tally, Action.REPORT, dict.fromkeys(nodes, frames)):
             with Refusals(tally, self._observer, answer.source):
-                said[answer.source] = answer.frames["model"], figures_from_bytes(answer.frames["figures"])
+                figures = figures_from_bytes(answer.frames["figures"])
+                said[answer.source] = answer.frames["model"], figures, answer.frames["spoiled"]
                 answers[answer.source] = answer
                 self._observer.phase(self._plan.rounds, "report", len(answers), len(nodes))
-        answers = self._agreeing(tally, answers, said, ("model", "figures"))
+        self._require_sum(tally, len(answers), tally.round)
+        answers = self._agreeing(tally, answers, said, ("model", "figures", "spoiled"))
         if not answers:
             raise QuorumError(
                 f"no client could open the final model{tally.reasons(tally.errors)}; resume the run to ask again"
             )
-        figures = figures_from_bytes(next(iter(answers.values())).frames["figures"])
+        told = next(iter(answers.values())).frames
         self._sent(tally)
-        self._told(figures, scores)
+        spoiled = int.from_bytes(told["spoiled"], "little")
+        self._told(figures_from_bytes(told["figures"]), spoiled, scores)
+        self._spoilers(tally.round, spoiled)
 
     def _agreeing(
         self, tally: Tally, answers: Mapping[int, Answer], said: Mapping[int, Sequence[object]], fields: Sequence[str]
@@ -286,15 +383,26 @@ class Run:
                 kept[node] = answers[node]
         return kept
 
-    def _told(self, figures: Figures, aggregate: bytes) -> None:
+    def _require_sum(self, tally: Tally, answers: int, round_: int) -> None:
+        """Go back to a round if clients refuse its sum: more of them than go on with it, and than may be lying.
+
+        Raises:
+            _NoSum: They do.
+        """
+        if len(tally.refusing) > max(answers, self._plan.colluders):
+            attempt = self._journal.opened(round_)
+            raise _NoSum(f"{len(tally.refusing)} clients refuse its sum, which is spoiled", attempt)
+
+    def _told(self, figures: Figures, spoiled: int, aggregate: bytes) -> None:
         """Write down what a sum says: of the training in its own round, and of the model of the round before.
 
         Args:
             figures: What all say that it says.
-            aggregate: The sum.
+            spoiled: Which of its groups' sums all say are none.
+            aggregate: The sums.
         """
-        head = describe(aggregate)
-        number, clients, weight = (int(str(head[name])) for name in ("round", "clients", "weight"))
+        heads = [head for place, (_, head) in enumerate(aggregates(aggregate)) if not spoiled >> place & 1]
+        number, clients, weight = heads[0]["round"], sum(h["clients"] for h in heads), sum(h["weight"] for h in heads)
         if trained := self._unpublished.get(number):
             self._amend(trained.trained(figures, weight))
         if scored := self._unpublished.pop(number - 1, None):
@@ -333,11 +441,26 @@ class Run:
 
     def _begin(self, tally: Tally) -> None:
         """Note what is about to be sent, before it is."""
-        self._journal.begin(
-            Attempt(
-                round=tally.round,
-                attempt=tally.attempt,
-                invited=tuple(sorted(tally.invited)),
-                announced=tally.announced,
-            )
+        self._journal.begin(self._attempt(tally))
+
+    def _attempt(self, tally: Tally) -> Attempt:
+        return Attempt(
+            round=tally.round,
+            attempt=tally.attempt,
+            invited=tuple(sorted(tally.invited)),
+            announced=tally.announced,
+            spoiled=tuple(sorted(tuple(sorted(one)) for one in tally.spoiled)),
         )
+
+
+class _NoSum(Exception):
+    """What was opened in a round is no sum.
+
+    Attributes:
+        attempt: The attempt that it was opened in.
+        dealer: Who has dealt shares that open nothing, if that is why.
+    """
+
+    def __init__(self, reason: str, attempt: Attempt, dealer: int | None = None) -> None:
+        super().__init__(reason)
+        self.attempt, self.dealer = attempt, dealer

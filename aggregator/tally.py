@@ -9,7 +9,9 @@ class Tally:
     """The counts of one round, over all its attempts, and who is invited to it.
 
     Attempts are numbered over all starts of the aggregator; tries are those of this start. ``invited`` stands once a
-    cohort was announced: from then on the others of a round hold it to the same nodes.
+    cohort was announced: from then on the others of a round hold it to the same nodes. ``spoiled`` are the sets whose
+    sums were opened in this round and were none; ``refusing`` are the nodes that say so of the sum before, in answer to
+    the message under way.
     """
 
     round: int
@@ -23,7 +25,9 @@ class Tally:
     values: int = 0
     value_bytes: int = 0
     vote_bytes: int = 0
+    spoiled: frozenset[frozenset[int]] = frozenset()
     sitting_out: set[int] = field(default_factory=set)
+    refusing: set[int] = field(default_factory=set)
     excluded: set[int] = field(default_factory=set)
     refused: Counter[str] = field(default_factory=Counter)
     seconds: defaultdict[str, float] = field(default_factory=lambda: defaultdict(float))

@@ -20,6 +20,7 @@ from edge_client.sparsify.interface import plain_name
 from edge_client.sums import next_state, open_sum
 from fleet.results.opened_run import OpenedRun
 from fleet.results.personal_models import alive_by_tensor
+from protocol.errors import Spoiled
 from protocol.grid import Integers
 from protocol.layout import Layout, Mask
 
@@ -32,12 +33,18 @@ class MaskWatch:
         self._alive = run.network.method.alive(run.network.layout, run.state())
 
     def figures(self, round_: int, aggregate: bytes) -> MaskFigures:
-        """The figures of a round, from its aggregate; none of the one after the last, which holds no values."""
+        """The figures of a round, from its aggregate.
+
+        There are none of a spoiled one, nor of the one after the last round, which holds no values.
+        """
         if round_ > self._run.plan.rounds:
             return MaskFigures()
         run, network = self._run, self._run.network
         layout, method = network.layout, network.method
-        total = open_sum(aggregate, run.journal.run, round_, run.opener, run.plan, layout)
+        try:
+            total = open_sum(aggregate, run.journal.run, round_, run.opener, run.plan, layout)
+        except Spoiled:
+            return MaskFigures()
         state = next_state(total, round_, run.plan, layout, method)
         before, self._alive = self._alive, method.alive(layout, state)
         ranked = layout.prunable[total.terms.support.positions]

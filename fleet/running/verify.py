@@ -18,10 +18,11 @@ from fleet.provisioning.kits import kit_name
 from fleet.results.summary import Verified
 from protocol.call import Call
 from protocol.documents import Count, Part
-from protocol.errors import StorageError, VerificationError
+from protocol.errors import Spoiled, StorageError, VerificationError
 from protocol.figures import NOTHING
 from protocol.files import replace_file
 from protocol.layout import Layout
+from protocol.openings import Nodes
 from protocol.plan import Plan
 
 VERIFIED_FILE = "verified.jsonl"
@@ -50,15 +51,20 @@ class Verifier:
         self._path, self._kits, self._plan, self._layout = out / VERIFIED_FILE, kits, plan, layout
 
     def check(self, round_: int, total: MaskedSum, aggregate: bytes) -> None:
-        """Compare one sum.
+        """Compare one sum, or those of the groups of a divided cohort; one that is spoiled is left out, as by clients.
 
         Raises:
             VerificationError: An integer differs.
             StorageError: The disk does not take the line; those before are as they were.
         """
-        nodes, call = sorted(total.nodes), Call(total.cohort.members[0].run, round_, total.attempt)
-        kit = load_kit(self._kits / kit_name(nodes[0]))
-        opened = open_sum(aggregate, call.run, round_, kit, self._plan, self._layout)
+        call = Call(total.cohort.members[0].run, round_, total.attempt)
+        kit = load_kit(self._kits / kit_name(min(total.nodes)))
+        try:
+            opened = open_sum(aggregate, call.run, round_, kit, self._plan, self._layout)
+        except Spoiled:
+            return
+        whole = [part for place, part in enumerate(total.sets) if not opened.told.spoiled >> place & 1]
+        nodes = sorted(Nodes().union(*whole))
         values, votes, figures = np.zeros_like(opened.values), np.zeros_like(opened.votes), NOTHING
         for node in nodes:
             pending = load_pending(self._kits / kit_name(node) / "state")
@@ -67,7 +73,7 @@ class Verifier:
             values, votes = values + integers, votes + pending.votes
             figures += figures_of(pending.measured, clipped, total.cohort, node, self._plan)
         wrong = int((values != opened.values).sum() + (votes != opened.votes).sum())
-        if wrong or figures != opened.figures or opened.clients != len(nodes):
+        if wrong or figures != opened.told.figures or opened.clients != len(nodes):
             raise VerificationError(
                 f"round {round_}: {wrong} of {values.size + votes.size} decrypted integers differ from the clear sum"
             )
