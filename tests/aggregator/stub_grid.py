@@ -44,18 +44,19 @@ from edge_client.round import (
 )
 from edge_client.sparsify import GlobalState, sparsifier
 from edge_client.state import Measured, Pending
-from edge_client.sums import Sum, next_state, open_sum
+from edge_client.sums import UNTOLD, Sum, Told, next_state, open_sum
 from fleet import flower
 from protocol.attendance import Attendance, decode_attendance, encode_attendance
 from protocol.call import Action, Call
-from protocol.cohort import Cohort
-from protocol.errors import PeerError
-from protocol.figures import NOTHING, Figures, figures_to_bytes
+from protocol.cohort import Cohort, decode_cohort
+from protocol.errors import PeerError, Spoiled
+from protocol.figures import figures_to_bytes
 from protocol.frame import ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, kind_of, signed
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
-from protocol.messages import from_request, to_reply
-from protocol.openings import decode_nodes
+from protocol.messages import from_request, to_error, to_reply
+from protocol.openings import MOST_SETS, decode_nodes
+from protocol.parameters import MODULUS
 from protocol.plan import Plan
 from protocol.release import Consent, decode_consent, decode_release, encode_consent
 from protocol.roster import Roster
@@ -83,7 +84,7 @@ def make_kits(nodes: int, plan: Plan) -> list[Kit]:
     return list(factories.kits(plan, numbers).values())
 
 
-_STATES: dict[bytes, tuple[GlobalState, Figures]] = {}  # every client derives the same one; here it is derived once
+_STATES: dict[bytes, tuple[GlobalState, Told]] = {}  # every client derives the same one; here it is derived once
 
 
 class MemoryLedger(Ledger):
@@ -105,15 +106,15 @@ class StubClient:
         self.ledger = MemoryLedger(Path())
         self.answered: Call | None = None
 
-    def state(self, call: Call, aggregate: bytes) -> tuple[GlobalState, Figures]:
+    def state(self, call: Call, aggregate: bytes) -> tuple[GlobalState, Told]:
         """The model that the last aggregate stands for, and the figures in it."""
         if not aggregate:
             assert call.round == 1
-            return first_state(np.linspace(-1, 1, self.layout.size, dtype=np.float32), self.layout), NOTHING
+            return first_state(np.linspace(-1, 1, self.layout.size, dtype=np.float32), self.layout), UNTOLD
         if aggregate not in _STATES:
             total = open_sum(aggregate, call.run, call.round - 1, self.kit, self.plan, self.layout)
             state = next_state(total, call.round - 1, self.plan, self.layout, sparsifier(self.plan))
-            _STATES[aggregate] = state, total.figures
+            _STATES[aggregate] = state, total.told
         return _STATES[aggregate]
 
     def train(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
@@ -161,14 +162,18 @@ class StubClient:
         self.ledger.require(call, self.kit.node)
         asked = decode_release(frames["release"])
         cohort = admit_release(asked, self.pending, call, self.kit, self.plan)
-        self.ledger.release(call, asked.nodes, self.kit.node)
+        self.ledger.release(call, asked.sets, self.kit.node)
         return {"consent": consent(asked, cohort, call, self.kit, self.plan, self.pending)}
 
     def report(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         """Say what the last sum says."""
         state, _ = self.state(call, frames["aggregate"])
         scores = open_sum(frames["scores"], call.run, call.round, self.kit, self.plan, self.layout)
-        return {"model": model_digest(state, call, self.kit), "figures": figures_to_bytes(scores.figures)}
+        return {
+            "model": model_digest(state, call, self.kit),
+            "figures": figures_to_bytes(scores.told.figures),
+            "spoiled": scores.told.spoiled.to_bytes(MOST_SETS // 8, "little"),
+        }
 
     def name(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         """Say who this is."""
@@ -220,6 +225,13 @@ class Ask:
         self.grid.frames.setdefault((self.kind, self.call.round, self.node), frames[self.name])
         self.grid.sent += sum(map(len, frames.values()))
         return frames
+
+    def answer(self) -> Message:
+        """What an honest client answers, be it that the sum is none."""
+        try:
+            return self.reply(self.honest())
+        except Spoiled as error:
+            return Message(to_error(error, "00000000"), reply_to=self.message)
 
     def reply(self, frames: Frames) -> Message:
         """A reply that carries these frames."""
@@ -312,7 +324,7 @@ class StubGrid(Grid):
             head = (ask.kind, ask.call.round, ask.call.attempt)
             numbers.append(ask.node)
             rules = [rule for rule in self._rules if rule.fits(ask)]
-            reply = rules[-1].behaviour(ask) if rules else ask.reply(ask.honest())
+            reply = rules[-1].behaviour(ask) if rules else ask.answer()
             if reply is not None:
                 self._ready[identity] = reply
         self.asked.append((*head, tuple(numbers)))
@@ -372,6 +384,22 @@ def of_round_before(ask: Ask, frame: bytes) -> bytes:
     return ask.grid.frames[ask.kind, ask.call.round - 1, ask.node]
 
 
+def spoils(ask: Ask) -> Message:
+    """The node contributes random residues, so that nobody can read the sum that they are in."""
+    assert ask.client.pending is not None
+    frame, p = ask.honest()[ask.name], ask.client.plan.parameters
+    cohort = decode_cohort(ask.frames["cohort"], ask.client.kit.roster)
+    mine = attendance_of(ask.client)
+    sent = decode_contribution(frame, mine, len(cohort.members), p, ask.client.kit.roster)
+    noise = np.random.default_rng(ask.node).integers(1 << p.width_up, size=sent.first.size, dtype=np.uint64)
+    return ask.reply({ask.name: sign_again(ask.client, frame, first=noise % np.uint64(MODULUS >> p.drop_up))})
+
+
+def refuses_the_sum(ask: Ask) -> Message:
+    """The node says that the sum is none."""
+    return Message(to_error(Spoiled("it is none"), "00000000"), reply_to=ask.message)
+
+
 def sends_plaintext(ask: Ask) -> Message:
     """The node sends the values themselves, as Flower's own clients do."""
     return ask.reply_with({"frames": ArrayRecord([np.ones(26, np.float32)])})
@@ -426,6 +454,7 @@ class Watch:
     phases: list[tuple[int, str, int, int]] = field(default_factory=list)
     sums: list[tuple[int, MaskedSum, Sum]] = field(default_factory=list)
     scores: list[Sum] = field(default_factory=list)
+    spoiled: list[tuple[int, MaskedSum]] = field(default_factory=list)
     nodes: list[tuple[int, dict[int, str]]] = field(default_factory=list)
     refusals: list[tuple[int, int, PeerError]] = field(default_factory=list)
     failures: list[tuple[int, int, str]] = field(default_factory=list)
@@ -444,9 +473,15 @@ class Watch:
         self.failures.append((round_, node, reason))
 
     def summed(self, round_: int, total: MaskedSum, aggregate: bytes) -> MaskFigures:
-        clients = {client.kit.node: client for client in self.grid.clients.values() if client.kit.node in total.nodes}
-        one, call = clients[min(clients)], Call(total.cohort.members[0].run, round_, total.attempt)
-        opened = open_sum(aggregate, call.run, round_, one.kit, one.plan, one.layout)
+        one, call = next(iter(self.grid.clients.values())), Call(total.cohort.members[0].run, round_, total.attempt)
+        try:
+            opened = open_sum(aggregate, call.run, round_, one.kit, one.plan, one.layout)
+        except Spoiled:
+            self.spoiled.append((round_, total))
+            return MaskFigures()
+        whole = [part for place, part in enumerate(total.sets) if not opened.told.spoiled >> place & 1]
+        nodes = frozenset().union(*whole)
+        clients = {client.kit.node: client for client in self.grid.clients.values() if client.kit.node in nodes}
         clear = [client.integers(total.cohort, call)[0] for client in clients.values()]
         assert np.array_equal(opened.values, sum(clear))
         votes = [client.pending.votes.astype(np.int64) for client in clients.values() if client.pending is not None]
