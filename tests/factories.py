@@ -24,7 +24,7 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.figures import Figures
 from protocol.frame import signed
 from protocol.layout import Layout, TensorSpec
-from protocol.openings import nodes_digest
+from protocol.openings import Nodes, nodes_digest
 from protocol.parameters import SEED_BYTES, Parameters
 from protocol.plan import Plan
 from protocol.roster import OPERATOR_PUBLIC_FILE, Node, Roster
@@ -122,6 +122,7 @@ def attendance(kit: Kit, **changes: Any) -> Attendance:
         seed=commit(secrets(kit.node).seed),
         dealt=bytes(range(32)),
         figures=FIGURES,
+        spoiled=0,
         memory=frozenset(),
     )
     return replace(made, **changes)
@@ -138,10 +139,10 @@ def attend(kit: Kit, **changes: Any) -> bytes:
     return signed(body, kit.sign(body))
 
 
-def cohort(members: Mapping[int, Kit], **changes: Any) -> Cohort:
-    """The cohort of these nodes; ``changes`` are fields of every attendance."""
+def cohort(members: Mapping[int, Kit], groups: Sequence[Nodes] = (), **changes: Any) -> Cohort:
+    """The cohort of these nodes, in these groups; ``changes`` are fields of every attendance."""
     attendances = [attend(kit, **changes) for kit in members.values()]
-    return gather_cohort(attendances, next(iter(members.values())).roster)
+    return gather_cohort(attendances, next(iter(members.values())).roster, groups)
 
 
 def contribution(kit: Kit, announced: Cohort, parameters: Parameters, **changes: Any) -> Contribution:
