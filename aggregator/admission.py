@@ -23,14 +23,15 @@ class AttendanceAdmission:
     Args:
         call: What was asked.
         invited: Who was.
+        sums: How many sums they were sent.
         plan: The plan of the run.
         roster: Who may answer.
     """
 
-    def __init__(self, call: Call, invited: Nodes, plan: Plan, roster: Roster) -> None:
+    def __init__(self, call: Call, invited: Nodes, sums: int, plan: Plan, roster: Roster) -> None:
         key = roster.key_id(call.run, call.round)
         self._asked = (call.run, call.round, call.attempt, plan.digest, key, nodes_digest(invited))
-        self._roster, self._invited, self._colluders = roster, invited, plan.colluders
+        self._roster, self._invited, self._sums, self._colluders = roster, invited, sums, plan.colluders
         self._seen: set[int] = set()
 
     def admit(self, node: int, data: bytes, shares: bytes) -> Attendance:
@@ -48,6 +49,7 @@ class AttendanceAdmission:
         _require(("node", "shares"), (node, attendance.dealt), (attendance.node, dealt_digest(shares)))
         if len(shares) != SHARE_BYTES * len(self._invited):
             raise MalformedMessage(f"{len(shares)} bytes are not the shares of {len(self._invited)} invited")
+        require_some(attendance.spoiled, self._sums)
         require_openable(attendance.memory, self._invited, (), self._colluders)
         _once(self._seen, attendance.node, "attendance")
         return attendance
@@ -94,6 +96,20 @@ class ContributionAdmission:
         )
         _once(self._seen, node, "contribution")
         return contribution
+
+
+def require_some(spoiled: int, sums: int) -> None:
+    """Refuse bits that are of no sum, or of all that there are: whoever finds them all spoiled does not go on.
+
+    Args:
+        spoiled: A bit for each sum, set where it is none.
+        sums: How many there are.
+
+    Raises:
+        PeerMismatch: They are.
+    """
+    if spoiled >> sums or (sums and spoiled.bit_count() == sums):
+        raise PeerMismatch("spoiled", f"bits of fewer than {sums} sums", f"{spoiled:b}")
 
 
 def forbidding(cohort: Cohort, sets: Collection[Nodes], invited: Nodes, colluders: int) -> dict[int, CohortRefused]:

@@ -18,32 +18,30 @@ says what to do, and resumes where it was.
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 from flwr.serverapp import Grid
 
-from aggregator.admission import AttendanceAdmission, ContributionAdmission, forbidding
+from aggregator.admission import AttendanceAdmission, require_some
 from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
-from aggregator.dividing import divide, openable
+from aggregator.contributing import Contributing
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import PhaseSeconds, Record
 from aggregator.releasing import Releasing
+from aggregator.reopening import NoSum, Reopening
 from aggregator.selection import Selection
-from aggregator.summation import CohortSum, MaskedSum, dealt_to
+from aggregator.summation import MaskedSum
 from aggregator.tally import Tally
 from protocol.attendance import decode_attendance
 from protocol.call import Action, Call
-from protocol.cohort import Cohort, gather_cohort
-from protocol.errors import PeerError, QuorumError, ShareError
+from protocol.errors import QuorumError, ShareError
 from protocol.figures import Figures, figures_from_bytes
 from protocol.openings import Nodes, encode_nodes
 from protocol.plan import Plan
 from protocol.roster import Roster
-from protocol.wire import aggregates, contribution_length
+from protocol.wire import aggregates
 
 _WAIT_SECONDS = 0.5
 
@@ -64,13 +62,11 @@ class Run:
         self._journal, self._observer = journal, observer
         self._asker = Asker(grid, journal.run, plan.deadline, observer)
         self._selection = Selection(grid, self._asker, plan, roster, observer)
+        self._reopening = Reopening(plan, roster, journal, observer)
+        self._contributing = Contributing(self._asker, self._selection, plan, roster, observer, self._begin)
         self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""
         self._unpublished: dict[int, Record] = {}
-        self._reopened: set[tuple[int, bool]] = set()
-        self._named: set[int] = set()
-        self._dealers: defaultdict[int, set[int]] = defaultdict(set)
-        self._discarded: dict[int, Record] = {}
 
     def run(self) -> None:
         """Run, or resume, to the last round of the plan.
@@ -86,72 +82,17 @@ class Run:
             self._observer.message(f"resuming after round {stored.round} of {self._plan.rounds}")
         number = stored.round + 1
         while number <= self._plan.rounds + 1:
-            tally = self._tally(number)
+            tally = self._reopening.tally(number)
             try:
                 if number <= self._plan.rounds:
                     self._round(tally)
                 else:
                     self._report(self._journal.scores() or self._score(tally))
                 number += 1
-            except _NoSum as error:
+            except NoSum as error:
                 number = error.attempt.round
-                self._reopen(error)
-
-    def _tally(self, number: int) -> Tally:
-        """The counts of a round that begins, or goes on where it was left."""
-        begun = self._journal.begun()
-        if begun is None or begun.round != number:
-            return Tally(number)
-        tally = Tally(number, attempt=begun.attempt, invited=frozenset(begun.invited), announced=begun.announced)
-        tally.spoiled = frozenset(map(frozenset, begun.spoiled))
-        tally.excluded |= self._dealers[number]
-        if before := self._discarded.pop(number, None):
-            tally.uplink, tally.downlink = before.uplink_bytes, before.downlink_bytes
-            tally.values, tally.value_bytes, tally.vote_bytes = before.values, before.value_bytes, before.vote_bytes
-        return tally
-
-    # --- a sum that is none ----------------------------------------------------------------------
-
-    def _reopen(self, error: "_NoSum") -> None:
-        """Go back to a round whose sum is none, once for each reason.
-
-        Raises:
-            QuorumError: It was gone back to before.
-        """
-        attempt = error.attempt
-        nodes = frozenset(node for one in attempt.sums for node in one)
-        again = (attempt.round, error.dealer is None) in self._reopened
-        self._reopened.add((attempt.round, error.dealer is None))
-        if again:
-            raise QuorumError(
-                f"round {attempt.round}: {error}, and was asked for twice. One of {self._names(nodes)} spoils it; "
-                "revoke that node and start a new run, or resume this one to ask once more."
-            )
-        if error.dealer is not None:
-            self._dealers[attempt.round].add(error.dealer)
-        if record := self._unpublished.pop(attempt.round, None):
-            self._discarded[attempt.round] = record
-        spoiled = {*attempt.spoiled, *attempt.sums}
-        self._journal.reopen(attempt.model_copy(update={"spoiled": tuple(sorted(spoiled)), "sums": ()}))
-        self._aggregate = self._journal.last().aggregate
-        self._observer.message(f"round {attempt.round}: {error}; asking again, in groups where it can be divided")
-
-    def _spoilers(self, round_: int, spoiled: int) -> Nodes:
-        """Those whose groups' sums of a round were none, by what clients say; they are named once."""
-        if not spoiled:
-            return frozenset()
-        sums = self._journal.opened(round_).sums
-        bad = [frozenset(one) for place, one in enumerate(sums) if spoiled >> place & 1]
-        if round_ not in self._named:
-            self._named.add(round_)
-            for group in bad:
-                self._observer.message(
-                    f"round {round_}: one of {self._names(group)} has spoiled the sum of their group"
-                )
-        return Nodes().union(*bad)
-
-    def _names(self, nodes: Nodes) -> str:
-        return ", ".join(self._roster.nodes[node].name for node in sorted(nodes))
+                self._reopening.reopen(error, self._unpublished.pop(number, None))
+                self._aggregate = self._journal.last().aggregate
 
     # --- one round -----------------------------------------------------------------------------
 
@@ -185,12 +126,12 @@ class Run:
         total = MaskedSum.from_bytes(waiting, self._roster) if waiting else None
         while total is None:
             trained, invited = self._train(tally)
-            total = self._contribute(tally, trained, invited)
+            total = self._contributing.contribute(tally, trained, invited)
         self._journal.wait(tally.round, total.to_bytes())
         try:
             return total, self._releasing.release(tally, total)
         except ShareError as error:
-            raise _NoSum(f"its sum can never be opened: {error}", self._opened(tally, total), error.node) from error
+            raise NoSum(f"its sum can never be opened: {error}", self._opened(tally, total), error.node) from error
 
     def _opened(self, tally: Tally, total: MaskedSum) -> Attempt:
         """The attempt whose sums were opened."""
@@ -219,13 +160,14 @@ class Run:
         """Take in what those who attend say of the sum before; whether enough of them are left."""
         told = decode_attendance(next(iter(present.values())).frames["attendance"], self._roster)
         self._told(told.figures, told.spoiled, self._aggregate)
-        for node in self._spoilers(tally.round - 1, told.spoiled) & present.keys():
+        for node in self._reopening.spoilers(tally.round - 1, told.spoiled) & present.keys():
             del present[node]
         return len(present) >= self._selection.quorum(len(invited))
 
     def _attending(self, tally: Tally, nodes: Mapping[int, int]) -> dict[int, Answer]:
         """Ask these nodes to train; the answers of those that agree, by their numbers."""
-        admission = AttendanceAdmission(self._call(tally), tally.invited, self._plan, self._roster)
+        sums = len([*aggregates(self._aggregate)])
+        admission = AttendanceAdmission(self._call(tally), tally.invited, sums, self._plan, self._roster)
         frames = {"invited": encode_nodes(tally.invited), "aggregate": self._aggregate}
         numbers = {source: number for number, source in nodes.items()}
         present: dict[int, Answer] = {}
@@ -237,100 +179,10 @@ class Run:
                 attendance = admission.admit(node, answer.frames["attendance"], answer.frames["shares"])
                 present[node], said[node] = answer, derived(attendance)
                 self._observer.phase(tally.round, "train", len(present), len(nodes))
-        self._require_sum(tally, len(present), tally.round - 1)
+        self._reopening.require_sum(tally, len(present), tally.round - 1)
         present = self._agreeing(tally, present, said, FIELDS)
         tally.seconds["train"] += time.monotonic() - start
         return present
-
-    def _contribute(self, tally: Tally, trained: Mapping[int, Answer], invited: Nodes) -> MaskedSum | None:
-        """Announce the cohort and add up what its members send; None where that cannot be opened."""
-        order = np.random.default_rng([self._plan.seed, tally.round, tally.attempt])
-        groups = divide(tally.spoiled, frozenset(trained), self._plan, order)
-        trained = {node: answer for node, answer in trained.items() if any(node in group for group in groups)}
-        least = self._selection.quorum(len(invited))
-        if len(trained) < least:
-            self._tell(tally, f"{len(trained)} clients can be in a sum; {least} are needed, so the round starts over")
-            return None
-        frames = [answer.frames["attendance"] for answer in trained.values()]
-        cohort = gather_cohort(frames, self._roster, groups if len(groups) > 1 else ())
-        dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
-        tally.announced = True
-        self._begin(tally)
-        start, added = time.monotonic(), tally.seconds["add"]
-        total, held = CohortSum(cohort, self._plan), dict.fromkeys(cohort.nodes, 0)
-        try:
-            self._add(tally, cohort, trained, total, held, invited, dealt)
-            places = openable(tally.spoiled, cohort.parts, total.sets, invited, self._plan)
-            masked = total.masked(tally.attempt, invited, dealt, places)
-        finally:
-            total.close()
-        tally.seconds["contribute"] += time.monotonic() - start - (tally.seconds["add"] - added)
-        members, enough = len(cohort.members), len(masked.nodes) >= least
-        if len(total.nodes) < members:
-            lost = f"{members - len(total.nodes)} of {members} clients were lost{tally.reasons(tally.recent)}"
-            self._tell(tally, lost if enough else f"{lost}; {least} are needed for a sum, so the round starts over")
-        if not enough:
-            return None
-        asked = Nodes().union(*(cohort.parts[place] for place in places))
-        wrong: dict[int, PeerError] = {node: ShareError(node) for node in sorted(asked) if held[node] < least}
-        wrong |= forbidding(cohort, masked.sets, invited, self._plan.colluders)
-        if wrong:
-            self._exclude(tally, wrong, trained, invited)
-            return None
-        return masked
-
-    def _exclude(
-        self, tally: Tally, wrong: Mapping[int, PeerError], trained: Mapping[int, Answer], invited: Nodes
-    ) -> None:
-        """Name the members with whom no sum can be opened, and leave them out of the round's next attempts.
-
-        Raises:
-            QuorumError: Too few are left.
-        """
-        for node in sorted(wrong):
-            with Refusals(tally, self._observer, trained[node].source):
-                raise wrong[node]
-            tally.excluded.add(node)
-        names = self._names(frozenset(wrong))
-        least = self._selection.quorum(len(invited))
-        if len(invited - tally.excluded) < least:
-            raise QuorumError(
-                f"round {tally.round}: {wrong[min(wrong)]}. Without {names} too few are left for a sum of at least "
-                f"{least}; resume the run to ask again, or start a new one."
-            )
-        self._tell(tally, f"no sum can be opened with {names}; the round starts over without")
-
-    def _add(
-        self,
-        tally: Tally,
-        cohort: Cohort,
-        trained: Mapping[int, Answer],
-        total: CohortSum,
-        held: dict[int, int],
-        invited: Nodes,
-        dealt: Mapping[int, bytes],
-    ) -> None:
-        """Ask a cohort, add what arrives, and count by member how many of those who contribute hold its shares."""
-        admission = ContributionAdmission(cohort, tally.attempt, self._plan, self._roster)
-        announced, members = cohort.encode(), {trained[node].source: node for node in sorted(trained)}
-        frames = {
-            source: {"cohort": announced, "shares": dealt_to(node, cohort, invited, dealt)}
-            for source, node in members.items()
-        }
-        for answer in self._asker.ask(tally, Action.CONTRIBUTE, frames):
-            with Refusals(tally, self._observer, answer.source):
-                frame = answer.frames["contribution"]
-                contribution = admission.admit(members[answer.source], frame)
-                adding = time.monotonic()
-                total.add(contribution)
-                tally.seconds["add"] += time.monotonic() - adding
-                bare = contribution_length(contribution.values, 0, len(members), self._plan.parameters)
-                tally.values += contribution.values
-                tally.value_bytes += bare
-                tally.vote_bytes += len(frame) - bare
-                for member, holds in zip(cohort.members, contribution.held, strict=True):
-                    held[member.node] += holds
-                self._observer.phase(tally.round, "contribute", len(total.nodes), len(members))
 
     # --- after the last round ------------------------------------------------------------------
 
@@ -352,10 +204,11 @@ class Run:
         for answer in self._asker.ask(tally, Action.REPORT, dict.fromkeys(nodes, frames)):
             with Refusals(tally, self._observer, answer.source):
                 figures = figures_from_bytes(answer.frames["figures"])
+                require_some(int.from_bytes(answer.frames["spoiled"], "little"), len([*aggregates(scores)]))
                 said[answer.source] = answer.frames["model"], figures, answer.frames["spoiled"]
                 answers[answer.source] = answer
                 self._observer.phase(self._plan.rounds, "report", len(answers), len(nodes))
-        self._require_sum(tally, len(answers), tally.round)
+        self._reopening.require_sum(tally, len(answers), tally.round)
         answers = self._agreeing(tally, answers, said, ("model", "figures", "spoiled"))
         if not answers:
             raise QuorumError(
@@ -365,7 +218,7 @@ class Run:
         self._sent(tally)
         spoiled = int.from_bytes(told["spoiled"], "little")
         self._told(figures_from_bytes(told["figures"]), spoiled, scores)
-        self._spoilers(tally.round, spoiled)
+        self._reopening.spoilers(tally.round, spoiled)
 
     def _agreeing(
         self, tally: Tally, answers: Mapping[int, Answer], said: Mapping[int, Sequence[object]], fields: Sequence[str]
@@ -382,16 +235,6 @@ class Run:
                     raise error
                 kept[node] = answers[node]
         return kept
-
-    def _require_sum(self, tally: Tally, answers: int, round_: int) -> None:
-        """Go back to a round if clients refuse its sum: more of them than go on with it, and than may be lying.
-
-        Raises:
-            _NoSum: They do.
-        """
-        if len(tally.refusing) > max(answers, self._plan.colluders):
-            attempt = self._journal.opened(round_)
-            raise _NoSum(f"{len(tally.refusing)} clients refuse its sum, which is spoiled", attempt)
 
     def _told(self, figures: Figures, spoiled: int, aggregate: bytes) -> None:
         """Write down what a sum says: of the training in its own round, and of the model of the round before.
@@ -451,16 +294,3 @@ class Run:
             announced=tally.announced,
             spoiled=tuple(sorted(tuple(sorted(one)) for one in tally.spoiled)),
         )
-
-
-class _NoSum(Exception):
-    """What was opened in a round is no sum.
-
-    Attributes:
-        attempt: The attempt that it was opened in.
-        dealer: Who has dealt shares that open nothing, if that is why.
-    """
-
-    def __init__(self, reason: str, attempt: Attempt, dealer: int | None = None) -> None:
-        super().__init__(reason)
-        self.attempt, self.dealer = attempt, dealer

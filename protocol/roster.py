@@ -10,7 +10,7 @@ changed by a single byte since it was signed is refused.
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -78,6 +78,10 @@ class Roster:
         return hashlib.blake2b(
             self.cohort_id + run + round_.to_bytes(4, "little"), digest_size=KEY_ID_BYTES, person=b"pruneseal key id"
         ).digest()
+
+    def names(self, nodes: Iterable[int]) -> str:
+        """The names of these nodes, in the order of their numbers, for somebody to read."""
+        return ", ".join(self.nodes[node].name for node in sorted(nodes))
 
     def verify(self, node: int, signature: bytes, message: bytes) -> None:
         """Check that ``node`` has signed ``message``.
