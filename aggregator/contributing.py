@@ -54,7 +54,7 @@ class Contributing:
         if len(trained) < least:
             self._require_divisible(tally, order)
             self._observer.message(
-                f"round {tally.round}: {len(trained)} clients can be in a sum, {least} are needed; the round starts over"
+                f"round {tally.round}: {len(trained)} clients of {least} can be in a sum; the round starts over"
             )
             return None
         frames = [answer.frames["attendance"] for answer in trained.values()]

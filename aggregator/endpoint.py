@@ -14,13 +14,15 @@ from pathlib import Path
 from threading import Thread
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+from pydantic import Field
 
+from aggregator.absences import Absence, read_absences
 from aggregator.journal import is_held, read_records
 from aggregator.metrics import RunCollector
 from aggregator.records import Record
 from aggregator.settings import AggregatorSettings
 from aggregator.status import FAILED, Status, read_status
-from protocol.documents import Items, Part
+from protocol.documents import Items, Part, Table
 from protocol.errors import ConfigError, PruneSealError
 from protocol.roster import load_roster
 
@@ -67,12 +69,14 @@ class Overview(Part):
         held: Whether a process runs its rounds now.
         trouble: What the service finds wrong; a folder knows of nothing.
         rounds: Its last rounds.
+        absences: What is held against nodes, by their names.
     """
 
     status: Status | None
     held: bool
     trouble: Items[str]
     rounds: Items[Record]
+    absences: Table[Absence] = Field(default_factory=dict)
 
 
 def overview(folder: Path, trouble: Sequence[str] = ()) -> Overview:
@@ -82,7 +86,13 @@ def overview(folder: Path, trouble: Sequence[str] = ()) -> Overview:
         CheckpointError: A file in it is damaged.
     """
     rounds = tuple(read_records(folder)[-_LAST_ROUNDS:])
-    return Overview(status=read_status(folder), held=is_held(folder), trouble=tuple(trouble), rounds=rounds)
+    return Overview(
+        status=read_status(folder),
+        held=is_held(folder),
+        trouble=tuple(trouble),
+        rounds=rounds,
+        absences=read_absences(folder),
+    )
 
 
 @contextmanager

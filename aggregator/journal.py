@@ -108,7 +108,8 @@ class Journal:
     """
 
     def __init__(self, folder: Path, plan: Plan, name: bytes | None = None) -> None:
-        self._folder = folder
+        self.folder = folder
+        """Where it is."""
         try:
             (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
             path = folder / RUN_FILE
@@ -135,13 +136,13 @@ class Journal:
         Raises:
             ConfigError: Another process runs it.
         """
-        with (self._folder / LOCK_FILE).open("w") as file:
+        with (self.folder / LOCK_FILE).open("w") as file:
             end = time.monotonic() + _LOCK_SECONDS
             while not _try_lock(file.fileno(), fcntl.LOCK_EX):  # it may be that somebody only looks whether it is held
                 if time.monotonic() > end:
-                    raise ConfigError(f"another process runs the rounds of {self._folder}: wait for it, or stop it")
+                    raise ConfigError(f"another process runs the rounds of {self.folder}: wait for it, or stop it")
                 time.sleep(0.05)
-            for torn in (self._folder / _ROUNDS).glob(".*"):
+            for torn in (self.folder / _ROUNDS).glob(".*"):
                 shutil.rmtree(torn)  # what a killed run was about to write
             yield
 
@@ -151,7 +152,7 @@ class Journal:
         Raises:
             CheckpointError: Its files are damaged.
         """
-        folders = sorted((self._folder / _ROUNDS).glob("round-*"))
+        folders = sorted((self.folder / _ROUNDS).glob("round-*"))
         if not folders:
             return Stored(0, b"")
         try:
@@ -170,7 +171,7 @@ class Journal:
             StorageError: The disk does not take it; nothing may be sent.
         """
         with self._writing(attempt.round):
-            attempt.write(self._folder / ATTEMPT_FILE)
+            attempt.write(self.folder / ATTEMPT_FILE)
 
     def begun(self) -> Attempt | None:
         """The attempt that was written down last, if any.
@@ -179,7 +180,7 @@ class Journal:
             CheckpointError: The file is damaged.
         """
         try:
-            return Attempt.read(self._folder / ATTEMPT_FILE)
+            return Attempt.read(self.folder / ATTEMPT_FILE)
         except FileNotFoundError:
             return None
         except CheckpointError as error:
@@ -195,7 +196,7 @@ class Journal:
             StorageError: The disk does not take it; nothing may be sent.
         """
         with self._writing(round_):
-            replace_file(self._folder / MASKED_FILE.format(round_), masked)
+            replace_file(self.folder / MASKED_FILE.format(round_), masked)
 
     def waiting(self, round_: int) -> bytes:
         """The sum of a round that waits to be released; empty where none does.
@@ -211,7 +212,7 @@ class Journal:
         Raises:
             StorageError: The disk does not take it; the rounds before are as they were.
         """
-        rounds = self._folder / _ROUNDS
+        rounds = self.folder / _ROUNDS
         temporary = rounds / f".{secrets.token_hex(8)}"
         with self._writing(record.round):
             temporary.mkdir()
@@ -225,7 +226,7 @@ class Journal:
             sync_directory(rounds)
             for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
                 shutil.rmtree(old)
-            (self._folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
+            (self.folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
 
     def opened(self, round_: int) -> Attempt:
         """The last attempt of a complete round, or of the one after the last.
@@ -233,9 +234,9 @@ class Journal:
         Raises:
             CheckpointError: Its file is damaged or missing.
         """
-        kept = self._folder / _ROUNDS / f"round-{round_:06d}" / ATTEMPT_FILE
+        kept = self.folder / _ROUNDS / f"round-{round_:06d}" / ATTEMPT_FILE
         try:
-            return Attempt.read(kept if kept.parent.exists() else self._folder / ATTEMPT_FILE)
+            return Attempt.read(kept if kept.parent.exists() else self.folder / ATTEMPT_FILE)
         except FileNotFoundError as error:
             raise CheckpointError(f"{kept} is missing: put it back from a copy, or start a new run") from error
 
@@ -250,11 +251,11 @@ class Journal:
         """
         self.begin(attempt)
         with self._writing(attempt.round):
-            if (folder := self._folder / _ROUNDS / f"round-{attempt.round:06d}").exists():
+            if (folder := self.folder / _ROUNDS / f"round-{attempt.round:06d}").exists():
                 shutil.rmtree(folder.replace(folder.with_name(f".{secrets.token_hex(8)}")))
                 sync_directory(folder.parent)
             for name in (SCORES_FILE, MASKED_FILE.format(attempt.round)):
-                (self._folder / name).unlink(missing_ok=True)
+                (self.folder / name).unlink(missing_ok=True)
 
     def unpublished(self) -> list[Record]:
         """The complete rounds that have no line in ``metrics.jsonl`` yet: the newest two at most.
@@ -262,10 +263,10 @@ class Journal:
         Raises:
             CheckpointError: A line or a record is damaged.
         """
-        path = self._folder / METRICS_FILE
+        path = self.folder / METRICS_FILE
         lines = [line for line in _lines(path) if line.endswith(b"\n")]
         published = _parsed(lines[-1], path).round if lines else 0
-        return [record for record in _kept_records(self._folder) if record.round > published]
+        return [record for record in _kept_records(self.folder) if record.round > published]
 
     def amend(self, record: Record) -> None:
         """Write a complete round's metrics anew.
@@ -274,7 +275,7 @@ class Journal:
             StorageError: The disk does not take it.
         """
         with self._writing(record.round):
-            record.write(self._folder / _ROUNDS / f"round-{record.round:06d}" / RECORD_FILE)
+            record.write(self.folder / _ROUNDS / f"round-{record.round:06d}" / RECORD_FILE)
 
     def close(self, scores: bytes, attempt: Attempt) -> None:
         """Write down the sum that says how the final model does, and the attempt that it was opened in.
@@ -284,8 +285,8 @@ class Journal:
         """
         self.begin(attempt)
         with self._writing(attempt.round):
-            replace_file(self._folder / SCORES_FILE, scores)
-            (self._folder / MASKED_FILE.format(attempt.round)).unlink(missing_ok=True)
+            replace_file(self.folder / SCORES_FILE, scores)
+            (self.folder / MASKED_FILE.format(attempt.round)).unlink(missing_ok=True)
 
     def scores(self) -> bytes:
         """What :meth:`close` has written; empty where it has not.
@@ -296,7 +297,7 @@ class Journal:
         return self._read(SCORES_FILE)
 
     def _read(self, name: str) -> bytes:
-        path = self._folder / name
+        path = self.folder / name
         try:
             return path.read_bytes()
         except FileNotFoundError:
@@ -311,7 +312,7 @@ class Journal:
             StorageError: The disk does not take it.
             CheckpointError: A line that is there already is damaged.
         """
-        path = self._folder / METRICS_FILE
+        path = self.folder / METRICS_FILE
         with self._writing(record.round):
             lines = _lines(path)
             kept = [line for line in lines if line.endswith(b"\n") and _parsed(line, path).round < record.round]
@@ -329,7 +330,7 @@ class Journal:
             yield
         except OSError as error:
             raise StorageError(
-                f"round {round_} cannot be written to {self._folder}: {error.strerror}. Free space or mend "
+                f"round {round_} cannot be written to {self.folder}: {error.strerror}. Free space or mend "
                 "the disk, then resume the run; it goes on from the last complete round."
             ) from error
 

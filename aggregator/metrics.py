@@ -11,6 +11,7 @@ from pathlib import Path
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from aggregator.absences import read_absences
 from aggregator.journal import is_held, read_records
 from aggregator.records import PhaseSeconds
 from aggregator.status import FAILED, FINISHED, RUNNING, STOPPED, read_status
@@ -63,6 +64,13 @@ class RunCollector(Collector):
         for reason, count in sorted(status.refused.items()):
             refused.add_metric([reason], count)
         yield refused
+        out = GaugeMetricFamily(
+            "pruneseal_left_out", "1 for a node that is left out of the round under way", labels=["node", "reason"]
+        )
+        for name, absence in sorted(read_absences(self._folder).items()):
+            if absence.until >= status.round:
+                out.add_metric([name, absence.reason], 1)
+        yield out
 
     def _of_the_rounds(self) -> Iterable[Metric]:
         records = read_records(self._folder)

@@ -1,10 +1,11 @@
-"""What becomes of a round whose sum is none: it is gone back to, once, and whoever may have spoiled it is named.
+"""What becomes of a round whose sum is none: it is gone back to, once, and whoever may have spoiled it is left out.
 
 Whoever is in a sum can spoil it with what it contributes, or keep it shut with shares that fit no polynomial.
 """
 
 from collections import defaultdict
 
+from aggregator.absences import Absences, told
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import Record
@@ -35,13 +36,14 @@ class Reopening:
         plan: The plan.
         roster: The names of the nodes.
         journal: Where the run is kept.
+        absences: Who is left out for some rounds.
         observer: Who is told.
     """
 
-    def __init__(self, plan: Plan, roster: Roster, journal: Journal, observer: Observer) -> None:
-        self._plan, self._roster, self._journal, self._observer = plan, roster, journal, observer
+    def __init__(self, plan: Plan, roster: Roster, journal: Journal, absences: Absences, observer: Observer) -> None:
+        self._plan, self._roster, self._journal = plan, roster, journal
+        self._absences, self._observer = absences, observer
         self._reopened: set[tuple[int, int | None]] = set()
-        self._named: set[int] = set()
         self._dealers: defaultdict[int, set[int]] = defaultdict(set)
         self._discarded: dict[int, Record] = {}
 
@@ -95,15 +97,16 @@ class Reopening:
         self._observer.message(f"round {attempt.round}: {error}; asking again, in groups where it can be divided")
 
     def spoilers(self, round_: int, spoiled: int) -> Nodes:
-        """Those whose groups' sums of a round were none, by what clients say; they are named once."""
-        if not spoiled:
-            return frozenset()
-        sums = self._journal.opened(round_).sums
-        bad = [frozenset(one) for place, one in enumerate(sums) if spoiled >> place & 1]
-        if round_ not in self._named:
-            self._named.add(round_)
-            for group in bad:
-                self._observer.message(
-                    f"round {round_}: one of {self._roster.names(group)} has spoiled the sum of their group"
-                )
-        return Nodes().union(*bad)
+        """Those whose groups' sums of a complete round were none, by what clients say; the round is counted in.
+
+        Args:
+            round_: Which.
+            spoiled: A bit for each sum.
+        """
+        attempt = self._journal.opened(round_)
+        sums = [frozenset(one) for one in attempt.sums]
+        bad = Nodes().union(*(one for place, one in enumerate(sums) if spoiled >> place & 1))
+        news = self._absences.count(round_, frozenset(attempt.invited), Nodes().union(*sums) - bad, bad)
+        for text in told(round_, news):
+            self._observer.message(text)
+        return bad

@@ -22,6 +22,7 @@ from collections.abc import Mapping, Sequence
 
 from flwr.serverapp import Grid
 
+from aggregator.absences import Absences
 from aggregator.admission import AttendanceAdmission, require_some
 from aggregator.agreement import FIELDS, agreeing, derived
 from aggregator.asking import Answer, Asker, Refusals
@@ -61,8 +62,9 @@ class Run:
         self._grid, self._plan, self._roster = grid, plan, roster
         self._journal, self._observer = journal, observer
         self._asker = Asker(grid, journal.run, plan.deadline, observer)
-        self._selection = Selection(grid, self._asker, plan, roster, observer)
-        self._reopening = Reopening(plan, roster, journal, observer)
+        absences = Absences(journal.folder, roster)
+        self._selection = Selection(grid, self._asker, plan, roster, absences, observer)
+        self._reopening = Reopening(plan, roster, journal, absences, observer)
         self._contributing = Contributing(self._asker, self._selection, plan, roster, observer, self._begin)
         self._releasing = Releasing(self._asker, self._selection, plan, roster, observer)
         self._aggregate = b""

@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from flwr.serverapp import Grid
 
+from aggregator.absences import ABSENT, SPOILED, Absences
 from aggregator.asking import Asker
 from aggregator.observer import Observer
 from aggregator.tally import Tally
@@ -32,11 +33,15 @@ class Selection:
             only where they are looked for: who a message is from, its signature says.
         plan: The plan.
         roster: Which nodes there are; a node of the grid is known by the name that it is registered under.
+        absences: Who is left out for some rounds.
         observer: Who is told.
     """
 
-    def __init__(self, grid: Grid, asker: Asker, plan: Plan, roster: Roster, observer: Observer) -> None:
+    def __init__(
+        self, grid: Grid, asker: Asker, plan: Plan, roster: Roster, absences: Absences, observer: Observer
+    ) -> None:
         self._grid, self._asker, self._plan, self._observer = grid, asker, plan, observer
+        self._roster, self._absences = roster, absences
         self._numbers = {node.name: number for number, node in roster.nodes.items()}
         self._told: dict[int, str] = {}
 
@@ -61,8 +66,8 @@ class Selection:
     def select(self, tally: Tally) -> tuple[Nodes, Mapping[int, int]]:
         """Who is invited, and, of those, by their numbers, who is there and where.
 
-        A random part of the nodes that are online; once a cohort was announced in a round, the same in all its
-        attempts. Waits for as many as make a sum.
+        A random part of the nodes that are online and not left out for some rounds; once a cohort was announced in a
+        round, the same in all its attempts. Waits for as many as make a sum.
 
         Raises:
             QuorumError: They do not come in time.
@@ -78,15 +83,23 @@ class Selection:
                 return invited, dict(sorted(there.items()))
             if time.monotonic() > end:
                 which = f" of the {len(invited)} that this round was begun with" if tally.announced else ""
+                spoiled = self._absences.left_out(tally.round, SPOILED) & online.keys()
+                out = f" without {self._roster.names(spoiled)}, one of which spoiled a sum" if spoiled else ""
                 raise QuorumError(
-                    f"{len(there)} nodes{which} are online; the plan needs {least}. Start more clients, then resume "
-                    "the run."
+                    f"{len(there)} nodes{which} are online{out}; the plan needs {least}. Start more clients, then "
+                    "resume the run."
                 )
             time.sleep(_WAIT_SECONDS)
 
     def _draw(self, tally: Tally, online: Mapping[int, int]) -> Nodes:
-        """As many as the plan says, in place of those who sit the round out others where there are others."""
-        numbers = sorted(online)
+        """As many as the plan says, in place of those who sit the round out others where there are others.
+
+        Those who are left out as absent are asked where too few are there without them. Those who may have spoiled a
+        sum are not: they would be in the way of the others.
+        """
+        absent, spoiled = (self._absences.left_out(tally.round, reason) for reason in (ABSENT, SPOILED))
+        there = online.keys() - spoiled
+        numbers = sorted(there if len(there - absent) < self._plan.min_cohort else there - absent)
         count = min(self._plan.max_cohort, max(self._plan.min_cohort, ceil(self._plan.fraction * len(numbers))))
         order = np.random.default_rng([self._plan.seed, tally.round, _SAMPLING])
         drawn = [numbers[i] for i in order.permutation(len(numbers))]

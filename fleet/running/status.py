@@ -1,6 +1,6 @@
 """`pruneseal status`: how a run is going, from its folder or from the aggregator's endpoint."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from http.client import HTTPException
 from pathlib import Path
@@ -13,6 +13,7 @@ from rich.filesize import decimal
 from rich.table import Table
 from rich.text import Text
 
+from aggregator.absences import ABSENT, SPOILED, Absence
 from aggregator.endpoint import Overview, overview
 from aggregator.records import Record
 from aggregator.status import FINISHED, RUNNING, Status
@@ -23,6 +24,7 @@ from protocol.text import LONGEST_NAME, cleaned
 _SECONDS = 10
 _SHOWN: Final = 5
 _LONGEST: Final = 1000
+_REASONS: Final = {ABSENT: "missing from sums", SPOILED: "its group's sum was spoiled"}
 
 
 def look(where: str) -> Overview:
@@ -57,7 +59,7 @@ def show(console: Console, found: Overview) -> None:
         for name, text in _facts(found.status, found).items():
             console.print(cleaned(f"{name:<16}{text}", _LONGEST), highlight=False, markup=False, soft_wrap=True)
         console.print()
-        console.print(_nodes(found.status))
+        console.print(_nodes(found.status, found.absences))
         console.print()
         console.print(_rounds(found.rounds[-_SHOWN:]))
         if found.status.problems:
@@ -87,12 +89,19 @@ def _facts(status: Status, found: Overview) -> dict[str, str]:
     return facts | ({"trouble": "; ".join(found.trouble)} if found.trouble else {})
 
 
-def _nodes(status: Status) -> Table:
-    table = Table("node", "there", "last seen (UTC)", "last sum", box=None, pad_edge=False)
+def _nodes(status: Status, absences: Mapping[str, Absence]) -> Table:
+    table = Table("node", "there", "last seen (UTC)", "last sum", "left out", box=None, pad_edge=False)
     for name, node in sorted(status.nodes.items()):
         seen = "never" if node.seen is None else _clock(node.seen)
+        out = absences.get(name)
         table.add_row(
-            Text(cleaned(name, LONGEST_NAME)), "yes" if node.online else "no", seen, str(node.round or "none")
+            Text(cleaned(name, LONGEST_NAME)),
+            "yes" if node.online else "no",
+            seen,
+            str(node.round or "none"),
+            f"to round {out.until}, {_REASONS.get(out.reason, out.reason)}"
+            if out and out.until >= status.round
+            else "",
         )
     return table
 

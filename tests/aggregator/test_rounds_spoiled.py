@@ -22,7 +22,7 @@ from tests.aggregator.test_rounds_dealing import attends_with
 
 def named(watch: Watch) -> list[str]:
     """What was said of spoilers."""
-    return [text for text in watch.texts if "spoiled the sum of their group" in text]
+    return [text for text in watch.texts if "one of them spoiled their sum" in text]
 
 
 def companions(watch: Watch, nth: int = 0) -> frozenset[int]:
@@ -44,7 +44,7 @@ def test_a_spoiled_sum_is_asked_again_in_groups_and_the_good_ones_go_on(scene: M
     assert BAD in companions(watch)
     assert first[2].clients == 10 - len(companions(watch))
     (text,) = named(watch)
-    assert text.startswith("round 1: one of ")
+    assert text.startswith("round 1: left out of round 2: ")
     assert all(f"node-{node}" in text for node in companions(watch))
     assert [record.round for record in watch.records] == [1, 2, 3]
 
@@ -122,7 +122,14 @@ def test_the_word_of_a_few_that_a_sum_is_none_is_not_taken(scene: MakeScene) -> 
 def test_the_word_of_one_about_the_groups_is_not_taken(scene: MakeScene) -> None:
     s = scene(10, rounds=2)
     s.grid.when(CONTRIBUTE, spoils, BAD, round=1, attempt=1)
-    s.grid.when(TRAIN, attends_with(spoiled=2), 13, round=2)
+
+    def lies(ask: Ask) -> Message:
+        try:
+            return attends_with(spoiled=2)(ask) or ask.answer()
+        except Spoiled:
+            return ask.answer()
+
+    s.grid.when(TRAIN, lies, 13, round=2)
     watch = s.run()
     assert named(watch) == []
     assert [record.cohort for record in watch.records] == [10, 9]
