@@ -94,15 +94,9 @@ def _nodes(status: Status, absences: Mapping[str, Absence]) -> Table:
     for name, node in sorted(status.nodes.items()):
         seen = "never" if node.seen is None else _clock(node.seen)
         out = absences.get(name)
-        table.add_row(
-            Text(cleaned(name, LONGEST_NAME)),
-            "yes" if node.online else "no",
-            seen,
-            str(node.round or "none"),
-            f"to round {out.until}, {_REASONS.get(out.reason, out.reason)}"
-            if out and out.until >= status.round
-            else "",
-        )
+        until = f"to round {out.until}, {_REASONS.get(out.reason, '')}" if out and out.until >= status.round else ""
+        there = "yes" if node.online else "no"
+        table.add_row(Text(cleaned(name, LONGEST_NAME)), there, seen, str(node.round or "none"), until)
     return table
 
 

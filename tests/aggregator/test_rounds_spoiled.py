@@ -1,9 +1,10 @@
 """``aggregator.rounds``: whoever spoils a sum costs one attempt; its group is named and the others go on."""
 
 import pytest
+from flwr.app import Message
 
 from aggregator.journal import Journal
-from protocol.errors import QuorumError
+from protocol.errors import QuorumError, Spoiled
 from tests import factories
 from tests.aggregator.conftest import BAD, MakeScene, asked
 from tests.aggregator.stub_grid import (
@@ -12,6 +13,7 @@ from tests.aggregator.stub_grid import (
     RELEASE,
     REPORT,
     TRAIN,
+    Ask,
     Watch,
     refuses_the_sum,
     silent,
@@ -123,9 +125,11 @@ def test_the_word_of_one_about_the_groups_is_not_taken(scene: MakeScene) -> None
     s = scene(10, rounds=2)
     s.grid.when(CONTRIBUTE, spoils, BAD, round=1, attempt=1)
 
+    attends = attends_with(spoiled=2)
+
     def lies(ask: Ask) -> Message:
         try:
-            return attends_with(spoiled=2)(ask) or ask.answer()
+            return attends(ask) or ask.answer()
         except Spoiled:
             return ask.answer()
 
