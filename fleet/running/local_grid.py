@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import threading
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -58,6 +59,7 @@ class LocalGrid(Grid):
         self._worker = (client_app, dict(environment))
         self._workers = min(nodes, workers or os.cpu_count() or 1)
         self._drop, self._seed = drop, seed
+        self._asked: Counter[tuple[int, int]] = Counter()
         self._lost: dict[int, Action] = {}
         self._lock = threading.Lock()
         self._jobs: dict[str, tuple[Message, Future[Parcel]]] = {}
@@ -166,11 +168,16 @@ class LocalGrid(Grid):
             return _refusal(message, ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error)}:<'{error}'>")
 
     def _maybe_lose(self, node: int, message: Message) -> None:
-        """Decide, when a client is asked to train, whether it misses a message afterwards, and which."""
+        """Decide, when a client is asked to train, whether it misses a message afterwards, and which.
+
+        By how often it was asked in this round since this process began, not by the number of the attempt: so a run that
+        was killed and resumed loses the same clients as one that was not.
+        """
         if message.metadata.message_type != Action.TRAIN:
             return
         call = call_of(message.content)
-        lost, late = np.random.default_rng([self._seed, call.round, call.attempt, node]).random(2)
+        self._asked[call.round, node] += 1
+        lost, late = np.random.default_rng([self._seed, call.round, self._asked[call.round, node], node]).random(2)
         self._lost.pop(node, None)
         if lost < self._drop:
             self._lost[node] = Action.CONTRIBUTE if late < 1 / 2 else Action.RELEASE

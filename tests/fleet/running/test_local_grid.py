@@ -258,6 +258,16 @@ def test_who_vanishes_is_drawn_again_when_the_round_is_trained_again() -> None:
     assert gone[0] | gone[1] != gone[0]
 
 
+def test_a_round_that_another_process_goes_on_with_loses_the_same_clients() -> None:
+    gone = []
+    for attempt in (1, 2):
+        with LocalGrid(12, {}, {}, client_app=APP, workers=1, drop=0.5, seed=3) as made:
+            ask(made, [train("train", node, 4, attempt) for node in made.get_node_ids()])
+            asked = ask(made, [train("train.contribute", node, 4, attempt) for node in made.get_node_ids()])
+            gone.append({node for node, reply in asked.items() if reply.has_error()})
+    assert gone[0] == gone[1]
+
+
 # --- processes -----------------------------------------------------------------------------------------------
 
 
