@@ -170,8 +170,8 @@ class LocalGrid(Grid):
     def _maybe_lose(self, node: int, message: Message) -> None:
         """Decide, when a client is asked to train, whether it misses a message afterwards, and which.
 
-        By how often it was asked in this round since this process began, not by the number of the attempt: so a run that
-        was killed and resumed loses the same clients as one that was not.
+        By how often it was asked in this round since this process began, not by the number of the attempt: so a run
+        that was killed and resumed loses the same clients as one that was not.
         """
         if message.metadata.message_type != Action.TRAIN:
             return
