@@ -40,13 +40,13 @@ class _File(Document):
     """``absences.json``.
 
     Attributes:
-        round: The last round that is counted in.
+        rounds: The last round that is counted in, by reason.
         nodes: What is held against nodes, by their names.
     """
 
     format: str = "pruneseal-absences"
     version: str = "1.0"
-    round: Count = 0
+    rounds: Table[Count] = Field(default_factory=dict)
     nodes: Table[Absence] = Field(default_factory=dict)
 
 
@@ -87,14 +87,8 @@ class Absences:
         out = {name for name, one in self._file.nodes.items() if one.reason == reason and one.until >= round_}
         return frozenset(number for number, node in self._roster.nodes.items() if node.name in out)
 
-    def count(self, round_: int, invited: Nodes, good: Nodes, spoiled: Nodes) -> Mapping[str, Absence]:
-        """Count a complete round in, once.
-
-        Args:
-            round_: Which.
-            invited: Who was invited to it.
-            good: Who is in a good sum of it.
-            spoiled: Whose group's sum was none.
+    def summed(self, round_: int, invited: Nodes, inside: Nodes) -> Mapping[str, Absence]:
+        """Count in, once, who is in the sums of a round, whatever these are.
 
         Returns:
             Who is left out for it, by name.
@@ -102,22 +96,31 @@ class Absences:
         Raises:
             StorageError: The disk does not take it; nothing was counted.
         """
-        if round_ <= self._file.round:
+        return self._count(round_, ABSENT, inside, invited - inside)
+
+    def judged(self, round_: int, good: Nodes, spoiled: Nodes) -> Mapping[str, Absence]:
+        """Count in, once, who is in good sums of a round, and whose sum was none; as in :meth:`summed`."""
+        return self._count(round_, SPOILED, good, spoiled)
+
+    def _count(self, round_: int, reason: str, forgiven: Nodes, held: Nodes) -> Mapping[str, Absence]:
+        if round_ <= self._file.rounds.get(reason, 0):
             return {}
-        nodes, news = dict(self._file.nodes), dict[str, Absence]()
-        for node in sorted((invited | spoiled) & self._roster.nodes.keys()):
-            name, reason = self._roster.nodes[node].name, SPOILED if node in spoiled else ABSENT
-            if node in good:
-                nodes.pop(name, None)
-                continue
-            before = nodes.get(name)
-            times = before.times + 1 if before and before.reason == reason else 1
-            rounds = 1 << (times - _PATIENCE[reason]) if times >= _PATIENCE[reason] else 0
-            nodes[name] = Absence(reason=reason, times=times, until=round_ + min(rounds, _LONGEST))
+        names = {number: node.name for number, node in self._roster.nodes.items()}
+        before, news = self._file.nodes, dict[str, Absence]()
+        kept = {name: one for name, one in before.items() if one.reason != reason}
+        forgotten = {names[node] for node in forgiven & names.keys()}
+        kept |= {name: one for name, one in before.items() if one.reason == reason and name not in forgotten}
+        for node in sorted(held & names.keys()):
+            name = names[node]
+            times = before[name].times + 1 if name in before and before[name].reason == reason else 1
+            rounds = min(_LONGEST, 1 << (times - _PATIENCE[reason])) if times >= _PATIENCE[reason] else 0
+            kept[name] = Absence(reason=reason, times=times, until=round_ + rounds)
             if rounds:
-                news[name] = nodes[name]
+                news[name] = kept[name]
         try:
-            (file := _File(round=round_, nodes=nodes)).write(self._folder / ABSENCES_FILE)
+            (file := _File(rounds={**self._file.rounds, reason: round_}, nodes=kept)).write(
+                self._folder / ABSENCES_FILE
+            )
         except OSError as error:
             raise StorageError(
                 f"{self._folder / ABSENCES_FILE} cannot be written: {error.strerror}. Free space or mend the disk, "

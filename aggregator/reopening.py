@@ -4,11 +4,13 @@ Whoever is in a sum can spoil it with what it contributes, or keep it shut with 
 """
 
 from collections import defaultdict
+from collections.abc import Mapping
 
-from aggregator.absences import Absences, told
+from aggregator.absences import Absence, Absences, told
 from aggregator.journal import Attempt, Journal
 from aggregator.observer import Observer
 from aggregator.records import Record
+from aggregator.summation import MaskedSum
 from aggregator.tally import Tally
 from protocol.errors import QuorumError
 from protocol.openings import Nodes
@@ -97,7 +99,7 @@ class Reopening:
         self._observer.message(f"round {attempt.round}: {error}; asking again, in groups where it can be divided")
 
     def spoilers(self, round_: int, spoiled: int) -> Nodes:
-        """Those whose groups' sums of a complete round were none, by what clients say; the round is counted in.
+        """Those whose groups' sums of a complete round were none, by what clients say; they are left out for a while.
 
         Args:
             round_: Which.
@@ -106,7 +108,13 @@ class Reopening:
         attempt = self._journal.opened(round_)
         sums = [frozenset(one) for one in attempt.sums]
         bad = Nodes().union(*(one for place, one in enumerate(sums) if spoiled >> place & 1))
-        news = self._absences.count(round_, frozenset(attempt.invited), Nodes().union(*sums) - bad, bad)
+        self._tell(round_, self._absences.judged(round_, Nodes().union(*sums) - bad, bad))
+        return bad
+
+    def missing(self, round_: int, total: MaskedSum) -> None:
+        """Leave out for a while who is missing from one sum after the other."""
+        self._tell(round_, self._absences.summed(round_, total.invited, total.nodes))
+
+    def _tell(self, round_: int, news: Mapping[str, Absence]) -> None:
         for text in told(round_, news):
             self._observer.message(text)
-        return bad

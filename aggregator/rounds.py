@@ -119,6 +119,7 @@ class Run:
             seconds=seconds,
             **dict(opened),
         )
+        self._reopening.missing(tally.round, total)
         self._journal.save(aggregate, record, self._opened(tally, total))
         self._aggregate, self._unpublished[tally.round] = aggregate, record
 
