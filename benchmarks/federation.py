@@ -26,7 +26,7 @@ from edge_client.learning.partition import Partition, partition
 from edge_client.learning.training import Score, evaluate, gradient_at, local_update
 from edge_client.round import dither_of, terms_of, training_seed
 from edge_client.sparsify import GlobalState
-from edge_client.sums import Sum, next_state
+from edge_client.sums import UNTOLD, Sum, next_state
 from fleet.results.finish import SUMMARY_FILE
 from fleet.results.summary import Summary
 from fleet.running import local
@@ -34,7 +34,7 @@ from protocol.attendance import ATTENDANCE_BYTES, SHARE_BYTES
 from protocol.call import Call
 from protocol.cohort import bounded_weights
 from protocol.errors import ConfigError
-from protocol.figures import FIGURES_BYTES, NOTHING
+from protocol.figures import FIGURES_BYTES
 from protocol.grid import Integers, Share, quantise, steps
 from protocol.layout import Mask, Vector
 from protocol.plan import Plan
@@ -45,6 +45,7 @@ from protocol.wire import contribution_length
 
 _SIV_TAG = 16
 _DIGEST = 32
+_SPOILED = 8
 Tensors = dict[str, torch.Tensor]
 
 
@@ -132,7 +133,7 @@ class Clear:
             votes = _added(votes, elected[terms.support.positions] if elected.size else elected)
             clipped += cut
         self.state = next_state(
-            Sum(terms, self.clients, 1.0, values, votes, NOTHING), state.round + 1, plan, layout, self.network.method
+            Sum(terms, self.clients, 1.0, values, votes, UNTOLD), state.round + 1, plan, layout, self.network.method
         )
         uplink, vote_bytes = self._bytes(values.size, votes.size, self._sealed(state))
         score, sparsity = self.score()
@@ -191,7 +192,7 @@ class Clear:
         others = ATTENDANCE_BYTES + self.clients * SHARE_BYTES + consent_length(self.clients, 0)
         sent = self.clients * (others + whole) + sealed
         if self.state.round == self.plan.rounds:  # one round more, of no values, and what it came to
-            sent += self.clients * (others + none + _DIGEST + FIGURES_BYTES) + self._sealed(self.state)
+            sent += self.clients * (others + none + _DIGEST + FIGURES_BYTES + _SPOILED) + self._sealed(self.state)
         return sent, self.clients * (whole - bare)
 
 

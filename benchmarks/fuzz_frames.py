@@ -15,11 +15,11 @@ from protocol.cohort import decode_cohort
 from protocol.describe import describe
 from protocol.errors import MalformedMessage
 from protocol.frame import SIGNATURE_BYTES
-from protocol.openings import decode_memory, decode_nodes, encode_memory, encode_nodes
+from protocol.openings import decode_memory, decode_nodes, encode_memory, encode_nodes, sets_at
 from protocol.release import decode_consent, decode_release
 from protocol.support import Support, decode_support, encode_support
 from protocol.terms import Terms, decode_terms, encode_terms
-from protocol.wire import decode_aggregate, decode_contribution
+from protocol.wire import aggregates, decode_aggregate, decode_contribution
 from tests import factories
 from tests.protocol import frames
 
@@ -64,13 +64,14 @@ def of_frames() -> Iterator[Reader]:
 
     def cohort_signed(data: bytes) -> bytes:
         try:
-            return b"".join(signed(part) for part in attendances(data))
+            _, at = sets_at(data, 0)
+            return data[:at] + b"".join(signed(part) for part in attendances(data[at:]))
         except MalformedMessage:
             return data
 
     yield Reader("describe", every, describe)
     remembering = factories.cohort(frames.KITS, memory=frames.MEMORY).encode()
-    cohorts = [frames.COHORT.encode(), remembering]
+    cohorts = [frames.COHORT.encode(), frames.DIVIDED.encode(), remembering]
     yield Reader("attendance", frames.ATTENDANCES, lambda data: decode_attendance(data, roster), signed)
     yield Reader("cohort", cohorts, lambda data: decode_cohort(data, roster), cohort_signed)
     yield Reader(
@@ -83,6 +84,8 @@ def of_frames() -> Iterator[Reader]:
     yield Reader("release", frames.RELEASES, decode_release)
     yield Reader("consent", frames.CONSENTS, lambda data: decode_consent(data, roster), signed)
     yield Reader("aggregate", frames.AGGREGATES, lambda data: decode_aggregate(data, parameters), slack=MIB)
+    sums = [frames.AGGREGATES[0], b"".join(frames.AGGREGATES), frames.AGGREGATES[1] * 64]
+    yield Reader("aggregates", sums, lambda data: list(aggregates(data)))
     memories = [*_vectors("memory", "encoded"), encode_memory(frames.MEMORY)]
     yield Reader("memory", memories, decode_memory)
     yield Reader("invited", [encode_nodes(one) for one in ((), frames.KITS, range(100))], decode_nodes)

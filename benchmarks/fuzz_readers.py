@@ -22,7 +22,7 @@ from aggregator.journal import (
     read_records,
 )
 from aggregator.status import STATUS_FILE, Status, read_status
-from aggregator.summation import MaskedSum
+from aggregator.summation import MaskedSum, PartSum
 from benchmarks.fuzz_frames import VECTORS, dealt_to_the_first, of_frames
 from benchmarks.fuzz_models import of_files, of_serving
 from benchmarks.fuzz_reader import Reader, from_file
@@ -158,7 +158,9 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader("pending values", [_npy(arrays["values"])], lambda data: place(_npz(arrays, values=data)))
 
     call = Call(factories.RUN, 2, 1)
-    given = [Sent(factories.RUN, 1, 1, bytes(32), bytes(range(32)), frozenset({1, 2, 300}), frozenset({1, 2}))]
+    given = [
+        Sent(factories.RUN, 1, 1, bytes(32), bytes(range(32)), frozenset({1, 2, 300}), frozenset({frozenset({1, 2})}))
+    ]
     Ledger(state, {call.run: (2, 1)}, given).save()
     kept = (state / LEDGER_FILE).read_bytes()
     ledger = from_file(state / LEDGER_FILE, lambda: Ledger.open(state, call, None, 1))
@@ -172,11 +174,13 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     yield Reader("ledger body", [outer["body"].encode()], lambda body: ledger(whole(body)))
 
     journal = Journal(run, plan)
-    journal.begin(Attempt(round=2, attempt=3, invited=(1, 2, 300), announced=True))
+    sets = ((1, 2), (3, 300))
+    attempt = Attempt(round=1, attempt=3, invited=(1, 2, 3, 300), announced=True, spoiled=sets, sums=sets)
+    journal.begin(attempt)
     begun = (run / ATTEMPT_FILE).read_bytes()
     yield Reader(ATTEMPT_FILE, [begun], from_file(run / ATTEMPT_FILE, journal.begun))
     record = factories.record(1)
-    journal.save(b"sum", record)
+    journal.save(b"sum", record, attempt)
     journal.publish(record)
     newest = run / "rounds" / "round-000001"
     name = (run / RUN_FILE).read_bytes()
@@ -196,11 +200,11 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
 
 
 def _of_a_sum() -> Iterator[Reader]:
-    """A sum that waits to be released, of small halves, as a file and by what it holds."""
-    halves = (np.arange(8, dtype=np.uint64).reshape(1, 8),) * 2
-    nodes, roster = frozenset(frames.KITS), frames.ROSTER
-    made = MaskedSum(1, nodes, frames.COHORT, nodes, dealt_to_the_first(), halves, (factories.dummy_seeds(4),))
-    saved = made.to_bytes()
+    """Sums that wait to be released, of small halves, as a file and by what it holds."""
+    halves, seeds = (np.arange(8, dtype=np.uint64).reshape(1, 8),) * 2, (factories.dummy_seeds(2),)
+    cohort, roster = frames.DIVIDED, frames.ROSTER
+    parts = tuple(PartSum(group, nodes, halves, seeds) for group, nodes in enumerate(cohort.parts))
+    saved = MaskedSum(1, cohort.nodes, cohort, dealt_to_the_first(), parts).to_bytes()
     arrays = read_arrays(saved)
 
     def read(data: bytes) -> object:
@@ -210,7 +214,7 @@ def _of_a_sum() -> Iterator[Reader]:
         return lambda data: read(_npz(arrays, **{name: data}))
 
     yield Reader("masked", [saved], read)
-    for name in ("attempt", "nodes", "seeds"):
+    for name in ("attempt", "groups", "nodes-0", "seeds-1"):
         yield Reader(f"masked {name}", [_npy(arrays[name])], of_member(name))
 
 

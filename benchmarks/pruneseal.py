@@ -154,7 +154,7 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
         counted = np.concatenate([integers, np.ones(1, np.int64), encode_figures(NOTHING, p.grid)])
         packed = pack(counted, p.values)
     with watch.lap(TAG):
-        key = tag_key(kit.secret, member, len(f.cohort.members), digest)
+        key = tag_key(kit.secret, member, len(f.cohort.members), digest, 0)
         slots = np.concatenate([packed, tag(counted, 1, key, p)])
     with watch.lap(BLIND):
         own = f.pending[node].secrets
@@ -297,10 +297,12 @@ class PruneSeal:
             f.kits[0].secret,
             f.cohort.members[0],
             f.cohort.digest(f.call.attempt),
+            0,
             (len(weights), len(weights)),
             (sum(weights.values()),) * 2,
         )
-        return encode_aggregate(total.aggregate(self._masks, f.plan, vouched, f.pending[0].sealed), f.plan.parameters)
+        (aggregate,) = total.aggregates([self._masks], f.plan, [vouched], f.pending[0].sealed)
+        return encode_aggregate(aggregate, f.plan.parameters)
 
     def _add(self) -> None:
         """Admit and add a few contributions; the first only founds the sum and is not timed."""

@@ -14,7 +14,7 @@ from protocol.bits import Words
 from protocol.errors import PeerError
 from protocol.frame import signed
 from protocol.grid import Grid
-from protocol.openings import Memory, Opening
+from protocol.openings import Memory, Nodes, Opening
 from protocol.parameters import DEGREE, Parameters
 from protocol.release import Consent, Release, encode_consent, encode_release
 from protocol.wire import Aggregate, Contribution, encode_aggregate
@@ -27,6 +27,7 @@ FULL = (DEGREE - PARAMETERS.tags) * PARAMETERS.fields - PARAMETERS.trailing
 KITS = kits(plan(), (1, 2, 3, 0xFFFF_FFFF))
 ROSTER = KITS[1].roster
 COHORT = cohort(KITS)
+DIVIDED = cohort(KITS, (Nodes({1, 3}), Nodes({2, 0xFFFF_FFFF})))
 U32 = st.integers(0, (1 << 32) - 1) | st.sampled_from([0, 1, (1 << 32) - 1])
 MEMORY: Memory = frozenset(
     {
@@ -50,6 +51,7 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
         attempt=1,
         clients=3,
         members=4,
+        group=0,
         weight=306,
         total=501,
         values=7,
@@ -68,7 +70,7 @@ def aggregate(second: "tuple[tuple[bytes, ...], ...] | Words", **changes: Any) -
 
 def release(**changes: Any) -> Release:
     """A release of three of the cohort's four."""
-    made = Release(RUN, 1, 1, 4, COHORT.digest(1), terms=True, nodes=frozenset({1, 2, 0xFFFF_FFFF}))
+    made = Release(RUN, 1, 1, 4, COHORT.digest(1), terms=True, sets=(Nodes({1, 2, 0xFFFF_FFFF}),))
     return replace(made, **changes)
 
 
@@ -81,7 +83,7 @@ def consent(node: int, **changes: Any) -> Consent:
         node=node,
         members=4,
         cohort=COHORT.digest(1),
-        voucher=bytes(range(0x60, 0x80)),
+        vouchers=(bytes(range(0x60, 0x80)),),
         shares=(*(bytes(range(start, start + 32)) for start in (1, 2, 3)), bytes(32)),
         sealed=SEALED,
     )
@@ -98,7 +100,7 @@ ATTENDANCES = [
     attend(KITS[1]),
     attend(KITS[2], votes=7, round=2),
     attend(KITS[0xFFFF_FFFF], samples=1),
-    attend(KITS[3], attempt=3, memory=MEMORY),
+    attend(KITS[3], attempt=3, spoiled=(1 << 64) - 1, memory=MEMORY),
 ]
 CONTRIBUTIONS = [
     contribute(KITS[1], COHORT, PARAMETERS),
@@ -113,21 +115,24 @@ AGGREGATES = [
         aggregate(SEEDS),
         aggregate((dummy_seeds(1),), clients=1, weight=1, sealed=b""),
         aggregate(SEEDS, votes=7, first=dummy_words(PARAMETERS.slots(7, 7), PARAMETERS.width_down)),
-        aggregate(SEEDS, first=np.zeros(PARAMETERS.slots(7, 0), np.uint64)),
+        aggregate(SEEDS, group=1, first=np.zeros(PARAMETERS.slots(7, 0), np.uint64)),
     )
 ]
 RELEASES = [
     encode_release(made)
     for made in (
         release(),
-        release(terms=False, nodes=frozenset({1})),
-        release(members=5, nodes=frozenset(range(1, 6))),
+        release(terms=False, sets=(Nodes({1}),)),
+        release(members=5, sets=(Nodes(range(1, 6)),)),
+        release(sets=DIVIDED.groups),
+        release(sets=(Nodes({3}), Nodes({2}))),
     )
 ]
 CONSENTS = [
     send_consent(1),
     send_consent(2, sealed=b""),
     send_consent(3, round=2, members=1, shares=(bytes(range(32)),)),
+    send_consent(1, vouchers=(bytes(range(0x60, 0x80)), bytes(range(0x80, 0xA0)))),
 ]
 
 

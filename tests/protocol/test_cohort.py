@@ -1,4 +1,7 @@
-"""``protocol.cohort``: which lists of attendances are a cohort, and what each member counts for."""
+"""``protocol.cohort``: which lists of attendances are a cohort, and what each member counts for.
+
+How a cohort is divided is in `test_cohort_groups.py`.
+"""
 
 from fractions import Fraction
 from random import Random
@@ -18,7 +21,7 @@ from protocol.cohort import (
 )
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage, PeerError, SignatureRefused
 from protocol.figures import NOTHING
-from protocol.openings import Memory
+from protocol.openings import Memory, Nodes, encode_sets
 from protocol.roster import Roster
 from tests.factories import attend, attendance, cohort, kits, mutations, plan, secrets
 from tests.protocol.frames import MEMORY
@@ -26,6 +29,9 @@ from tests.protocol.frames import MEMORY
 KITS = kits(plan(), (1, 2, 3, 5, 300))
 ROSTER = KITS[1].roster
 WHOLE = cohort(KITS)
+DIVIDED = cohort(KITS, (Nodes({1, 3, 300}), Nodes({2, 5})))
+UNDIVIDED = encode_sets(())
+"""What stands before the attendances of a cohort without groups."""
 DISAGREEMENTS = {
     "run": bytes(16),
     "round": 2,
@@ -38,6 +44,7 @@ DISAGREEMENTS = {
     "votes": 7,
     "invited": bytes(32),
     "figures": NOTHING,
+    "spoiled": 1,
 }
 
 
@@ -52,11 +59,13 @@ def test_the_order_in_which_attendances_come_in_is_no_matter(nodes: list[int], s
     assert gathered.nodes == frozenset(members)
     assert gathered.samples == sum(100 + node % 100 for node in members)
     assert decode_cohort(gathered.encode(), ROSTER) == gathered
-    assert len(gathered.encode()) == size * ATTENDANCE_BYTES
+    assert len(gathered.encode()) == 4 + size * ATTENDANCE_BYTES
+    assert (gathered.groups, gathered.parts) == ((), (gathered.nodes,))
+    assert {gathered.part_of(node) for node in members} == {0}
 
 
 def test_an_announced_cohort_stands_in_ascending_order() -> None:
-    turned = b"".join(reversed(WHOLE.encoded))
+    turned = UNDIVIDED + b"".join(reversed(WHOLE.encoded))
     assert gather_cohort(WHOLE.encoded[::-1], ROSTER) == WHOLE
     with pytest.raises(MalformedMessage, match="ascending order"):
         decode_cohort(turned, ROSTER)
@@ -75,11 +84,13 @@ def test_more_attendances_than_nodes_are_refused_before_any_is_verified(monkeypa
 
     monkeypatch.setattr(Roster, "verify", verify)
     with pytest.raises(CohortRefused, match="larger than the roster"):
-        decode_cohort(WHOLE.encode()[:ATTENDANCE_BYTES] * (len(ROSTER.nodes) + 1), ROSTER)
+        decode_cohort(UNDIVIDED + WHOLE.encoded[0] * (len(ROSTER.nodes) + 1), ROSTER)
 
 
 def test_nobody_is_no_cohort() -> None:
     with pytest.raises(CohortRefused, match="needs members"):
+        decode_cohort(UNDIVIDED, ROSTER)
+    with pytest.raises(MalformedMessage, match="ends too early"):
         decode_cohort(b"", ROSTER)
 
 
@@ -119,21 +130,24 @@ def test_a_cohort_remembers_what_any_of_its_members_does() -> None:
 
 def test_one_bad_signature_spoils_the_cohort() -> None:
     forged = bytearray(WHOLE.encode())
-    forged[ATTENDANCE_BYTES + 36] ^= 1  # the samples of the second member
+    forged[4 + ATTENDANCE_BYTES + 36] ^= 1  # the samples of the second member
     with pytest.raises(SignatureRefused) as refusal:
         decode_cohort(bytes(forged), ROSTER)
     assert refusal.value.node == 2
 
 
-FRAMES = [WHOLE.encode(), b"".join(WHOLE.encoded[1:4]), b"".join(WHOLE.encoded[::2])]
-"""Those of the whole cohort, and of some of its members."""
+SOME = [gather_cohort(some, ROSTER) for some in (WHOLE.encoded[1:4], WHOLE.encoded[::2])]
+FRAMES = [made.encode() for made in (WHOLE, *SOME, DIVIDED)]
+"""Those of the whole cohort, of some of its members, and of two groups."""
 
 
 @pytest.mark.slow
 @given(
-    mutations(FRAMES, fields=range(8, 5 * ATTENDANCE_BYTES)) | st.lists(st.sampled_from(WHOLE.encoded)).map(b"".join)
+    mutations(FRAMES, fields=range(8, 5 * ATTENDANCE_BYTES))
+    | mutations(FRAMES[3:], fields=range(32))
+    | st.lists(st.sampled_from(WHOLE.encoded)).map(lambda some: UNDIVIDED + b"".join(some))
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_a_mutated_cohort_is_refused_or_made_of_genuine_attendances(data: bytes) -> None:
     try:
         made = decode_cohort(data, ROSTER)
@@ -154,15 +168,17 @@ def test_every_truncation_of_a_cohort_is_refused_but_for_whole_members() -> None
     assert whole == [1, 2, 3, 4]
 
 
-def test_the_digest_names_the_members_their_attendances_and_the_attempt() -> None:
+def test_the_digest_names_the_members_their_attendances_their_groups_and_the_attempt() -> None:
     others = [
         WHOLE.digest(2),
         WHOLE.digest((1 << 32) - 1),
+        DIVIDED.digest(1),
+        gather_cohort(WHOLE.encoded, ROSTER, (Nodes({1, 5}), Nodes({2, 3, 300}))).digest(1),
         gather_cohort(WHOLE.encoded[1:], ROSTER).digest(1),
         gather_cohort([*WHOLE.encoded[1:], attend(KITS[1], exchange=secrets(9).public)], ROSTER).digest(1),
         gather_cohort([*WHOLE.encoded[1:], attend(KITS[1], samples=7)], ROSTER).digest(1),
     ]
-    assert len({WHOLE.digest(1), *others}) == 6
+    assert len({WHOLE.digest(1), *others}) == 8
     assert {len(digest) for digest in others} == {32}
     assert decode_cohort(WHOLE.encode(), ROSTER).digest(1) == WHOLE.digest(1)
 

@@ -15,7 +15,7 @@ from protocol.frame import AGGREGATE, ATTENDANCE, CONSENT, CONTRIBUTION, RELEASE
 from protocol.openings import encode_memory
 from protocol.parameters import SEED_BYTES
 from protocol.release import decode_consent, decode_release
-from protocol.wire import announced_sizes, decode_aggregate, decode_contribution
+from protocol.wire import decode_aggregate, decode_contribution
 from tests.factories import RUN, SEALED, attend, attendance, contribution, secrets
 from tests.protocol.frames import (
     AGGREGATES,
@@ -23,6 +23,7 @@ from tests.protocol.frames import (
     COHORT,
     CONSENTS,
     CONTRIBUTIONS,
+    DIVIDED,
     KITS,
     MEMORY,
     PARAMETERS,
@@ -37,16 +38,16 @@ from tests.protocol.frames import (
 
 
 def test_the_fields_stand_where_the_tables_of_the_readme_say() -> None:
-    made, memory = attendance(KITS[1], votes=7, memory=MEMORY), encode_memory(MEMORY)
-    frame = attend(KITS[1], votes=7, memory=MEMORY)
+    made, memory = attendance(KITS[1], votes=7, spoiled=1 << 63, memory=MEMORY), encode_memory(MEMORY)
+    frame = attend(KITS[1], votes=7, spoiled=1 << 63, memory=MEMORY)
     assert frame[:24] == b"PRSL\x02\x01\0\0" + made.run
     assert struct.unpack("<6I", frame[24:48]) == (made.round, made.attempt, made.node, made.samples, 7, 7)
     assert (frame[48:80], frame[80:96], frame[96:128]) == (made.plan, made.key, made.model)
     assert (frame[128:160], frame[160:192]) == (made.support, made.invited)
     assert (frame[192:224], frame[224:256], frame[256:288]) == (made.exchange, made.seed, made.dealt)
     assert frame[288:344] == struct.pack("<7q", *astuple(made.figures))
-    assert (frame[344:348], frame[348:-64]) == (struct.pack("<I", len(memory)), memory)
-    assert (len(frame), len(ATTENDANCES[0])) == (348 + len(memory) + 64, ATTENDANCE_BYTES) == (len(frame), 412)
+    assert (frame[344:356], frame[356:-64]) == (struct.pack("<QI", 1 << 63, len(memory)), memory)
+    assert (len(frame), len(ATTENDANCES[0])) == (356 + len(memory) + 64, ATTENDANCE_BYTES) == (len(frame), 420)
     sent, frame = contribution(KITS[1], COHORT, PARAMETERS), CONTRIBUTIONS[0]
     assert frame[:24] == b"PRSL\x02\x02\0\0" + sent.run
     assert struct.unpack("<5I", frame[24:44]) == (sent.round, 1, sent.node, 7, 0)
@@ -56,19 +57,26 @@ def test_the_fields_stand_where_the_tables_of_the_readme_say() -> None:
     assert len(frame) == 221 + -(-sent.first.size * PARAMETERS.width_up // 8) + 64
     summed, frame = aggregate(SEEDS), AGGREGATES[0]
     assert frame[:24] == b"PRSL\x02\x03\0\0" + summed.run
-    assert struct.unpack("<8I2Q", frame[24:72]) == (summed.round, 1, 3, 4, 7, 0, len(SEALED), 1, 306, 501)
-    assert (frame[72:104], frame[104:120]) == (summed.plan, summed.key)
-    assert (frame[120:152], frame[152:184], frame[184:216]) == (summed.cohort, summed.support, summed.voucher)
+    assert struct.unpack("<9I2Q", frame[24:76]) == (summed.round, 1, 3, 4, 0, 7, 0, len(frame) - 220, 1, 306, 501)
+    assert (frame[76:108], frame[108:124]) == (summed.plan, summed.key)
+    assert (frame[124:156], frame[156:188], frame[188:220]) == (summed.cohort, summed.support, summed.voucher)
+    assert struct.unpack("<I", AGGREGATES[3][40:44]) == (1,)
+    assert len(frame) == 220 + -(-summed.first.size * PARAMETERS.width_down // 8) + 3 * SEED_BYTES + len(SEALED)
     assert frame[-3 * SEED_BYTES - len(SEALED) :] == b"".join(SEEDS[0]) + SEALED
     asked, frame = release(), RELEASES[0]
     assert frame[:24] == b"PRSL\x02\x04\0\0" + asked.run
     assert (frame[24:36], frame[36:68]) == (struct.pack("<3I", asked.round, 1, 4), asked.cohort)
-    assert frame[68:] == struct.pack("<5I", 1, 3, 1, 2, 0xFFFF_FFFF)
+    assert frame[68:] == struct.pack("<6I", 1, 1, 3, 1, 2, 0xFFFF_FFFF)
+    assert RELEASES[3][68:] == struct.pack("<8I", 1, 2, 2, 1, 3, 2, 2, 0xFFFF_FFFF)
     answered, frame = consent(1), CONSENTS[0]
     assert frame[:24] == b"PRSL\x02\x05\0\0" + answered.run
-    assert struct.unpack("<4I", frame[24:40]) == (answered.round, 1, 1, 4)
-    assert (frame[40:72], frame[72:104]) == (answered.cohort, answered.voucher)
-    assert frame[104:-64] == struct.pack("<I", len(SEALED)) + b"".join(answered.shares) + SEALED
+    assert struct.unpack("<5I", frame[24:44]) == (answered.round, 1, 1, 4, 1)
+    assert (frame[44:76], frame[76:80]) == (answered.cohort, struct.pack("<I", len(SEALED)))
+    assert frame[80:-64] == b"".join([*answered.vouchers, *answered.shares, SEALED])
+    assert CONSENTS[3][80:144] == bytes(range(0x60, 0xA0))
+    announced = DIVIDED.encode()
+    assert announced == struct.pack("<7I", 2, 2, 1, 3, 2, 2, 0xFFFF_FFFF) + b"".join(DIVIDED.encoded)
+    assert COHORT.encode() == bytes(4) + b"".join(DIVIDED.encoded)
     assert SHARE_BYTES == 112
 
 
@@ -76,7 +84,6 @@ DECODERS: list[tuple[bytes, Callable[[bytes], object]]] = [
     (ATTENDANCES[0], lambda data: decode_attendance(data, ROSTER)),
     (CONTRIBUTIONS[0], lambda data: decode_contribution(data, announced_by(1), 4, PARAMETERS, ROSTER)),
     (AGGREGATES[0], lambda data: decode_aggregate(data, PARAMETERS)),
-    (AGGREGATES[0], announced_sizes),
     (RELEASES[0], decode_release),
     (CONSENTS[0], lambda data: decode_consent(data, ROSTER)),
     (AGGREGATES[0], describe),
@@ -121,7 +128,7 @@ def test_a_message_that_ends_within_its_head_is_refused(frame: bytes, decode: Ca
         with pytest.raises(MalformedMessage, match=f"{length} bytes are not a message"):
             decode(frame[:length])
     with pytest.raises(MalformedMessage, match="ends within its head"):
-        decode(frame[:75])
+        decode(frame[:71])
 
 
 def test_a_message_that_is_too_long_is_not_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,12 +176,12 @@ def test_a_description_names_each_field_by_its_own_name(frame: bytes, kind: str,
     assert {name: shown[name] for name in named} == {
         name: value.hex() if isinstance(value, bytes) else value for name, value in named.items()
     }
-    assert set(shown) - set(named) <= {"kind", "version", "bytes", "by_seeds", "sealed_bytes"}
-    assert shown.get("by_seeds", 1) == 1
-    assert shown.get("sealed_bytes", len(SEALED)) == len(SEALED)
+    others = {"by_seeds": 1, "length": len(frame) - 220, "sets": 1, "sealed_bytes": len(SEALED)}
+    assert set(shown) - set(named) <= {"kind", "version", "bytes", *others}
+    assert {name: shown[name] for name in others if name in shown}.items() <= others.items()
 
 
-def test_a_release_is_described_with_how_many_it_names() -> None:
+def test_a_release_is_described_by_whose_it_is() -> None:
     assert describe(RELEASES[0]) == {
         "kind": "release",
         "version": VERSION,
@@ -185,5 +192,4 @@ def test_a_release_is_described_with_how_many_it_names() -> None:
         "members": 4,
         "cohort": COHORT.digest(1).hex(),
         "terms": 1,
-        "nodes": 3,
     }

@@ -11,6 +11,7 @@ from protocol.errors import MalformedMessage
 from protocol.openings import (
     MEMORY_LIMIT,
     MOST_NODES,
+    MOST_SETS,
     Memory,
     Nodes,
     Opening,
@@ -18,7 +19,9 @@ from protocol.openings import (
     decode_nodes,
     encode_memory,
     encode_nodes,
+    encode_sets,
     nodes_digest,
+    sets_at,
 )
 from tests.protocol.frames import MEMORY
 
@@ -88,6 +91,29 @@ def test_any_bytes_are_refused_or_the_list_that_they_encode(data: bytes) -> None
     assert encode_nodes(nodes) == data
 
 
+@given(st.lists(SETS, max_size=5), st.binary(max_size=5), st.binary(max_size=5))
+@example([frozenset({node}) for node in range(MOST_SETS)], b"", b"")
+def test_sets_at_undoes_encode_sets_wherever_it_stands(sets: list[Nodes], before: bytes, after: bytes) -> None:
+    data = before + encode_sets(sets)
+    assert sets_at(data + after, len(before)) == (tuple(sets), len(data))
+    assert len(data) == len(before) + 4 + sum(4 + 4 * len(one) for one in sets)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "ends too early"),
+        (struct.pack("<2I", 2, 0), "ends too early"),
+        (struct.pack("<3I", 1, 2, 1), "ends too early"),
+        (struct.pack("<4I", 1, 2, 2, 1), "in ascending order"),
+        (encode_sets([frozenset()] * (MOST_SETS + 1)), f"{MOST_SETS + 1} sets of nodes are more than {MOST_SETS}"),
+    ],
+)
+def test_other_sets_of_nodes_are_refused(data: bytes, text: str) -> None:
+    with pytest.raises(MalformedMessage, match=text):
+        sets_at(data, 0)
+
+
 @given(MEMORIES)
 @example(MEMORY)
 @example(frozenset())
@@ -121,7 +147,9 @@ ONE, OTHER = (encode_memory(frozenset({remembered({1, 2, node}, {1, 2})})) for n
         (struct.pack("<7I", 2, 1, 2, 1, 2, 2, 1), "in ascending order"),
         (struct.pack("<7I", 2, 1, 2, 1, 2, 1, 3), "some who were not invited"),
         (struct.pack("<4I", 2, 1, 2, 1), "ends too early"),
-        (struct.pack("<4I", 2, 1, 2, 0xFFFF_FFFF), "ends too early"),
+        (struct.pack("<4I", 2, 1, 2, MOST_SETS), "ends too early"),
+        (struct.pack("<4I", 2, 1, 2, MOST_SETS + 1), f"{MOST_SETS + 1} sets of nodes are more than {MOST_SETS}"),
+        (struct.pack("<4I", 2, 1, 2, 0xFFFF_FFFF), "4294967295 sets of nodes are more"),
         (struct.pack("<3I", 2, 1, 2), "ends too early"),
         (ONE[:-1], "ends too early"),
         (ONE + b"\0", "ends too early"),

@@ -145,7 +145,7 @@ def test_the_records_and_frames_of_a_round_have_their_names() -> None:
         "train": ("attendance", "shares"),
         "train.contribute": ("contribution",),
         "train.release": ("consent",),
-        "query": ("model", "figures"),
+        "query": ("model", "figures", "spoiled"),
         "query.name": ("name",),
     }
     for content in asked.values():

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.errors import MalformedMessage
+from protocol.errors import Spoiled
 from protocol.figures import FIGURES, Figures, encode_figures
 from protocol.grid import Grid, Integers
 from protocol.lanes import Slots, pack, unpack
@@ -64,7 +64,7 @@ def test_a_sum_of_which_one_slot_differs_is_refused(seed: int, size: int, voting
     slot = data.draw(st.integers(0, total.size - 1))
     number = data.draw(st.integers(1, P.plain_modulus - 1) | st.sampled_from([1, P.grid.radix, P.plain_modulus // 2]))
     total[slot] = (int(total[slot]) + number) % P.plain_modulus
-    with pytest.raises(MalformedMessage, match="one whole cohort"):
+    with pytest.raises(Spoiled, match="does not decrypt to the sum of its clients"):
         unpack_payload(total, 3, size, size * voting, KEY, P)
 
 
@@ -77,7 +77,7 @@ def test_any_slots_at_all_are_refused_with_no_other_error(
     one = st.integers(0, t - 1) | st.sampled_from([0, 1, t - 1, t // 2, p.grid.reach, t - p.grid.reach])
     used = p.slots(size, size * voting)
     slots = np.array(data.draw(st.lists(one, min_size=used, max_size=used)), np.uint64)
-    with pytest.raises(MalformedMessage, match="one whole cohort"):
+    with pytest.raises(Spoiled, match="does not decrypt to the sum of its clients"):
         unpack_payload(slots, clients, size, size * voting, KEY, p)
 
 
@@ -112,5 +112,5 @@ def test_a_sum_whose_tag_holds_is_refused_all_the_same_where_no_cohort_gives_it(
     within = np.clip(both, -P.grid.reach, P.grid.reach)
     tags = (tag(within, 3, KEY, P) + tag(both - within, 0, KEY, P)) % np.uint64(P.plain_modulus)
     assert integers.size == 4 + P.trailing
-    with pytest.raises(MalformedMessage, match="one whole cohort"):
+    with pytest.raises(Spoiled, match="does not decrypt to the sum of its clients"):
         unpack_payload(np.concatenate([pack(padded, P.values), pack(votes, P.votes), tags]), 3, 4, 4, KEY, P)

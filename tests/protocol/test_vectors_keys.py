@@ -31,7 +31,7 @@ def replay_keys(case: Case) -> None:
 def replay_tag(case: Case) -> None:
     p, member = parameters(case), decode_attendance(bytes.fromhex(case["attendance"]), roster())
     secret, cohort = CohortSecret(bytes.fromhex(case["secret"])), bytes.fromhex(case["cohort"])
-    key = tag_key(secret, member, case["clients"], cohort)
+    key = tag_key(secret, member, case["members"], cohort, case["group"])
     assert (key.hex(), p.plain_modulus, p.tag_bits) == (case["key"], case["modulus"], case["factor_bits"])
     assert [tag(np.array(each), 1, key, p).tolist() for each in case["summands"]] == case["tags"]
     assert np.sum(case["summands"], axis=0).tolist() == case["sum"]
@@ -43,7 +43,7 @@ def replay_voucher(case: Case) -> None:
     secret, cohort = CohortSecret(bytes.fromhex(case["secret"])), bytes.fromhex(case["cohort"])
     member = decode_attendance(bytes.fromhex(case["attendance"]), roster())
     (clients, members), (weight, total) = case["counts"], case["weights"]
-    assert voucher(secret, member, cohort, (clients, members), (weight, total)).hex() == case["voucher"]
+    assert voucher(secret, member, cohort, case["group"], (clients, members), (weight, total)).hex() == case["voucher"]
 
 
 def replay_pairwise(case: Case) -> None:

@@ -14,6 +14,7 @@ from protocol.release import Consent, Release, decode_consent, decode_release, e
 from protocol.wire import (
     Aggregate,
     Contribution,
+    aggregates,
     decode_aggregate,
     decode_contribution,
     encode_aggregate,
@@ -45,6 +46,7 @@ def replay_cohort(case: Case) -> None:
     made = decode_cohort(bytes.fromhex(case["encoded"]), roster())
     assert made.encode().hex() == case["encoded"]
     assert (sorted(made.nodes), made.samples) == (case["nodes"], case["samples"])
+    assert [sorted(group) for group in made.groups] == case["groups"]
     assert made.weights(case["most"]) == dict(zip(case["nodes"], case["weights"], strict=True))
     assert made.digest(case["attempt"]).hex() == case["digest"]
 
@@ -61,34 +63,39 @@ def replay_contribution(case: Case) -> None:
 
 def replay_release(case: Case) -> None:
     made = decode_release(bytes.fromhex(case["encoded"]))
-    assert (fields(made), sorted(made.nodes)) == (case["fields"], case["nodes"])
+    assert (fields(made), [sorted(one) for one in made.sets]) == (case["fields"], case["sets"])
     assert encode_release(made).hex() == case["encoded"]
-    assert set(case["fields"]) == set(Release.__dataclass_fields__) - {"nodes"}
+    assert set(case["fields"]) == set(Release.__dataclass_fields__) - {"sets"}
 
 
 def replay_consent(case: Case) -> None:
     data = bytes.fromhex(case["encoded"])
     made = decode_consent(data, roster())
     assert (fields(made), [share.hex() for share in made.shares]) == (case["fields"], case["shares"])
+    assert [voucher.hex() for voucher in made.vouchers] == case["vouchers"]
     assert encode_consent(made) == data[:-SIGNATURE_BYTES]
-    assert set(case["fields"]) == set(Consent.__dataclass_fields__) - {"shares"}
+    assert set(case["fields"]) == set(Consent.__dataclass_fields__) - {"vouchers", "shares"}
 
 
 def replay_aggregate(case: Case) -> None:
     if "encoded" in case:
         data = bytes.fromhex(case["encoded"])
-        made = decode_aggregate(data, parameters(case))
     else:
-        known: Case = {name: bytes.fromhex(x) if isinstance(x, str) else x for name, x in case["fields"].items()}
+        (only,) = case["sums"]
+        known: Case = {name: bytes.fromhex(x) if isinstance(x, str) else x for name, x in only["fields"].items()}
         second = (np.arange(DEGREE, dtype=np.uint64) << np.uint64(48)).reshape(1, DEGREE)
-        data = encode_aggregate(Aggregate(first=words(case["residues"]), second=second, **known), parameters(case))
-        made = decode_aggregate(data, parameters(case))
+        data = encode_aggregate(Aggregate(first=words(only["residues"]), second=second, **known), parameters(case))
         assert (len(data), blake2b(data)) == (case["bytes"], case["blake2b"])
-        assert isinstance(made.second, np.ndarray)
-        assert made.second.tolist() == second.tolist()
-    assert fields(made) == case["fields"]
-    assert made.first.tolist() == case["residues"]
-    assert encode_aggregate(made, parameters(case)) == data
+        halves = decode_aggregate(data, parameters(case)).second
+        assert isinstance(halves, np.ndarray)
+        assert halves.tolist() == second.tolist()
+    cut = [each for each, _ in aggregates(data)]
+    assert b"".join(cut) == data
+    for one, expected in zip(cut, case["sums"], strict=True):
+        made = decode_aggregate(one, parameters(case))
+        assert fields(made) == expected["fields"]
+        assert made.first.tolist() == expected["residues"]
+        assert encode_aggregate(made, parameters(case)) == one
 
 
 REPLAYS: dict[str, Callable[[Case], None]] = {

@@ -53,7 +53,7 @@ def test_the_recorded_aggregate_opens_to_the_recorded_integers_at_every_node_of_
     for kit in kits(plan(), roster().nodes).values():
         opened = open_sum(AGGREGATE, RUN, ROUND, kit, plan(), made)
         assert (opened.values.tolist(), opened.votes.tolist()) == (CASE["values"], CASE["votes"])
-        assert asdict(opened.figures) == CASE["figures"]
+        assert (asdict(opened.told.figures), opened.told.spoiled) == (CASE["figures"], 0)
         assert opened.clients == len(CASE["contributions"]) == len(CASE["invited"]) - 1
         step = steps(opened.terms.clips, made, opened.terms.support, plan().parameters.grid)
         assert dequantise(opened.values, step * opened.whole).tolist() == CASE["mean"]
@@ -68,14 +68,14 @@ def test_the_recorded_contributions_and_consents_still_make_the_recorded_aggrega
         assert not recovery.complete
         recovery.admit(node, bytes.fromhex(data))
     assert recovery.complete
-    aggregate = total.aggregate(recovery.masks(), plan(), recovery.voucher, recovery.sealed)
+    (aggregate,) = total.aggregates(recovery.masks(), plan(), recovery.vouchers, recovery.sealed)
     assert encode_aggregate(aggregate, plan().parameters) == AGGREGATE
 
 
 def test_neither_a_single_recorded_contribution_nor_their_masked_sum_shows_its_values() -> None:
     """Whoever may decrypt and holds either sees its masks: not even the count is what it was."""
     p, recorded, alone = plan().parameters, decode_aggregate(AGGREGATE, plan().parameters), contributions()[0]
-    first = truncate(masked().halves[0].ravel()[: recorded.first.size], p.drop_down)
+    first = truncate(masked().parts[0].halves[0].ravel()[: recorded.first.size], p.drop_down)
     of_one = truncate(restore(alone.first, p.drop_up), p.drop_down)
     kit, values = kits(plan(), roster().nodes)[1], len(CASE["values"])
     for posed in (replace(recorded, first=first), replace(recorded, first=of_one, second=(alone.seeds,), clients=1)):

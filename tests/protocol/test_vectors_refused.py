@@ -21,7 +21,7 @@ from protocol.roster import load_roster
 from protocol.sharing import join
 from protocol.support import decode_support
 from protocol.terms import decode_terms
-from protocol.wire import decode_aggregate, decode_contribution
+from protocol.wire import aggregates, decode_aggregate, decode_contribution
 from tests import factories
 from tests.factories import layout
 from tests.protocol.replaying import FOLDER, Case, parameters, read, roster, words
@@ -54,6 +54,7 @@ REFUSALS: dict[str, Callable[[Case], object]] = {
     "sharing": lambda case: join({int(node): bytes.fromhex(share) for node, share in case["shares"].items()}),
     "dealing": taken,
     "aggregate": lambda case: decode_aggregate(bytes.fromhex(case["encoded"]), parameters(case)),
+    "aggregates": lambda case: list(aggregates(bytes.fromhex(case["encoded"]) * case.get("times", 1))),
     "residues": lambda case: restore(words(case["words"]), case["drop"]),
     "payload": lambda case: unpack_payload(
         words(case["slots"]),
@@ -100,8 +101,9 @@ def test_every_refusal_that_a_decoder_can_make_has_a_vector() -> None:
         "sharing": {"MalformedMessage"},
         "dealing": {"MalformedMessage"},
         "aggregate": {"MalformedMessage"},
+        "aggregates": {"MalformedMessage", "VersionRefused"},
         "residues": {"MalformedMessage"},
-        "payload": {"MalformedMessage"},
+        "payload": {"Spoiled"},
         "plan": {"ConfigError", "HeadroomError"},
         "roster": {"RosterRefused"},
     }

@@ -62,6 +62,7 @@ def some_attendances(draw: st.DrawFn) -> Attendance:
         seed=draw(raw(32)),
         dealt=draw(raw(32)),
         figures=Figures(*draw(st.tuples(*[st.integers(-(1 << 63), (1 << 63) - 1)] * 7))),
+        spoiled=draw(st.integers(0, (1 << 64) - 1)),
         memory=draw(st.sampled_from([frozenset(), MEMORY])),
     )
 
@@ -76,7 +77,7 @@ def test_decode_attendance_undoes_encode_attendance(made: Attendance) -> None:
 
 
 @pytest.mark.slow
-@given(mutations(ATTENDANCES, fields=range(8, 48)) | mutations(ATTENDANCES[3:], fields=range(344, 400)))
+@given(mutations(ATTENDANCES, fields=range(8, 48)) | mutations(ATTENDANCES[3:], fields=range(344, 408)))
 @settings(max_examples=500, deadline=None)
 def test_a_mutated_attendance_is_refused_unless_it_is_genuine(data: bytes) -> None:
     try:

@@ -1,4 +1,4 @@
-"""What must be refused, by kind: here supports, words, terms, residues, payloads, plans and rosters."""
+"""What must be refused, by kind: here supports, words, terms, shares, residues, payloads, plans and rosters."""
 
 import json
 import struct
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from protocol.attendance import SHARE_BYTES
 from protocol.support import Support, encode_support
 from protocol.terms import encode_terms
 from tests import factories
 from tests.vectors.bad_messages import BAD_MESSAGES
-from tests.vectors.scene import KITS, PLAN, SHAPES, TERMS, Bad, Case, payloads
+from tests.vectors.scene import COHORT, KITS, PLAN, SHAPES, TERMS, Bad, Case, payloads
 
 
 def bad_vectors() -> dict[str, Case]:
@@ -21,6 +22,8 @@ def bad_vectors() -> dict[str, Case]:
         "support": _bad_supports(),
         "bits": _bad_bits(),
         "terms": _bad_terms(),
+        "sharing": _bad_shares(),
+        "dealing": _bad_dealings(),
         "residues": _bad_residues(),
         "payload": _bad_payloads(),
         "plan": _bad_plans(),
@@ -82,6 +85,33 @@ def _bad_terms() -> Bad:
     }
 
 
+def _bad_shares() -> Bad:
+    """What is no share, beside one that is."""
+    prime, good = (1 << 255) - 19, bytes(range(32))
+
+    def case(share: bytes) -> tuple[str, Case]:
+        return "MalformedMessage", {"shares": {"1": good.hex(), "2": share.hex()}}
+
+    return {
+        "cut": case(good[:-1]),
+        "longer": case(good + b"\0"),
+        "missing": case(b""),
+        "prime": case(prime.to_bytes(32, "little")),
+        "high_bit": case(good[:-1] + bytes([good[-1] | 0x80])),
+    }
+
+
+def _bad_dealings() -> Bad:
+    """Not one deal of each member."""
+    inputs = {"attendance": COHORT.encoded[0].hex(), "node": 2}
+    return {
+        "cut": ("MalformedMessage", {**inputs, "dealt": bytes(SHARE_BYTES - 1).hex()}),
+        "longer": ("MalformedMessage", {**inputs, "dealt": bytes(SHARE_BYTES + 1).hex()}),
+        "nothing": ("MalformedMessage", {**inputs, "dealt": ""}),
+        "twice": ("MalformedMessage", {**inputs, "dealt": bytes(2 * SHARE_BYTES).hex()}),
+    }
+
+
 def _bad_residues() -> Bad:
     return {
         "above_q": ("MalformedMessage", {"drop": 0, "words": [0, 1152921504606830593]}),
@@ -95,7 +125,7 @@ def _bad_payloads() -> Bad:
     t, radix, ballots = p.plain_modulus, p.grid.radix, p.values.slots(7 + p.trailing)
 
     def case(slots: Sequence[int], clients: int = 3, **changes: object) -> tuple[str, Case]:
-        return "MalformedMessage", {
+        return "Spoiled", {
             **{name: good[name] for name in ("key", "bits", "clients_at_most")},
             "clients": clients,
             "values": 7,

@@ -4,15 +4,14 @@ import struct
 from dataclasses import replace
 from typing import Any, Final
 
-from protocol.attendance import SHARE_BYTES
 from protocol.cohort import Cohort
 from protocol.frame import AGGREGATE, ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, signed
-from protocol.openings import Opening, encode_memory
+from protocol.openings import MOST_SETS, Nodes, Opening, encode_memory, encode_sets
 from protocol.release import Consent, Release, encode_consent, encode_release
 from protocol.sharing import SECRET_BYTES
 from protocol.wire import encode_aggregate, encode_contribution
 from tests import factories
-from tests.vectors.scene import COHORT, KITS, MEMORY, NODES, PLAN, Bad, Case, aggregate_of
+from tests.vectors.scene import COHORT, DIVIDED, GROUPS, KITS, MEMORY, NODES, PLAN, Bad, Case, aggregate_of
 
 
 def _case(data: bytes, expect: str = "MalformedMessage", **inputs: Any) -> tuple[str, Case]:
@@ -36,7 +35,8 @@ def bad_memories() -> Bad:
         "nodes_order": _case(struct.pack("<4I", 2, 2, 1, 0)),
         "node_twice": _case(struct.pack("<4I", 2, 1, 1, 0)),
         "stranger": _case(few + struct.pack("<3I", 1, 1, 3)),
-        "more_sets": _case(few + struct.pack("<I", 0xFFFF_FFFF)),
+        "more_sets": _case(few + struct.pack("<I", 2) + alike),
+        "too_many_sets": _case(few + encode_sets([Nodes({1})] * (MOST_SETS + 1))),
         "more_nodes": _case(struct.pack("<I", 0xFFFF_FFFF)),
         "cut": _case(one[:-1]),
         "longer": _case(one + b"\0"),
@@ -65,7 +65,7 @@ def bad_attendances() -> Bad:
         "votes": _case(factories.attend(kit, votes=1)),
         "exchange_zero": _case(factories.attend(kit, exchange=bytes(32))),
         "exchange_one": _case(factories.attend(kit, exchange=b"\x01" + bytes(31))),
-        "memory_length": _case(_with_number(good, 344, 4)),
+        "memory_length": _case(_with_number(good, 352, 4)),
         "memory_order": _case(signed(turned, kit.sign(turned))),
         "memory_stranger": _case(factories.attend(kit, memory=strange)),
         "changed": _case(_with_number(good, 36, 1_000_000), "SignatureRefused"),
@@ -76,25 +76,42 @@ def bad_attendances() -> Bad:
 
 
 def bad_cohorts() -> Bad:
-    """What is no list of signed, agreeing attendances in ascending order."""
-    one, two, three = COHORT.encoded
+    """What is no list of signed, agreeing attendances in ascending order, each of them in one of the groups."""
+    none, (one, two, three) = encode_sets(()), COHORT.encoded
+    (first, second), everybody = GROUPS, b"".join(DIVIDED.encoded)
 
     def last(**changes: Any) -> bytes:
         return factories.attend(KITS[300], votes=7, **changes)
 
+    def divided(*groups: Nodes, expect: str = "CohortRefused") -> tuple[str, Case]:
+        return _case(encode_sets(groups) + everybody, expect)
+
     return {
-        "empty": _case(b"", "CohortRefused"),
-        "length": _case(one + two + three + b"\0"),
-        "memory_length": _case(one + two + _with_number(three, 344, 0xFFFF_FFFF)),
-        "order": _case(two + one + three),
-        "twice": _case(one + two + two, "CohortRefused"),
-        "two_keys": _case(one + two + factories.attend(KITS[2], votes=7, seed=bytes(32)), "CohortRefused"),
-        "five_of_four": _case(one + two + three + three + three, "CohortRefused"),
-        "model": _case(one + two + last(model=bytes(32)), "AgreementError"),
-        "round": _case(one + two + last(round=2), "AgreementError"),
-        "attempt": _case(one + two + last(attempt=2), "AgreementError"),
-        "invited": _case(one + two + last(invited=bytes(32)), "AgreementError"),
-        "samples": _case(one + two[:36] + bytes([200]) + two[37:] + three, "SignatureRefused"),
+        "empty": _case(b""),
+        "nobody": _case(none, "CohortRefused"),
+        "length": _case(none + one + two + three + b"\0"),
+        "memory_length": _case(none + one + two + _with_number(three, 352, 0xFFFF_FFFF)),
+        "order": _case(none + two + one + three),
+        "twice": _case(none + one + two + two, "CohortRefused"),
+        "two_keys": _case(none + one + two + factories.attend(KITS[2], votes=7, seed=bytes(32)), "CohortRefused"),
+        "five_of_four": _case(none + one + two + three + three + three, "CohortRefused"),
+        "model": _case(none + one + two + last(model=bytes(32)), "AgreementError"),
+        "round": _case(none + one + two + last(round=2), "AgreementError"),
+        "attempt": _case(none + one + two + last(attempt=2), "AgreementError"),
+        "invited": _case(none + one + two + last(invited=bytes(32)), "AgreementError"),
+        "spoiled": _case(none + one + two + last(spoiled=1), "AgreementError"),
+        "samples": _case(none + one + two[:36] + bytes([200]) + two[37:] + three, "SignatureRefused"),
+        "groups_missing": _case(one + two + three),
+        "groups_one": divided(DIVIDED.nodes),
+        "groups_empty": divided(Nodes(), first, second),
+        "groups_twice": divided(first, second | {1}),
+        "groups_left_out": divided(first, second - {300}),
+        "groups_stranger": divided(first, second | {3}),
+        "groups_order": divided(second, first, expect="MalformedMessage"),
+        "groups_node_order": _case(struct.pack("<7I", 2, 2, 70_000, 1, 2, 2, 300) + everybody),
+        "groups_node_twice": _case(struct.pack("<8I", 2, 3, 1, 1, 70_000, 2, 2, 300) + everybody),
+        "groups_too_many": divided(*(Nodes({node}) for node in range(MOST_SETS + 1)), expect="MalformedMessage"),
+        "groups_longer": _case(_with_number(encode_sets(GROUPS), 4, 0xFFFF_FFFF) + everybody),
     }
 
 
@@ -128,18 +145,29 @@ def bad_contributions() -> Bad:
 
 def bad_releases() -> Bad:
     """What is no release."""
-    made = Release(factories.RUN, 1, 1, 3, COHORT.digest(1), terms=True, nodes=frozenset(NODES))
+    made = Release(factories.RUN, 1, 1, 3, COHORT.digest(1), terms=True, sets=(Nodes(NODES),))
     good = encode_release(made)
+
+    def of(*sets: Nodes, members: int = 4) -> tuple[str, Case]:
+        return _case(encode_release(replace(made, members=members, sets=sets)))
+
     return {
         "kind": _case(good[:5] + bytes([AGGREGATE]) + good[6:]),
         "cut": _case(good[:-1]),
         "longer": _case(good + b"\0"),
         "head": _case(good[:75]),
-        "nobody": _case(encode_release(replace(made, nodes=frozenset()))),
-        "more_than_members": _case(encode_release(replace(made, members=2))),
-        "count": _case(_with_number(good, 72, 2)),
-        "order": _case(good[:76] + struct.pack("<3I", 2, 1, 300)),
-        "twice": _case(good[:76] + struct.pack("<3I", 1, 1, 300)),
+        "nobody": of(Nodes()),
+        "more_than_members": of(Nodes(NODES), members=2),
+        "count": _case(_with_number(good, 76, 2)),
+        "order": _case(good[:80] + struct.pack("<3I", 2, 1, 300)),
+        "twice": _case(good[:80] + struct.pack("<3I", 1, 1, 300)),
+        "sets_none": of(),
+        "sets_empty": of(GROUPS[0], Nodes()),
+        "sets_overlap": of(GROUPS[0], GROUPS[1] | {1}, members=5),
+        "sets_twice": of(GROUPS[0], GROUPS[0]),
+        "sets_more_than_members": of(*GROUPS, members=3),
+        "sets_fewer": _case(_with_number(encode_release(replace(made, members=4, sets=GROUPS)), 72, 1)),
+        "sets_too_many": of(*(Nodes({node}) for node in range(MOST_SETS + 1)), members=MOST_SETS + 1),
         "terms": _case(_with_number(good, 68, 2)),
         "terms_padding": _case(_with_number(good, 68, 0x101)),
     }
@@ -148,7 +176,8 @@ def bad_releases() -> Bad:
 def bad_consents() -> Bad:
     """What is no consent, or not signed by its node."""
     shares = tuple(bytes(range(start, start + SECRET_BYTES)) for start in range(3))
-    made = Consent(factories.RUN, 1, 1, 1, 3, COHORT.digest(1), bytes(range(0x60, 0x80)), shares, factories.SEALED)
+    vouchers = (bytes(range(0x60, 0x80)),)
+    made = Consent(factories.RUN, 1, 1, 1, 3, COHORT.digest(1), vouchers, shares, factories.SEALED)
     body, kit = encode_consent(made), KITS[1]
     good, strange = signed(body, kit.sign(body)), encode_consent(replace(made, node=3))
 
@@ -160,12 +189,16 @@ def bad_consents() -> Bad:
         "kind": _case(good[:5] + bytes([ATTENDANCE]) + good[6:]),
         "cut": _case(good[:-1]),
         "longer": _case(good + b"\0"),
-        "head": _case(good[:107]),
+        "head": _case(good[:79]),
         "members": _case(again(members=2)),
         "share_missing": _case(again(shares=shares[:2])),
-        "sealed_length": _case(_with_number(good, 104, len(factories.SEALED) - 1)),
+        "sealed_length": _case(_with_number(good, 76, len(factories.SEALED) - 1)),
         "share_changed": _case(good[:140] + bytes([good[140] ^ 1]) + good[141:], "SignatureRefused"),
-        "voucher_changed": _case(good[:72] + bytes(32) + good[104:], "SignatureRefused"),
+        "voucher_changed": _case(good[:80] + bytes(32) + good[112:], "SignatureRefused"),
+        "voucher_missing": _case(good[:80] + good[112:]),
+        "sums_more": _case(_with_number(good, 40, 2)),
+        "sums_none": _case(_with_number(good, 40, 0)),
+        "sums_and_members": _case(_with_number(_with_number(good, 40, 2), 36, 2), "SignatureRefused"),
         "other_signer": _case(signed(body, KITS[2].sign(body)), "SignatureRefused"),
         "stranger": _case(signed(strange, kit.sign(strange)), "SignatureRefused"),
     }
@@ -185,51 +218,50 @@ def bad_aggregates() -> Bad:
 
     few = factories.dummy_words(p.slots(7, 0), p.width_down)  # as many as leave bits of their last byte unused
     spare = encode_aggregate(replace(aggregate_of(few, second, factories.SEALED), votes=0), p)
-    last = 216 + (p.slots(7, 0) * p.width_down + 7) // 8 - 1
+    last = 220 + (p.slots(7, 0) * p.width_down + 7) // 8 - 1
     return {
         "kind": case(good[:5] + bytes([AGGREGATE - 1]) + good[6:]),
         "cut": case(good[:-1]),
         "longer": case(good + b"\0"),
+        "head": case(good[:219]),
+        "two": case(good + good),
         "nobody": with_number(32, 0),
         "too_many": with_number(32, 6),
         "more_than_members": with_number(32, 4),
         "fewer_members": with_number(36, 2),
         "too_many_members": with_number(36, 6),
-        "values": with_number(40, 0),
-        "votes": with_number(44, 1),
-        "sealed_length": with_number(48, 1 << 31),
-        "form": with_number(52, 2),
-        "form_padding": with_number(52, 0x100 + 1),
-        "weight_nothing": with_number(56, 0, "Q"),
-        "weight_above_total": with_number(64, 302, "Q"),
+        "values": with_number(44, 0),
+        "votes": with_number(48, 1),
+        "length_longer": with_number(52, len(good) - 220 + 1),
+        "length_shorter": with_number(52, len(good) - 220 - 1),
+        "length_most": with_number(52, 0xFFFF_FFFF),
+        "seeds_missing": case(_with_number(good[:-100], 52, len(good) - 220 - 100)),
+        "form": with_number(56, 2),
+        "form_padding": with_number(56, 0x100 + 1),
+        "weight_nothing": with_number(60, 0, "Q"),
+        "weight_above_total": with_number(68, 302, "Q"),
         "unused_bit": case(spare[:last] + bytes([spare[last] | 0x80]) + spare[last + 1 :]),
     }
 
 
-def bad_shares() -> Bad:
-    """What is no share, beside one that is."""
-    prime, good = (1 << 255) - 19, bytes(range(32))
-
-    def case(share: bytes) -> tuple[str, Case]:
-        return "MalformedMessage", {"shares": {"1": good.hex(), "2": share.hex()}}
-
+def bad_sums() -> Bad:
+    """What are no aggregates end to end; of each no more is read than its head."""
+    p, words = PLAN.parameters, factories.dummy_words(PLAN.parameters.slots(7, 7), PLAN.parameters.width_down)
+    one, other = (
+        encode_aggregate(aggregate_of(words, (factories.dummy_seeds(2),), factories.SEALED, DIVIDED, group), p)
+        for group in range(2)
+    )
+    body = len(one) - 220
     return {
-        "cut": case(good[:-1]),
-        "longer": case(good + b"\0"),
-        "missing": case(b""),
-        "prime": case(prime.to_bytes(32, "little")),
-        "high_bit": case(good[:-1] + bytes([good[-1] | 0x80])),
-    }
-
-
-def bad_dealings() -> Bad:
-    """Not one deal of each member."""
-    inputs = {"attendance": COHORT.encoded[0].hex(), "node": 2}
-    return {
-        "cut": ("MalformedMessage", {**inputs, "dealt": bytes(SHARE_BYTES - 1).hex()}),
-        "longer": ("MalformedMessage", {**inputs, "dealt": bytes(SHARE_BYTES + 1).hex()}),
-        "nothing": ("MalformedMessage", {**inputs, "dealt": ""}),
-        "twice": ("MalformedMessage", {**inputs, "dealt": bytes(2 * SHARE_BYTES).hex()}),
+        "cut": _case(one + other[:-1]),
+        "longer": _case(one + other + b"\0"),
+        "head": _case(one + other[:219]),
+        "kind": _case(one + other[:5] + bytes([AGGREGATE - 1]) + other[6:]),
+        "version": _case(one + other[:4] + b"\x01" + other[5:], "VersionRefused"),
+        "length_longer": _case(_with_number(one, 52, body + 1) + other),
+        "length_shorter": _case(_with_number(one, 52, body - 1) + other),
+        "length_most": _case(one + _with_number(other, 52, 0xFFFF_FFFF)),
+        "too_many": _case(one, times=MOST_SETS + 1),
     }
 
 
@@ -241,6 +273,5 @@ BAD_MESSAGES: Final = {
     "release": bad_releases,
     "consent": bad_consents,
     "aggregate": bad_aggregates,
-    "sharing": bad_shares,
-    "dealing": bad_dealings,
+    "aggregates": bad_sums,
 }

@@ -18,7 +18,7 @@ from protocol.parameters import Parameters
 from protocol.sharing import COMMITMENT_BYTES, commit, dealt_digest, threshold
 from protocol.tag import tag
 from tests import factories
-from tests.vectors.scene import COHORT, KITS, NODES, PLAN, Case
+from tests.vectors.scene import COHORT, DIVIDED, GROUPS, KITS, NODES, PLAN, Case
 
 _PRIME: Final = (1 << 255) - 19
 _SECRETS: Final = {node: factories.secrets(node) for node in NODES}
@@ -41,20 +41,27 @@ def keys_vectors() -> list[Case]:
 
 
 def tag_vectors() -> list[Case]:
-    """The key of a tag, and the tags of some clients and of their sum, modulo different numbers."""
+    """The key of a tag, of a group too, and the tags of some clients and of their sum, modulo different numbers."""
     made = []
-    for bits, clients in ((16, 5), (8, 10), (24, 1000)):
-        p, member = Parameters(Grid(bits, clients)), COHORT.members[0]
-        key = tag_key(CohortSecret(factories.SECRET), member, 3, COHORT.digest(1))
+    for cohort, group, bits, clients in (
+        (COHORT, 0, 16, 5),
+        (COHORT, 0, 8, 10),
+        (COHORT, 0, 24, 1000),
+        (DIVIDED, 1, 16, 5),
+    ):
+        p, member = Parameters(Grid(bits, clients)), cohort.members[0]
+        key = tag_key(CohortSecret(factories.SECRET), member, len(cohort.members), cohort.digest(1), group)
         third = p.grid.levels // 3
         summands = [[third, -third, 0, i, 1] for i in range(3)]
         total = np.sum(summands, axis=0)
         made.append(
             {
                 "secret": factories.SECRET.hex(),
-                "attendance": COHORT.encoded[0].hex(),
+                "attendance": cohort.encoded[0].hex(),
+                "members": len(cohort.members),
+                "cohort": cohort.digest(1).hex(),
+                "group": group,
                 "clients": 3,
-                "cohort": COHORT.digest(1).hex(),
                 "key": key.hex(),
                 "bits": bits,
                 "clients_at_most": clients,
@@ -70,22 +77,24 @@ def tag_vectors() -> list[Case]:
 
 
 def voucher_vectors() -> list[Case]:
-    """What vouches for a sum of all members of a cohort, and of two of them."""
-    weights = COHORT.weights(PLAN.max_share)
-    total = sum(weights.values())
-    return [
-        {
-            "secret": factories.SECRET.hex(),
-            "attendance": COHORT.encoded[0].hex(),
-            "cohort": COHORT.digest(1).hex(),
-            "counts": list(counts),
-            "weights": [weight, total],
-            "voucher": voucher(
-                CohortSecret(factories.SECRET), COHORT.members[0], COHORT.digest(1), counts, (weight, total)
-            ).hex(),
-        }
-        for counts, weight in (((3, 3), total), ((2, 3), weights[1] + weights[300]))
-    ]
+    """What vouches for a sum of all members of a cohort, of two of them, and of each of two groups."""
+    secret, made = CohortSecret(factories.SECRET), []
+    sums = ((COHORT, 0, NODES), (COHORT, 0, (1, 300)), *((DIVIDED, i, group) for i, group in enumerate(GROUPS)))
+    for cohort, group, inside in sums:
+        weights, digest = cohort.weights(PLAN.max_share), cohort.digest(1)
+        counts, sizes = (len(inside), len(weights)), (sum(weights[node] for node in inside), sum(weights.values()))
+        made.append(
+            {
+                "secret": factories.SECRET.hex(),
+                "attendance": cohort.encoded[0].hex(),
+                "cohort": digest.hex(),
+                "group": group,
+                "counts": list(counts),
+                "weights": list(sizes),
+                "voucher": voucher(secret, cohort.members[0], digest, group, counts, sizes).hex(),
+            }
+        )
+    return made
 
 
 def pairwise_vectors() -> list[Case]:

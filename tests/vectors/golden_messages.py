@@ -11,7 +11,19 @@ from protocol.parameters import DEGREE
 from protocol.release import Consent, Release, encode_consent, encode_release
 from protocol.wire import encode_aggregate
 from tests import factories
-from tests.vectors.scene import COHORT, KITS, MEMORY, NODES, PLAN, Case, aggregate_of, blake2b, fields
+from tests.vectors.scene import (
+    COHORT,
+    DIVIDED,
+    GROUPS,
+    KITS,
+    MEMORY,
+    NODES,
+    PLAN,
+    Case,
+    aggregate_of,
+    blake2b,
+    fields,
+)
 
 
 def memory_vectors() -> list[Case]:
@@ -36,28 +48,30 @@ def memory_vectors() -> list[Case]:
 
 
 def attendance_vectors() -> list[Case]:
-    """One attendance per node, and one of a node that remembers two attempts."""
+    """One attendance per node, one of a node that remembers two attempts, and one that names spoiled sums."""
     later = factories.attend(KITS[2], votes=7, attempt=3, memory=MEMORY)
+    spoiled = factories.attend(KITS[1], round=2, spoiled=1 << 63 | 0b10)
     return [
         {"fields": fields(made), "memory": encode_memory(made.memory).hex(), "encoded": data.hex()}
-        for data in (*COHORT.encoded, later)
+        for data in (*COHORT.encoded, later, spoiled)
         for made in [decode_attendance(data, KITS[1].roster)]
     ]
 
 
 def cohort_vectors() -> list[Case]:
-    """An announced cohort, what its members count for, and its name in two attempts."""
+    """An announced cohort, whole and divided, what its members count for, and its name in two attempts."""
     return [
         {
-            "encoded": COHORT.encode().hex(),
-            "nodes": sorted(COHORT.nodes),
-            "samples": COHORT.samples,
+            "encoded": cohort.encode().hex(),
+            "nodes": sorted(cohort.nodes),
+            "groups": [sorted(group) for group in cohort.groups],
+            "samples": cohort.samples,
             "most": most,
-            "weights": list(COHORT.weights(most).values()),
+            "weights": list(cohort.weights(most).values()),
             "attempt": attempt,
-            "digest": COHORT.digest(attempt).hex(),
+            "digest": cohort.digest(attempt).hex(),
         }
-        for attempt, most in ((1, 0.5), (2, 0.335))
+        for cohort, attempt, most in ((COHORT, 1, 0.5), (COHORT, 2, 0.335), (DIVIDED, 1, 0.5), (DIVIDED, 2, 0.335))
     ]
 
 
@@ -82,33 +96,44 @@ def contribution_vectors() -> list[Case]:
 
 
 def release_vectors() -> list[Case]:
-    """The release of all members of a cohort, and of two of them, with the terms and without."""
+    """The release of all members of a cohort and of two of them, with terms and without; of two groups and of one."""
+    whole, fewer, part = frozenset(NODES), frozenset({1, 300}), frozenset({70_000})
     made = []
-    for nodes, terms in ((NODES, True), (NODES, False), ((1, 300), True)):
-        release = Release(factories.RUN, 1, 1, len(NODES), COHORT.digest(1), terms, frozenset(nodes))
-        made.append({"fields": fields(release), "nodes": list(nodes), "encoded": encode_release(release).hex()})
+    for cohort, sets, terms in (
+        (COHORT, (whole,), True),
+        (COHORT, (whole,), False),
+        (COHORT, (fewer,), True),
+        (DIVIDED, GROUPS, True),
+        (DIVIDED, (part, GROUPS[1]), False),
+        (DIVIDED, GROUPS[1:], False),
+    ):
+        release = Release(factories.RUN, 1, 1, len(cohort.members), cohort.digest(1), terms, sets)
+        listed = [sorted(one) for one in sets]
+        made.append({"fields": fields(release), "sets": listed, "encoded": encode_release(release).hex()})
     return made
 
 
 def consent_vectors() -> list[Case]:
-    """One consent per node, with shares that count up; the first node's carries the sealed terms."""
-    made = []
-    for node in NODES:
+    """One consent per node, with shares that count up, and one to two sums; the first node's carry the sealed terms."""
+    vouchers, made = (bytes(range(0x60, 0x80)), bytes(range(0x80, 0xA0))), []
+    for node, cohort, sums in (*((node, COHORT, 1) for node in NODES), (NODES[0], DIVIDED, 2)):
+        shares = [bytes(range(start, start + 32)) for start in range(len(cohort.members) - 1)]
         consent = Consent(
             run=factories.RUN,
             round=1,
             attempt=1,
             node=node,
-            members=len(NODES),
-            cohort=COHORT.digest(1),
-            voucher=bytes(range(0x60, 0x80)),
-            shares=(bytes(range(32)), bytes(range(1, 33)), bytes(32)),
+            members=len(cohort.members),
+            cohort=cohort.digest(1),
+            vouchers=vouchers[:sums],
+            shares=(*shares, bytes(32)),
             sealed=factories.SEALED if node == NODES[0] else b"",
         )
         body = encode_consent(consent)
         made.append(
             {
                 "fields": fields(consent),
+                "vouchers": [voucher.hex() for voucher in consent.vouchers],
                 "shares": [share.hex() for share in consent.shares],
                 "encoded": signed(body, KITS[node].sign(body)).hex(),
             }
@@ -117,18 +142,20 @@ def consent_vectors() -> list[Case]:
 
 
 def aggregate_vectors() -> list[Case]:
-    """Both forms of the second half; the longer one is named by its digest."""
+    """Both forms of the second half, of which the longer one is named by its digest; and two groups end to end."""
     p = PLAN.parameters
+    first = factories.dummy_words(p.slots(7, 7), p.width_down)
     summed = (np.arange(DEGREE, dtype=np.uint64) << np.uint64(48)).reshape(1, DEGREE)
+    whole = [(aggregate_of(first, second, factories.SEALED),) for second in ((factories.dummy_seeds(3),), summed)]
+    seeds = ((factories.dummy_seeds(2),), (factories.dummy_seeds(4)[2:],))
+    groups = tuple(aggregate_of(first, second, factories.SEALED, DIVIDED, i) for i, second in enumerate(seeds))
     made = []
-    for second in ((factories.dummy_seeds(3),), summed):
-        aggregate = aggregate_of(factories.dummy_words(p.slots(7, 7), p.width_down), second, factories.SEALED)
-        encoded = encode_aggregate(aggregate, p)
+    for sums in (*whole, groups):
+        encoded, second = b"".join(encode_aggregate(each, p) for each in sums), sums[0].second
         vector = {
             "bits": PLAN.bits,
             "clients_at_most": PLAN.max_cohort,
-            "fields": fields(aggregate),
-            "residues": aggregate.first.tolist(),
+            "sums": [{"fields": fields(each), "residues": each.first.tolist()} for each in sums],
         }
         if isinstance(second, tuple):
             vector["encoded"] = encoded.hex()

@@ -48,13 +48,13 @@ def record_sum() -> Case:
             total.add(decode_contribution(sent[member.node], member, len(KITS), PLAN.parameters, roster))
     masked = total.masked(1, invited, dealt)
     total.close()
-    release = Release(_CALL.run, 1, 1, len(KITS), cohort.digest(1), terms=True, nodes=masked.nodes)
+    release = Release(_CALL.run, 1, 1, len(KITS), cohort.digest(1), terms=True, sets=masked.sets)
     recovery, consents = Recovery(masked, PLAN, roster), {}
     for node in sorted(masked.nodes):
         agreed = admit_release(release, waiting[node], _CALL, KITS[node], PLAN)
         consents[node] = consent(release, agreed, _CALL, KITS[node], PLAN, waiting[node])
         recovery.admit(node, consents[node])
-    aggregate = masked.aggregate(recovery.masks(), PLAN, recovery.voucher, recovery.sealed)
+    (aggregate,) = masked.aggregates(recovery.masks(), PLAN, recovery.vouchers, recovery.sealed)
     values = np.sum([*clear.values()], axis=0)
     whole = aggregate.total / aggregate.weight
     return {

@@ -1,4 +1,4 @@
-"""What the vectors are made of: a plan, a federation of four nodes, a cohort of three of them, and terms."""
+"""What the vectors are made of: a plan, a federation of four nodes, cohorts of three and of all of them, and terms."""
 
 import hashlib
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from edge_client.sums import voucher
 from protocol.cohort import Cohort
 from protocol.figures import Figures
 from protocol.lanes import Slots
-from protocol.openings import Memory, Opening
+from protocol.openings import Memory, Nodes, Opening
 from protocol.payload import pack_payload, unpack_payload
 from protocol.plan import Plan
 from protocol.support import Support
@@ -51,6 +51,9 @@ PLAN: Final = Plan(
 )
 KITS: Final = factories.kits(PLAN, (*NODES, 70_000))
 COHORT: Final = factories.cohort({node: KITS[node] for node in NODES}, votes=7)
+GROUPS: Final = (Nodes({1, 70_000}), Nodes({2, 300}))
+DIVIDED: Final = factories.cohort(KITS, GROUPS, votes=7)
+"""A cohort of all four; no plan has groups so small, but their bytes are like those of larger ones."""
 MEMORY: Final[Memory] = frozenset(
     {
         Opening(frozenset(NODES), frozenset()),
@@ -61,25 +64,27 @@ SHAPES: Final = (3, 5)
 TERMS: Final = Terms(Support(np.array([0, 1, 2, 3, 5, 6, 7], np.int64), 8), np.array([0.5, 3.0], np.float32))
 
 
-def aggregate_of(first: Slots, second: Any, sealed: bytes, cohort: Cohort = COHORT) -> Aggregate:
-    """The sum of all members of a cohort."""
-    member, weights = cohort.members[0], cohort.weights(PLAN.max_share)
-    counts, total = (len(weights),) * 2, sum(weights.values())
+def aggregate_of(first: Slots, second: Any, sealed: bytes, cohort: Cohort = COHORT, group: int = 0) -> Aggregate:
+    """The sum of all members of a cohort, or of one of its groups."""
+    member, weights, digest = cohort.members[0], cohort.weights(PLAN.max_share), cohort.digest(1)
+    counts = len(cohort.parts[group]), len(weights)
+    weight, total = sum(weights[node] for node in cohort.parts[group]), sum(weights.values())
     return Aggregate(
         run=member.run,
         round=member.round,
         attempt=1,
         clients=counts[0],
         members=counts[1],
-        weight=total,
+        group=group,
+        weight=weight,
         total=total,
         values=member.values,
         votes=member.votes,
         plan=member.plan,
         key=member.key,
-        cohort=cohort.digest(1),
+        cohort=digest,
         support=member.support,
-        voucher=voucher(CohortSecret(factories.SECRET), member, cohort.digest(1), counts, (total, total)),
+        voucher=voucher(CohortSecret(factories.SECRET), member, digest, group, counts, (weight, total)),
         first=first,
         second=second,
         sealed=sealed,
