@@ -99,12 +99,12 @@ def run_round(
     # 5. RELEASE. Of the masks, those of pairs that are both in the sum have cancelled. Enough of the clients consent to
     #    open exactly this sum: they answer with shares of what the others are made from, and the aggregator takes those
     #    out. It still has no key.
-    release = Release(call.run, call.round, call.attempt, len(waiting), cohort.digest(call.attempt), True, masked.nodes)
+    release = Release(call.run, call.round, call.attempt, len(waiting), cohort.digest(call.attempt), True, masked.sets)
     recovery = Recovery(masked, plan, roster)
     for node in sorted(masked.nodes):
         agreed = admit_release(release, waiting[node], call, kits[node], plan)
         recovery.admit(node, consent(release, agreed, call, kits[node], plan, waiting[node]))
-    aggregate = masked.aggregate(recovery.masks(), plan, recovery.voucher, recovery.sealed)
+    (aggregate,) = masked.aggregates(recovery.masks(), plan, recovery.vouchers, recovery.sealed)
     data = encode_aggregate(aggregate, plan.parameters)
 
     # 6. OPEN. Every client decrypts the same sum, and nothing but the sum.
@@ -190,7 +190,7 @@ def test_the_decrypted_sum_is_the_sum_of_the_clear_integers(
         assert opened.terms.support.mask.tolist() == state.mask.tolist()
         assert opened.values.tolist() == result.values.tolist()
         assert opened.votes.tolist() == result.votes.tolist()
-        assert opened.figures == result.figures
+        assert opened.told.figures == result.figures
         assert opened.votes.size == (opened.values.size if voting else 0)
 
 

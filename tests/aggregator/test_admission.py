@@ -49,7 +49,7 @@ class Party:
     contributions: dict[int, bytes]
 
     def attendance_admission(self) -> AttendanceAdmission:
-        return AttendanceAdmission(CALL, frozenset(self.clients), self.plan, self.roster)
+        return AttendanceAdmission(CALL, frozenset(self.clients), 0, self.plan, self.roster)
 
     def admit(self, data: bytes, node: int = NODE, shares: bytes | None = None) -> Attendance:
         """What becomes of an attendance that comes from where a node is reached."""

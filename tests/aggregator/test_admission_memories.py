@@ -30,7 +30,7 @@ def cohort(memories: Mapping[int, Memory]) -> Cohort:
 
 
 def refused(memories: Mapping[int, Memory], nodes: Collection[int] = NODES) -> set[int]:
-    return set(forbidding(cohort(memories), frozenset(nodes), ALL, colluders=1))
+    return set(forbidding(cohort(memories), [frozenset(nodes)], ALL, colluders=1))
 
 
 def test_nobody_is_refused_where_nobody_remembers_anything_or_the_same_sum() -> None:
@@ -40,7 +40,7 @@ def test_nobody_is_refused_where_nobody_remembers_anything_or_the_same_sum() -> 
 
 
 def test_whoever_remembers_what_the_sum_must_not_follow_is_refused_and_told_why() -> None:
-    found = forbidding(cohort({3: remembering([3, 4]), 7: remembering(NODES[:5])}), ALL, ALL, colluders=1)
+    found = forbidding(cohort({3: remembering([3, 4]), 7: remembering(NODES[:5])}), [ALL], ALL, colluders=1)
     assert set(found) == {3}
     assert "with a sum of nodes 3, 4, no other may be opened" in str(found[3])
 
@@ -67,7 +67,7 @@ def test_the_memories_that_are_left_allow_the_sum_and_nobody_is_refused_where_al
     memories: dict[int, list[set[int]]], nodes: set[int]
 ) -> None:
     made = cohort({node: remembering(*sets) for node, sets in memories.items()})
-    found = forbidding(made, frozenset(nodes), ALL, colluders=1)
+    found = forbidding(made, [frozenset(nodes)], ALL, colluders=1)
     left = [opening for member in made.members if member.node not in found for opening in member.memory]
     require_openable(left, ALL, (frozenset(nodes),), 1)
     if found:

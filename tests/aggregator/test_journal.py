@@ -81,7 +81,7 @@ def test_before_the_first_round_there_is_nothing(tmp_path: Path) -> None:
 def test_the_last_round_is_the_one_that_was_saved_last_also_after_a_restart(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     for number in range(1, 13):
-        journal.save(bytes([number]) * 100, record(number))
+        journal.save(bytes([number]) * 100, record(number), BEGUN)
         assert Journal(tmp_path, PLAN).last() == Stored(number, bytes([number]) * 100)
 
 
@@ -89,7 +89,7 @@ def test_of_the_rounds_that_are_kept_those_without_a_line_are_unpublished(tmp_pa
     journal = Journal(tmp_path, PLAN)
     assert journal.unpublished() == []
     for number in (1, 2):
-        journal.save(b"sum", record(number))
+        journal.save(b"sum", record(number), BEGUN)
     assert journal.unpublished() == [record(1), record(2)]
     journal.publish(record(1))
     assert journal.unpublished() == [record(2)]
@@ -100,9 +100,9 @@ def test_of_the_rounds_that_are_kept_those_without_a_line_are_unpublished(tmp_pa
 def test_a_run_is_closed_with_the_sum_of_its_scores(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     assert journal.scores() == b""
-    journal.save(b"sum", record(1))
+    journal.save(b"sum", record(1), BEGUN)
     journal.wait(2, b"masked")
-    journal.close(b"scores")
+    journal.close(b"scores", BEGUN)
     assert Journal(tmp_path, PLAN).scores() == b"scores"
     assert journal.last() == Stored(1, b"sum")
     assert journal.waiting(2) == b""
@@ -111,7 +111,7 @@ def test_a_run_is_closed_with_the_sum_of_its_scores(tmp_path: Path) -> None:
 def test_only_the_newest_rounds_are_kept(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     for number in range(1, 6):
-        journal.save(b"sum", record(number))
+        journal.save(b"sum", record(number), BEGUN)
     assert kept(tmp_path) == ["round-000004", "round-000005"]
 
 
@@ -132,7 +132,7 @@ def test_a_damaged_round_is_refused_by_its_path_and_the_one_before_can_be_gone_o
 ) -> None:
     journal = Journal(tmp_path, PLAN)
     for number in (1, 2):
-        journal.save(b"sum", record(number))
+        journal.save(b"sum", record(number), BEGUN)
     newest = tmp_path / "rounds" / "round-000002"
     (newest / name).unlink()
     if text is not None:
@@ -153,7 +153,7 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
     seen = []
     for step in count(1):
         folder = tmp_path / str(step)
-        Journal(folder, PLAN).save(old.aggregate, first)
+        Journal(folder, PLAN).save(old.aggregate, first, BEGUN)
         left = iter(range(step, 0, -1))
 
         def sync(descriptor: int, left: "Any" = left) -> None:
@@ -164,14 +164,14 @@ def test_a_save_that_is_killed_at_any_step_leaves_the_old_round_or_the_new_one(
             patch.setattr(os, "fsync", sync)
             patch.setattr("aggregator.journal.shutil.rmtree", lambda path, ignore_errors=False: None)
             try:
-                Journal(folder, PLAN).save(new.aggregate, second)
+                Journal(folder, PLAN).save(new.aggregate, second, BEGUN)
             except KilledError:
                 seen.append(Journal(folder, PLAN).last())
             else:
                 break
         journal = Journal(folder, PLAN)
         if journal.last() == old:
-            journal.save(new.aggregate, second)
+            journal.save(new.aggregate, second, BEGUN)
         assert journal.last() == new
     assert set(map(repr, seen)) == {repr(old), repr(new)}
     assert seen == sorted(seen, key=lambda stored: stored.round)
@@ -216,7 +216,7 @@ def test_a_full_disk_is_told_with_what_to_do_and_leaves_the_rounds_before(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     journal = Journal(tmp_path, PLAN)
-    journal.save(b"first", record(1))
+    journal.save(b"first", record(1), BEGUN)
     journal.publish(record(1))
 
     def full(*_: object) -> None:
@@ -225,7 +225,7 @@ def test_a_full_disk_is_told_with_what_to_do_and_leaves_the_rounds_before(
     monkeypatch.setattr(os, "fsync", full)
     told = r"round 2 cannot be written .* No space left on device\. Free space"
     with pytest.raises(StorageError, match=told):
-        journal.save(b"second", record(2))
+        journal.save(b"second", record(2), BEGUN)
     with pytest.raises(StorageError, match=told):
         journal.publish(record(2))
     monkeypatch.undo()
@@ -258,11 +258,11 @@ def test_what_a_killed_run_was_about_to_write_is_cleared_by_the_next_that_runs_a
 def test_the_records_are_the_lines_and_the_last_round_that_has_none_yet(tmp_path: Path) -> None:
     assert read_records(tmp_path) == []
     journal = Journal(tmp_path, PLAN)
-    journal.save(b"first", record(1))
+    journal.save(b"first", record(1), BEGUN)
     assert read_records(tmp_path) == [record(1)]
     journal.publish(record(1, accuracy=0.5))
     assert read_records(tmp_path) == [record(1, accuracy=0.5)]
-    journal.save(b"second", record(2))
+    journal.save(b"second", record(2), BEGUN)
     (tmp_path / METRICS_FILE).write_bytes(record(1, accuracy=0.5).to_json() + b'\n{"round": ')
     assert read_records(tmp_path) == [record(1, accuracy=0.5), record(2)]
 
@@ -350,7 +350,7 @@ def test_a_sum_that_waits_is_found_until_its_round_is_saved(tmp_path: Path) -> N
     journal.wait(1, b"a masked sum")
     assert Journal(tmp_path, PLAN).waiting(1) == b"a masked sum"
     assert journal.waiting(2) == b""
-    journal.save(b"first", record(1))
+    journal.save(b"first", record(1), BEGUN)
     assert journal.waiting(1) == b""
     assert not list(tmp_path.glob("masked-*"))
 

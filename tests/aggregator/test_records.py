@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.journal import METRICS_FILE, RECORD_FILE, Journal, read_records
+from aggregator.journal import METRICS_FILE, RECORD_FILE, Attempt, Journal, read_records
 from aggregator.records import MaskFigures, Record
 from protocol.errors import CheckpointError
 from protocol.figures import FIGURES as FIGURES_OF_ALL
@@ -55,7 +55,7 @@ def test_an_aggregator_knows_nothing_of_masks() -> None:
 
 def test_a_round_of_a_newer_minor_version_is_published_with_its_own_keys(tmp_path: Path) -> None:
     journal = Journal(tmp_path, Plan())
-    journal.save(b"sum", record(1))
+    journal.save(b"sum", record(1), Attempt(round=1, attempt=1, invited=(), announced=True))
     path = tmp_path / "rounds" / "round-000001" / RECORD_FILE
     path.write_text(json.dumps(json.loads(path.read_text()) | {"version": "1.1", "carbon": 2}))
     (stored,) = journal.unpublished()

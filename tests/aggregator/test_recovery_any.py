@@ -53,11 +53,11 @@ class Cohort:
 
     def consent(self, node: int, terms: bool) -> bytes:
         """What a node answers to the release of the sum."""
-        asked = Release(CALL.run, 1, 1, len(self.clients), self.cohort.digest(1), terms, self.total.nodes)
+        asked = Release(CALL.run, 1, 1, len(self.clients), self.cohort.digest(1), terms, self.total.sets)
         return self.clients[node].release(CALL, {"release": encode_release(asked)})["consent"]
 
     def opened(self, recovery: Recovery) -> Sum:
-        aggregate = self.total.aggregate(recovery.masks(), self.plan, recovery.voucher, recovery.sealed)
+        (aggregate,) = self.total.aggregates(recovery.masks(), self.plan, recovery.vouchers, recovery.sealed)
         kit = self.clients[min(self.clients)].kit
         return open_sum(encode_aggregate(aggregate, self.plan.parameters), CALL.run, 1, kit, self.plan, LAYOUT)
 

@@ -46,7 +46,7 @@ def test_every_sum_of_a_run_is_the_clear_sum_and_every_round_has_its_line(scene:
     whole = [(4, 1, (2, 3, 5, 8))]
     assert [asked(s, kind, after=True) for kind in (TRAIN, CONTRIBUTE, RELEASE, REPORT)] == [whole] * 4
     (scores,) = watch.scores
-    assert (scores.values.size, scores.votes.size, scores.figures.tested) == (0, 0, 40)
+    assert (scores.values.size, scores.votes.size, scores.told.figures.tested) == (0, 0, 40)
 
 
 def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: MakeScene) -> None:
@@ -59,7 +59,7 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
     assert record.values == 4 * LAYOUT.size
     assert record.uplink_bytes == s.grid.sent
     invited, announced = 4 * (4 + 4 * 4), 4 * 4 * (ATTENDANCE_BYTES + SHARE_BYTES)
-    release = 4 * len(encode_release(Release(bytes(16), 1, 1, 4, bytes(32), False, frozenset({2, 3, 5, 8}))))
+    release = 4 * len(encode_release(Release(bytes(16), 1, 1, 4, bytes(32), False, (frozenset({2, 3, 5, 8}),))))
     journal = Journal(s.folder, s.plan)
     aggregate, scores = 4 * len(journal.last().aggregate), 4 * len(journal.scores())
     assert record.downlink_bytes == 2 * (invited + announced + release) + aggregate + (aggregate + scores)

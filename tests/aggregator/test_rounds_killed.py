@@ -105,9 +105,9 @@ def test_a_run_that_is_killed_before_or_after_its_round_is_written_loses_at_most
 ) -> None:
     save = Journal.save
 
-    def dying(self: Journal, aggregate: bytes, record: Record) -> None:
+    def dying(self: Journal, aggregate: bytes, record: Record, attempt: Attempt) -> None:
         if after or record.round != round_:
-            save(self, aggregate, record)
+            save(self, aggregate, record, attempt)
         if record.round == round_:
             raise KilledError
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ from flwr.app import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
+from aggregator.absences import Absences
 from aggregator.asking import Asker
 from aggregator.selection import Selection
 from aggregator.tally import Tally
@@ -65,7 +67,9 @@ def selection(grid: StubGrid, **changes: Any) -> Selection:
 
 def selecting(grid: StubGrid, watch: Watch, **changes: Any) -> Selection:
     plan = small_plan(**changes)
-    return Selection(grid, Asker(grid, factories.RUN, plan.deadline, watch), plan, ROSTER, watch)
+    return Selection(
+        grid, Asker(grid, factories.RUN, plan.deadline, watch), plan, ROSTER, Absences(Path("/nowhere"), ROSTER), watch
+    )
 
 
 def drawn(online: Iterable[int], tally: Tally, **changes: Any) -> Nodes:

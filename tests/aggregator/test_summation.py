@@ -61,9 +61,9 @@ class Party:
             left += mask(left.size, client.kit.node, own, {}, p.plain_modulus)
             left %= np.uint64(p.plain_modulus)
         weight = sum(self.cohort.weights(self.plan.max_share).values())
-        vouched = voucher(one.kit.secret, self.cohort.members[0], digest, (4, 4), (weight, weight))
+        vouched = voucher(one.kit.secret, self.cohort.members[0], digest, 0, (4, 4), (weight, weight))
         assert one.pending is not None
-        return total.aggregate(left, self.plan, vouched, one.pending.sealed)
+        return next(total.aggregates([left], self.plan, [vouched], one.pending.sealed))
 
     def check(self, total: CohortSum | MaskedSum) -> Aggregate:
         """The aggregate, after it has been opened and compared with the clear sum."""
@@ -143,7 +143,8 @@ def masked(party: Party) -> MaskedSum:
 def test_a_sum_that_was_written_down_goes_on_where_it_was(party: Party, masked: MaskedSum) -> None:
     again = MaskedSum.from_bytes(masked.to_bytes(), party.clients[0].kit.roster)
     assert (again.attempt, again.invited, again.nodes) == (masked.attempt, masked.invited, masked.nodes)
-    assert (again.cohort, again.dealt, again.seeds) == (masked.cohort, masked.dealt, masked.seeds)
+    assert (again.cohort, again.dealt) == (masked.cohort, masked.dealt)
+    assert [part.seeds for part in again.parts] == [part.seeds for part in masked.parts]
     party.check(again)
 
 
@@ -160,7 +161,7 @@ def test_a_sum_that_was_damaged_on_the_disk_is_an_error_or_the_same(
     except CheckpointError:
         return
     assert (read.cohort, read.nodes) == (masked.cohort, masked.nodes)
-    assert read.halves[0].tolist() == masked.halves[0].tolist()
+    assert read.parts[0].halves[0].tolist() == masked.parts[0].halves[0].tolist()
 
 
 def test_a_residue_beyond_the_modulus_is_refused_and_nothing_is_added(party: Party) -> None:
@@ -235,7 +236,9 @@ def test_the_second_half_is_added_up_where_the_seeds_would_take_more_bytes(membe
             plain = random.integers(0, plan.parameters.plain_modulus, slots, np.uint64)
             clear = (clear + plain) % np.uint64(plan.parameters.plain_modulus)
             total.add(contribution_of(node, cohort, *cipher.encrypt(plain)))
-        made = total.masked(1, frozenset(), {}).aggregate(np.zeros(slots, np.uint64), plan, bytes(32), b"terms")
+        made = next(
+            total.masked(1, frozenset(), {}).aggregates([np.zeros(slots, np.uint64)], plan, [bytes(32)], b"terms")
+        )
         aggregate = decode_aggregate(encode_aggregate(made, plan.parameters), plan.parameters)
         assert isinstance(aggregate.second, tuple) == by_seeds
         assert np.array_equal(cipher.decrypt(aggregate), clear)

@@ -35,7 +35,7 @@ from protocol.parameters import Parameters
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
 from protocol.roster import Roster
-from protocol.wire import Aggregate, Contribution, encode_aggregate
+from protocol.wire import Aggregate, Contribution, aggregates, encode_aggregate
 from tests import factories
 
 RUN: Final = factories.RUN
@@ -171,7 +171,7 @@ def release_of(total: MaskedSum, terms: bool = False) -> dict[str, bytes]:
     """The frames of the `release` message of a sum."""
     member, digest = total.cohort.members[0], total.cohort.digest(total.attempt)
     count = len(total.cohort.members)
-    made = Release(member.run, member.round, total.attempt, count, digest, terms, total.nodes)
+    made = Release(member.run, member.round, total.attempt, count, digest, terms, total.sets)
     return {"release": encode_release(made)}
 
 
@@ -212,8 +212,8 @@ def open_up(fed: Federation, total: MaskedSum, consents: Mapping[int, bytes]) ->
     for node, data in consents.items():
         recovery.admit(node, data)
     assert recovery.complete
-    aggregate = total.aggregate(recovery.masks(), fed.plan, recovery.voucher, recovery.sealed)
-    return encode_aggregate(aggregate, fed.plan.parameters)
+    made = total.aggregates(recovery.masks(), fed.plan, recovery.vouchers, recovery.sealed)
+    return b"".join(encode_aggregate(each, fed.plan.parameters) for each in made)
 
 
 def ciphertext_sum(
@@ -228,7 +228,7 @@ def ciphertext_sum(
     first_half, second_half = total.halves()
     machine.close()
     head: dict[str, Any] = {
-        "run": RUN, "round": 1, "attempt": 1, "clients": count, "members": count, "weight": 1, "total": 1,
+        "run": RUN, "round": 1, "attempt": 1, "clients": count, "members": count, "group": 0, "weight": 1, "total": 1,
         "voucher": bytes(32), "values": 1, "votes": 0, "plan": bytes(32), "key": bytes(16), "cohort": bytes(32),
         "support": bytes(32), "sealed": b"",
     }  # fmt: skip
@@ -285,7 +285,7 @@ def play_round(
             left.pop(node, None)
         return left
 
-    admission = AttendanceAdmission(call, frozenset(clients), fed.plan, fed.roster)
+    admission = AttendanceAdmission(call, frozenset(clients), len([*aggregates(last)]), fed.plan, fed.roster)
     trained = {node: client.train(call, invitation(clients, last)) for node, client in here("train").items()}
     for node, answer in trained.items():
         assert admission.admit(node, answer.frames["attendance"], answer.frames["shares"]).node == node

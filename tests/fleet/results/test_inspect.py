@@ -18,7 +18,8 @@ def attendance() -> bytes:
     digest, short = bytes(range(32)), bytes(range(16))
     message = Attendance(
         run=short, round=3, attempt=1, node=7, samples=100, values=50, votes=0, plan=digest, key=short, model=digest,
-        support=digest, invited=digest, exchange=digest, seed=digest, dealt=digest, figures=NOTHING, memory=frozenset(),
+        support=digest, invited=digest, exchange=digest, seed=digest, dealt=digest, figures=NOTHING, spoiled=0,
+        memory=frozenset(),
     )  # fmt: skip
     return encode_attendance(message) + bytes(64)
 

@@ -86,11 +86,11 @@ def add_up(plan: Plan, clients: Sequence[StubClient]) -> tuple[MaskedSum, bytes]
     masked = total.masked(CALL.attempt, invited, dealt)
     total.close()
     digest = cohort.digest(CALL.attempt)
-    release = Release(CALL.run, CALL.round, CALL.attempt, len(cohort.members), digest, True, masked.nodes)
+    release = Release(CALL.run, CALL.round, CALL.attempt, len(cohort.members), digest, True, masked.sets)
     recovery = Recovery(masked, plan, roster)
     for client in clients:
         recovery.admit(client.kit.node, client.release(CALL, {"release": encode_release(release)})["consent"])
-    aggregate = masked.aggregate(recovery.masks(), plan, recovery.voucher, recovery.sealed)
+    (aggregate,) = masked.aggregates(recovery.masks(), plan, recovery.vouchers, recovery.sealed)
     return masked, encode_aggregate(aggregate, plan.parameters)
 
 
@@ -122,7 +122,7 @@ def test_one_vote_that_differs_is_noticed(summed: Summed) -> None:
 
 
 def test_a_sum_of_fewer_clients_than_it_should_hold_is_noticed(summed: Summed) -> None:
-    summed.total = replace(summed.total, nodes=frozenset({1, 2}))
+    summed.total = replace(summed.total, parts=(replace(summed.total.parts[0], nodes=frozenset({1, 2})),))
     with pytest.raises(VerificationError):
         summed.check()
 
