@@ -130,6 +130,12 @@ def test_the_file_lists_the_nodes_in_order_whatever_the_order_of_the_mapping() -
 # --- signed by the nodes ------------------------------------------------------------------------
 
 
+def test_nodes_are_named_in_the_order_of_their_numbers() -> None:
+    assert ROSTER.names(frozenset({300, 1, 2})) == "node-1, node-2, node-300"
+    assert ROSTER.names([300, 1]) == "node-1, node-300"
+    assert ROSTER.names(()) == ""
+
+
 def test_a_node_signs_for_itself_and_for_nobody_else() -> None:
     signature = sign_key(2).sign(signed_digest(b"message"))
     ROSTER.verify(2, signature, b"message")
