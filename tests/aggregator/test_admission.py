@@ -202,7 +202,7 @@ def test_an_attendance_cut_at_any_byte_is_refused(party: Party) -> None:
 
 def test_an_attendance_with_any_byte_flipped_is_refused_and_costs_the_node_nothing(party: Party) -> None:
     admission, data = party.attendance_admission(), party.attendances[NODE]
-    prefix, votes, memory = range(8), range(40, 48), range(344, 348)
+    prefix, votes, memory = range(8), range(40, 48), range(352, 356)
     for index in range(len(data)):
         unread = index in prefix or index in votes or index in memory
         with pytest.raises(MalformedMessage if unread else SignatureRefused):

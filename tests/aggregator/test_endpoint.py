@@ -81,6 +81,7 @@ def test_before_a_run_it_is_alive_ready_and_has_counted_nothing(url: str) -> Non
         "held": False,
         "trouble": [],
         "rounds": [],
+        "absences": {},
     }
     samples = scrape(url)
     assert samples["pruneseal_up", ""] == 0

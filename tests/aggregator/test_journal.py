@@ -101,11 +101,12 @@ def test_a_run_is_closed_with_the_sum_of_its_scores(tmp_path: Path) -> None:
     journal = Journal(tmp_path, PLAN)
     assert journal.scores() == b""
     journal.save(b"sum", record(1), BEGUN)
-    journal.wait(2, b"masked")
+    journal.wait(7, b"masked")
     journal.close(b"scores", BEGUN)
     assert Journal(tmp_path, PLAN).scores() == b"scores"
     assert journal.last() == Stored(1, b"sum")
-    assert journal.waiting(2) == b""
+    assert journal.waiting(7) == b""
+    assert journal.opened(7) == BEGUN
 
 
 def test_only_the_newest_rounds_are_kept(tmp_path: Path) -> None:

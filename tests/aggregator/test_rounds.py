@@ -58,7 +58,7 @@ def test_a_round_is_recorded_with_its_counts_its_bytes_and_its_mean_loss(scene: 
     assert (record.refused, record.refusals) == (0, {})
     assert record.values == 4 * LAYOUT.size
     assert record.uplink_bytes == s.grid.sent
-    invited, announced = 4 * (4 + 4 * 4), 4 * 4 * (ATTENDANCE_BYTES + SHARE_BYTES)
+    invited, announced = 4 * (4 + 4 * 4), 4 * (4 + 4 * (ATTENDANCE_BYTES + SHARE_BYTES))
     release = 4 * len(encode_release(Release(bytes(16), 1, 1, 4, bytes(32), False, (frozenset({2, 3, 5, 8}),))))
     journal = Journal(s.folder, s.plan)
     aggregate, scores = 4 * len(journal.last().aggregate), 4 * len(journal.scores())

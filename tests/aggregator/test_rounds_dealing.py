@@ -140,21 +140,36 @@ def test_where_too_few_are_left_without_those_who_deal_wrong_the_run_stops_and_n
     assert scene(5, before=s).run().records[0].cohort == 5
 
 
-@pytest.mark.parametrize("lost", [False, True], ids=["in the sum", "lost"])
-def test_where_shares_fit_no_secret_only_its_release_shows_it_and_the_run_stops_and_names_their_dealer(
-    scene: MakeScene, lost: bool
+def test_where_shares_fit_no_secret_their_dealer_is_named_and_the_rest_go_on_without_it_and_two_more(
+    scene: MakeScene,
 ) -> None:
+    s = scene(10, rounds=2)
+    s.grid.when(TRAIN, deals(of_other_secrets), BAD, round=1)
+    watch = s.run()
+    assert "round 1: its sum can never be opened: node 5 has dealt shares" in watch.texts[0]
+    first, second = (total for _, total, _ in watch.sums)
+    assert (len(first.nodes), BAD in first.nodes) == (7, False), "its dealer alone would be told apart"
+    assert second.nodes == frozenset(NODES)
+
+
+def test_where_their_dealer_is_lost_the_others_sum_is_asked_for_again(scene: MakeScene) -> None:
     s = scene(5)
     s.grid.when(TRAIN, deals(of_other_secrets), BAD)
-    if lost:
-        s.grid.when(CONTRIBUTE, silent, BAD)
-    told = "round 1: its sum cannot be opened: node 5 has dealt shares .* Revoke that node and start a new run"
-    with pytest.raises(QuorumError, match=told):
-        s.run()
-    again = scene(5, before=s)
-    with pytest.raises(QuorumError, match=told):
-        again.run()
-    assert [kind for kind, *_ in again.grid.asked] == [RELEASE], "nothing else of this round may be asked for"
+    s.grid.when(CONTRIBUTE, silent, BAD)
+    watch = s.run()
+    assert asked(s, CONTRIBUTE) == [(1, 1, (2, 3, 5, 8, 13)), (1, 2, (2, 3, 8, 13))]
+    assert watch.sums[0][1].nodes == {2, 3, 8, 13}
+
+
+def test_where_too_few_are_left_without_it_the_run_stops_and_names_it(scene: MakeScene) -> None:
+    s = scene(5)
+    s.grid.when(TRAIN, deals(of_other_secrets), BAD)
+    told = "the others are too few for one without node-5 that tells nobody apart. Revoke that node and start a new run"
+    for _ in range(2):
+        with pytest.raises(QuorumError, match=told):
+            s.run()
+    s.grid._rules.clear()
+    assert s.run().sums[0][1].nodes == frozenset(NODES[:5]), "the same sum may be opened"
 
 
 # --- memories ------------------------------------------------------------------------------------------

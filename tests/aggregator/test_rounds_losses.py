@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from flwr.app import Message
 
-from protocol.attendance import attendances
+from protocol.cohort import decode_cohort
 from protocol.errors import QuorumError
 from protocol.sharing import threshold
 from tests.aggregator.conftest import BAD, BEARER, MakeScene, asked
@@ -138,7 +138,9 @@ def test_where_too_many_are_lost_with_their_contributions_the_round_starts_over_
 
     def note(ask: Ask) -> Message:
         assert ask.client.pending is not None
-        cohorts.append(([*attendances(ask.frames["cohort"])], ask.client.pending.values.tolist()))
+        cohorts.append(
+            (decode_cohort(ask.frames["cohort"], ask.client.kit.roster).encoded, ask.client.pending.values.tolist())
+        )
         return ask.reply(ask.honest())
 
     s.grid.when(CONTRIBUTE, note, 3, round=1)

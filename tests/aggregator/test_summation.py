@@ -207,7 +207,8 @@ def large_cohort(members: int, values: int, plan: Plan) -> Cohort:
     """A cohort of attendances that nobody has signed: a sum looks at their sizes only."""
     digests: dict[str, Any] = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     one = Attendance(
-        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), **digests, figures=NOTHING, memory=frozenset()
+        CALL.run, 1, 1, 0, 1, values, 0, plan.digest, bytes(16), **digests, figures=NOTHING, spoiled=0,
+        memory=frozenset(),
     )  # fmt: skip
     return Cohort(
         tuple(replace(one, node=node) for node in range(members)), tuple(bytes([n % 256]) for n in range(members))
