@@ -10,7 +10,6 @@ from typing import Final
 
 import numpy as np
 
-from protocol.cohort import least_group
 from protocol.errors import CohortRefused
 from protocol.openings import Nodes, Opening, require_openable, smallest
 from protocol.plan import Plan
@@ -34,13 +33,13 @@ def divide(spoiled: Collection[Nodes], present: Nodes, plan: Plan, order: np.ran
     """
     if not spoiled:
         return (present,)
-    least, groups = least_group(plan), list[Nodes]()
+    groups = list[Nodes]()
     parts = [one.difference(*(other for other in spoiled if other < one)) for one in sorted(spoiled, key=sorted)]
     for part in [*parts, present.difference(*spoiled)]:
         here, lost = order.permutation(sorted(part & present)), len(part - present)
         if lost:  # they cannot be told apart from the others that are left over
             here = here[max(0, smallest(plan.colluders) - lost) :]
-        count = min(len(here) // least, _MOST_GROUPS - len(groups))
+        count = min(len(here) // plan.min_cohort, _MOST_GROUPS - len(groups))
         if count:
             groups += [frozenset(map(int, group)) for group in np.array_split(here, count)]
     return tuple(groups)
@@ -60,7 +59,7 @@ def openable(
     """
     before, chosen = (Opening(invited, frozenset(spoiled)),), list[int]()
     for place in sorted(range(len(groups)), key=lambda one: sets[one] != groups[one]):  # whole ones first
-        if len(sets[place]) < least_group(plan):
+        if len(sets[place]) < plan.min_cohort:
             continue
         try:
             require_openable(before, invited, [sets[one] for one in [*chosen, place]], plan.colluders)

@@ -16,7 +16,7 @@ from typing import Final
 
 from protocol.attendance import Attendance, attendances, decode_attendance
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
-from protocol.openings import Memory, Nodes, encode_sets, sets_at, smallest
+from protocol.openings import Memory, Nodes, encode_sets, sets_at
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.sharing import threshold
@@ -174,13 +174,9 @@ def require_groups(parts: Sequence[Nodes], plan: Plan) -> None:
     """Refuse to add up so few by themselves that one of them would not be hidden among the others.
 
     Raises:
-        CohortRefused: A part is smaller than the plan's smallest cohort, or than two honest members and the colluders.
+        CohortRefused: A part is smaller than the plan's smallest cohort.
     """
-    least = least_group(plan)
-    if too_small := [len(part) for part in parts if len(part) < least]:
-        raise CohortRefused(f"a sum of {too_small[0]} was announced; the plan allows no group of fewer than {least}")
-
-
-def least_group(plan: Plan) -> int:
-    """The fewest members that a group may have."""
-    return max(plan.min_cohort, smallest(plan.colluders))
+    if too_small := [len(part) for part in parts if len(part) < plan.min_cohort]:
+        raise CohortRefused(
+            f"a sum of {too_small[0]} was announced; the plan allows none of fewer than {plan.min_cohort}"
+        )
