@@ -36,8 +36,8 @@ def admit_release(release: Release, pending: Pending, call: Call, kit: Kit, plan
         inside <= cohort.parts[group] for group, inside in zip(groups, release.sets, strict=True)
     ):
         raise CohortRefused("the sums that are to be opened are not one of each of some groups of the cohort")
-    require_groups(release.sets, plan)
     require_quorum(len(release.nodes), len(pending.invited), plan)
+    require_groups(release.sets, plan)
     require_openable(cohort.memory, pending.invited, release.sets, plan.colluders)
     return cohort
 

@@ -205,8 +205,8 @@ def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
     if strangers := cohort.nodes - pending.invited:
         raise CohortRefused(f"node {min(strangers)} is in the announced cohort, but was not invited")
-    require_groups(cohort.parts, plan)
     require_quorum(len(cohort.members), len(pending.invited), plan)
+    require_groups(cohort.parts, plan)
     require_openable(cohort.memory, pending.invited, (), plan.colluders)
     return cohort
 

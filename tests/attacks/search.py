@@ -178,7 +178,7 @@ def _release(
     if node not in inside or len(inside) < least:
         raise CohortRefused("not this sum")
     openings.require_openable(memory, attempt.invited, (inside,), colluders)
-    honest.ledger.release(attempt.call, inside, node)
+    honest.ledger.release(attempt.call, (inside,), node)
 
 
 def _opened(

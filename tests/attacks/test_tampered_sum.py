@@ -23,7 +23,7 @@ from edge_client.client import Client
 from protocol.call import Call
 from protocol.ciphertext import restore, truncate
 from protocol.cohort import gather_cohort
-from protocol.errors import MalformedMessage, PeerError, PeerMismatch
+from protocol.errors import MalformedMessage, PeerError, PeerMismatch, Spoiled
 from protocol.parameters import DEGREE, MODULUS
 from protocol.wire import Aggregate, Contribution, decode_aggregate, decode_contribution, encode_aggregate
 from tests.edge_client.federation import (
@@ -46,7 +46,7 @@ VOTE = P.values.slots(VALUES + P.trailing)
 USED = P.slots(VALUES, VALUES)
 COUNT, TAG = VALUES // P.fields, USED - P.tags
 ONE_COUNTED = R ** (VALUES % P.fields)
-REFUSED = re.compile("one whole cohort|no member of the cohort vouches|counts do not fit")
+REFUSED = re.compile("the sum of its clients|no member of the cohort vouches|counts do not fit")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,8 @@ class Siege:
 
     def refused(self, aggregate: Aggregate) -> bool:
         """Whether every client says that this is not the sum that members of its cohort have released."""
-        return all(type(answer) is MalformedMessage and REFUSED.search(str(answer)) for answer in self.ask(aggregate))
+        answers, kinds = self.ask(aggregate), (MalformedMessage, Spoiled)
+        return all(type(answer) in kinds and REFUSED.search(str(answer)) for answer in answers)
 
     def accepted(self, aggregate: Aggregate) -> bool:
         return all(isinstance(answer, bytes) for answer in self.ask(aggregate))

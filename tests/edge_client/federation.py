@@ -29,7 +29,7 @@ from protocol.cohort import Cohort, gather_cohort
 from protocol.figures import Figures, figures_from_bytes
 from protocol.grid import Integers
 from protocol.layout import Vector
-from protocol.openings import encode_nodes
+from protocol.openings import Nodes, encode_nodes, encode_sets
 from protocol.pairwise import mask, self_key
 from protocol.parameters import Parameters
 from protocol.plan import Plan
@@ -161,6 +161,11 @@ def cohort_of(trained: Mapping[int, Reply], roster: Roster) -> Cohort:
     return gather_cohort([answer.frames["attendance"] for answer in trained.values()], roster)
 
 
+def announced(attendances: Iterable[bytes], groups: Sequence[Nodes] = ()) -> bytes:
+    """A cohort as it would be announced, whatever it is made of."""
+    return encode_sets(groups) + b"".join(attendances)
+
+
 def announcement(cohort: Cohort, trained: Mapping[int, Reply], invited: Iterable[int], to: int) -> dict[str, bytes]:
     """The frames of the `contribute` message to one node."""
     dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
@@ -173,6 +178,12 @@ def release_of(total: MaskedSum, terms: bool = False) -> dict[str, bytes]:
     count = len(total.cohort.members)
     made = Release(member.run, member.round, total.attempt, count, digest, terms, total.sets)
     return {"release": encode_release(made)}
+
+
+def claimed(total: MaskedSum, *sets: Nodes) -> MaskedSum:
+    """The same sum as if these were whose contributions are in it, one set for each of the first groups."""
+    parts = tuple(replace(total.parts[0], group=group, nodes=nodes) for group, nodes in enumerate(sets))
+    return replace(total, parts=parts)
 
 
 def one_client(folder: Path, fed: Federation, plan: Plan, **changes: object) -> Client:

@@ -105,7 +105,9 @@ class Scene:
         """The same with the voucher that a colluding client makes for whatever it says of itself."""
         counts, weights = (aggregate.clients, aggregate.members), (aggregate.weight, aggregate.total)
         secret = self.kits[NODES[0]].secret
-        return replace(aggregate, voucher=voucher(secret, aggregate, aggregate.cohort, counts, weights))
+        return replace(
+            aggregate, voucher=voucher(secret, aggregate, aggregate.cohort, aggregate.group, counts, weights)
+        )
 
     def open(self, aggregate: Aggregate, run: bytes = RUN, round_: int = 1, plan: Plan = PLAN) -> Sum:
         data = encode_aggregate(aggregate, plan.parameters)

@@ -45,7 +45,9 @@ from tests.edge_client.federation import (
     RUN,
     Federation,
     add_up,
+    announced,
     announcement,
+    claimed,
     cohort_of,
     federation,
     open_up,
@@ -282,7 +284,7 @@ def test_refusals_of_a_cohort_have_their_own_codes(nodes: Nodes) -> None:
     assert_refused(contribute({**good, "shares": good["shares"][:-1]}), MalformedMessage)
     assert_refused(contribute(good, round=2), PeerMismatch)
     assert_refused(contribute(good, attempt=2), PeerMismatch)
-    assert_refused(contribute({}), CohortRefused)
+    assert_refused(contribute({}), MalformedMessage)
     assert_refused(contribute(of(0, 1)), CohortRefused)
     assert_refused(contribute(of(1, 2, 3, 4, 5)), CohortRefused)
     assert contribute(good).has_content()
@@ -300,15 +302,15 @@ def test_refusals_of_a_release_have_their_own_codes(nodes: Nodes) -> None:
     assert_refused(release({"release": good["release"][:-1]}), MalformedMessage)
     assert_refused(release(good, attempt=2), PeerMismatch)
     for nodes_ in (NODES[1:], NODES[:3]):
-        assert_refused(release(release_of(replace(total, nodes=frozenset(nodes_)))), CohortRefused)
+        assert_refused(release(release_of(claimed(total, frozenset(nodes_)))), CohortRefused)
     assert release(good).has_content()
-    assert_refused(release(release_of(replace(total, nodes=frozenset(NODES[:5])))), Duplicate)
+    assert_refused(release(release_of(claimed(total, frozenset(NODES[:5])))), Duplicate)
 
 
 def test_members_that_disagree_have_their_own_code(nodes: Nodes) -> None:
     attendances = [answer.frames["attendance"] for answer in nodes.train().values()]
     attendances[3] = frame(nodes.send(3, "train", call={**CALL, "attempt": 2}), "attendance")
-    assert_refused(nodes.send(0, "train.contribute", {"cohort": b"".join(attendances)}), AgreementError)
+    assert_refused(nodes.send(0, "train.contribute", {"cohort": announced(attendances)}), AgreementError)
 
 
 def test_the_text_of_any_other_exception_stays_here_too(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -359,8 +361,8 @@ def test_another_model_shown_to_one_node_is_named_in_the_log_with_the_nodes_that
         other = copied.aggregate(5)
     one, call = nodes.aggregate(), {**CALL, "round": 2}
     replies = [nodes.send(k, "train", {"aggregate": other if k == 3 else one}, call) for k in range(6)]
-    announced = b"".join(frame(reply, "attendance") for reply in replies)
-    assert_refused(nodes.send(0, "train.contribute", {"cohort": announced}, call), AgreementError)
+    cohort = announced(frame(reply, "attendance") for reply in replies)
+    assert_refused(nodes.send(0, "train.contribute", {"cohort": cohort}, call), AgreementError)
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith(

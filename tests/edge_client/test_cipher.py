@@ -77,7 +77,7 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
     }
     digests: dict[str, Any] = dict.fromkeys(("model", "support", "invited", "exchange", "seed", "dealt"), bytes(32))
     members = tuple(
-        Attendance(**fields, attempt=1, node=k, samples=1, **digests, figures=NOTHING, memory=frozenset())
+        Attendance(**fields, attempt=1, node=k, samples=1, **digests, figures=NOTHING, spoiled=0, memory=frozenset())
         for k in range(clients)
     )
     parts = [random_slots(k, p.slots(3 * 50 - 2, 0), p.plain_modulus) for k in range(clients)]
@@ -90,7 +90,7 @@ def large_cohort(plan: Plan, clients: int) -> tuple[Aggregate, list[int]]:
     masked = total.masked(1, frozenset(), {})
     total.close()
     unmasked = np.zeros(p.slots(3 * 50 - 2, 0), np.uint64)
-    aggregate = masked.aggregate(unmasked, plan, bytes(32), b"")
+    (aggregate,) = masked.aggregates([unmasked], plan, [bytes(32)], b"")
     return aggregate, sum_modulo(parts, p.plain_modulus)
 
 

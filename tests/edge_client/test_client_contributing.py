@@ -30,6 +30,7 @@ from tests.edge_client.federation import (
     RUN,
     Stage,
     add_up,
+    announced,
     federation,
     invitation,
     one_client,
@@ -164,7 +165,7 @@ def test_an_aggregator_that_shows_two_models_is_found_out(tmp_path: Path) -> Non
     other = play_round(forged, fed, 1, b"", lost={"contribute": (5,)}).aggregate
     call = Call(RUN, 2, 1)
     trained = {node: clients[node].train(call, invitation(clients, one if node != 5 else other)) for node in NODES[:4]}
-    encoded = b"".join(answer.frames["attendance"] for answer in trained.values())
+    encoded = announced(answer.frames["attendance"] for answer in trained.values())
     with pytest.raises(AgreementError) as caught:
         clients[2].contribute(call, {"cohort": encoded, "shares": b""})
     assert (caught.value.field, caught.value.nodes) == ("model", (2, 5))
@@ -176,4 +177,4 @@ def test_clipped_values_are_counted_in_the_sum(tmp_path: Path) -> None:
     clients = fed.clients(tmp_path)
     played = play_round(clients, fed, 1, b"")
     layout = build_network(fed.plan, (5,), 4, RUN).layout
-    assert open_sum(played.aggregate, RUN, 1, fed.kits[2], fed.plan, layout).figures.clipped > len(clients)
+    assert open_sum(played.aggregate, RUN, 1, fed.kits[2], fed.plan, layout).told.figures.clipped > len(clients)

@@ -14,7 +14,18 @@ from protocol.errors import CheckpointError, CohortRefused, Duplicate, Malformed
 from protocol.openings import Opening
 from protocol.release import Consent, decode_consent, decode_release, encode_release
 from protocol.sharing import SECRET_BYTES
-from tests.edge_client.federation import FIRST, NODES, PLAN, RUN, Stage, federation, invitation, one_client, release_of
+from tests.edge_client.federation import (
+    FIRST,
+    NODES,
+    PLAN,
+    RUN,
+    Stage,
+    claimed,
+    federation,
+    invitation,
+    one_client,
+    release_of,
+)
 
 INSIDE = NODES[:5]
 """Whose contributions are in the sum; the sixth was lost."""
@@ -49,8 +60,8 @@ def test_no_other_sum_of_the_attempt_is_consented_to(stage: Stage) -> None:
     total = stage.contribute(*INSIDE)
     consent(stage, 2, release_of(total))
     for nodes in (frozenset(NODES), frozenset(NODES[:4])):
-        with pytest.raises(Duplicate, match="consent to a sum of attempt 1"):
-            stage.clients[2].release(FIRST, release_of(replace(total, nodes=nodes)))
+        with pytest.raises(Duplicate, match="consent to sums of attempt 1"):
+            stage.clients[2].release(FIRST, release_of(claimed(total, nodes)))
 
 
 def test_a_consent_is_remembered_before_it_is_given(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,7 +71,7 @@ def test_a_consent_is_remembered_before_it_is_given(stage: Stage, monkeypatch: p
         with pytest.raises(NameError):
             stage.clients[2].release(FIRST, release_of(total))
     (sent,) = Ledger.open(stage.state(2), FIRST, None, 2).given
-    assert sent.opened == set(INSIDE)
+    assert sent.opened == {frozenset(INSIDE)}
 
 
 def test_what_was_opened_stands_in_the_next_attendance(stage: Stage) -> None:
@@ -78,10 +89,11 @@ def test_the_voucher_is_over_those_in_the_sum_and_their_weight(stage: Stage) -> 
         stage.fed.kits[2].secret,
         total.cohort.members[0],
         total.cohort.digest(1),
+        0,
         (5, 6),
         (inside, sum(weights.values())),
     )
-    assert {consent(stage, node, release_of(total)).voucher for node in INSIDE} == {made}
+    assert {consent(stage, node, release_of(total)).vouchers for node in INSIDE} == {(made,)}
 
 
 def refused(stage: Stage, release: dict[str, bytes], error: type[PruneSealError], call: Call = FIRST) -> None:
@@ -94,7 +106,7 @@ def refused(stage: Stage, release: dict[str, bytes], error: type[PruneSealError]
 def test_a_sum_without_the_node_of_strangers_or_of_too_few_is_refused(stage: Stage) -> None:
     total = stage.contribute(*INSIDE)
     for nodes in (NODES[1:], (*INSIDE, 34), NODES[:3]):
-        refused(stage, release_of(replace(total, nodes=frozenset(nodes))), CohortRefused)
+        refused(stage, release_of(claimed(total, frozenset(nodes))), CohortRefused)
 
 
 def test_a_release_of_another_attempt_or_cohort_is_refused(stage: Stage) -> None:
@@ -116,7 +128,7 @@ def test_a_sum_is_not_consented_to_by_a_node_that_has_not_contributed_or_not_tra
 ) -> None:
     total = stage.contribute(*INSIDE)
     with pytest.raises(PeerMismatch, match="cohort"):
-        stage.clients[21].release(FIRST, release_of(replace(total, nodes=frozenset(NODES))))
+        stage.clients[21].release(FIRST, release_of(claimed(total, frozenset(NODES))))
     with pytest.raises(CheckpointError, match="has not answered `train`"):
         one_client(tmp_path / "new", federation(PLAN), PLAN).release(FIRST, release_of(total))
 

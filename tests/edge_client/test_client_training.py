@@ -78,12 +78,12 @@ def test_the_figures_of_a_sum_are_those_of_the_model_that_its_round_began_with_o
     insert(network, state_after(result.aggregate, RUN, 1, fed.kits[NODES[0]], fed.plan, network).vector)
     after = evaluate(network.model, data.test_x, data.test_y)
     (told,) = {figures_of(answer) for answer in reports(clients, fed, result.aggregate).values()}
-    for score, said in ((initial, opened.figures), (after, told)):
+    for score, said in ((initial, opened.told.figures), (after, told)):
         assert (said.tested, said.correct) == (score.tested, score.correct)
         assert said.test_loss * UNIT == pytest.approx(score.loss, rel=1e-4)
         assert (said.parameters, said.kept) == (4 * 64, 4 * 64)
     assert score.tested == 26
-    assert opened.figures.loss > 0
+    assert opened.told.figures.loss > 0
     assert told.loss == 0, "after the last round nothing is trained"
     assert after.loss < initial.loss
 
@@ -119,7 +119,7 @@ def test_the_sum_of_scores_trains_nothing_and_sends_no_value(
     opened = open_sum(
         played.aggregate, RUN, 2, fed.kits[NODES[0]], fed.plan, build_network(fed.plan, (5,), 4, RUN).layout
     )
-    assert (opened.values.size, opened.votes.size, opened.figures.tested) == (0, 0, 26)
+    assert (opened.values.size, opened.votes.size, opened.told.figures.tested) == (0, 0, 26)
 
 
 def test_training_repeats_bit_by_bit_whatever_the_attempt_and_follows_the_round_and_the_node(tmp_path: Path) -> None:

@@ -41,6 +41,7 @@ from tests.edge_client.federation import (
     add_up,
     announcement,
     ciphertext_sum,
+    claimed,
     cohort_of,
     federation,
     invitation,
@@ -78,7 +79,7 @@ class Loot:
     def slots(self, node: int) -> Slots:
         """The true slots of a member, before its masks."""
         member = self.cohort.members[0]
-        key = tag_key(self.kits[node].secret, member, len(self.cohort.members), self.cohort.digest(1))
+        key = tag_key(self.kits[node].secret, member, len(self.cohort.members), self.cohort.digest(1), 0)
         return pack_payload(self.clear[node], np.zeros(0, np.int64), NOTHING, key, P)
 
     def decrypt(self, nodes: Sequence[int]) -> Slots:
@@ -233,13 +234,13 @@ class PretendedLoss:
         self.clients: Mapping[int, Client] = self.fed.clients(folder)
         self.whole = play_round(self.clients, self.fed, 1, b"")
         self.waiting = {node: load_pending(folder / str(node) / "state") for node in self.clients}
-        self.rest = replace(self.whole.total, nodes=frozenset({2, 3, 5}))
+        self.rest = claimed(self.whole.total, frozenset({2, 3, 5}))
 
 
 def test_the_survivors_of_a_pretended_loss_open_no_second_sum(tmp_path: Path) -> None:
     scene = PretendedLoss(tmp_path)
     for node in scene.rest.nodes:
-        with pytest.raises(Duplicate, match="consent to a sum of attempt 1"):
+        with pytest.raises(Duplicate, match="consent to sums of attempt 1"):
             scene.clients[node].release(FIRST, release_of(scene.rest))
 
 
@@ -256,7 +257,7 @@ def test_nor_do_they_in_another_attempt(invited: tuple[int, ...], tmp_path: Path
     total = add_up(scene.fed, cohort, again, trained, sent)
     for node in (2, 3, 5):
         with pytest.raises(CohortRefused, match="the difference of two sums from the same starting model"):
-            asked[node].release(again, release_of(replace(total, nodes=frozenset({2, 3, 5}))))
+            asked[node].release(again, release_of(claimed(total, frozenset({2, 3, 5}))))
 
 
 def test_the_second_sum_would_have_exposed_the_one_left_out(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ RUNS = st.binary(min_size=16, max_size=16)
 DIGESTS = st.binary(min_size=32, max_size=32)
 NUMBERS = st.integers(1, LAST)
 NODES = st.frozensets(st.integers(0, LAST), max_size=8)
-GIVEN = st.builds(Sent, RUNS, NUMBERS, NUMBERS, DIGESTS, DIGESTS, NODES, NODES)
+GIVEN = st.builds(Sent, RUNS, NUMBERS, NUMBERS, DIGESTS, DIGESTS, NODES, st.frozensets(NODES, max_size=3))
 ASKED = st.dictionaries(RUNS, st.tuples(NUMBERS, st.integers(1, 1 << 32)), max_size=4)
 
 
@@ -148,17 +148,26 @@ def test_what_was_contributed_once_may_be_contributed_again_and_nothing_else_in_
     assert [sent.attempt for sent in ledger.given] == [3, 4]
 
 
-def test_one_sum_of_an_attempt_is_consented_to_and_may_be_asked_for_again(tmp_path: Path) -> None:
+SUMS = (frozenset({1, 7}), frozenset({8, 9}))
+
+
+@pytest.mark.parametrize("sets", [SUMS[:1], SUMS], ids=["one sum", "the sums of two groups"])
+def test_the_sums_of_an_attempt_are_consented_to_once_and_may_be_asked_for_again(
+    sets: tuple[frozenset[int], ...], tmp_path: Path
+) -> None:
     kept(tmp_path)
     ledger = opened(tmp_path, SECOND)
-    ledger.release(SECOND, frozenset({1, 7, 8}), NODE)
+    ledger.release(SECOND, sets, NODE)
     again = opened(tmp_path, SECOND)
-    assert again.given == [replace(SENT, opened=frozenset({1, 7, 8}))]
-    again.release(SECOND, frozenset({1, 7, 8}), NODE)
-    with pytest.raises(Duplicate, match="node 7 has already sent its consent to a sum of attempt 3"):
-        again.release(SECOND, frozenset({1, 7}), NODE)
+    remembered = [replace(SENT, opened=frozenset(sets))]
+    assert again.given == remembered
+    assert again.memory(Call(RUN, 2, 9), SENT.state) == {Opening(SENT.invited, frozenset(sets))}
+    again.release(SECOND, sets[::-1], NODE)
+    for others in ([frozenset({1, 7, 8})], SUMS[1:], [*sets, frozenset({4})]):
+        with pytest.raises(Duplicate, match="node 7 has already sent its consent to sums of attempt 3"):
+            again.release(SECOND, others, NODE)
     again.give(SENT, NODE)
-    assert again.given == [replace(SENT, opened=frozenset({1, 7, 8}))], "a repeated contribution forgets no consent"
+    assert again.given == remembered, "a repeated contribution forgets no consent"
 
 
 HERE = Call(RUN, 2, 9)
@@ -180,7 +189,7 @@ STATE = SENT.state
 def test_of_one_state_and_of_one_round_everything_is_remembered_but_the_attempt_under_way(
     sent: Sent, remembered: bool
 ) -> None:
-    ledger = Ledger(Path(), given=[replace(sent, opened=frozenset({1, 8}))])
+    ledger = Ledger(Path(), given=[replace(sent, opened=frozenset({frozenset({1, 8})}))])
     opening = Opening(SENT.invited, frozenset({frozenset({1, 8})}))
     assert ledger.memory(HERE, STATE) == ({opening} if remembered else frozenset())
 

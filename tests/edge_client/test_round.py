@@ -11,11 +11,10 @@ from edge_client.sparsify import GlobalState
 from edge_client.sparsify.fedavg import FedAvg
 from edge_client.sparsify.interface import Sparsifier
 from edge_client.state import Measured
-from edge_client.sums import Sum, next_state, open_sum
+from edge_client.sums import UNTOLD, Sum, next_state, open_sum
 from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import TrainingError
-from protocol.figures import NOTHING
 from protocol.grid import Integers, clips
 from protocol.layout import Layout, Mask, TensorSpec, Vector
 from protocol.support import Support
@@ -149,7 +148,7 @@ def test_the_next_state_is_the_mean_of_those_who_are_left_on_what_survives_and_z
     terms = Terms(support, np.array([2.0], np.float32))
     values, votes = np.arange(20, dtype=np.int64) - 10, np.arange(20, dtype=np.int64) % 4
     method = EveryOther(PLAN)
-    state = next_state(Sum(terms, 4, 1.5, values, votes, NOTHING), 3, PLAN, LAYOUT, method)
+    state = next_state(Sum(terms, 4, 1.5, values, votes, UNTOLD), 3, PLAN, LAYOUT, method)
     mean = np.zeros(SIZE, np.float32)
     mean[:20] = (values * (2.0 / PLAN.parameters.grid.levels * 1.5)).astype(np.float32)
     seen_mean, seen_votes, clients, merged = method.asked

@@ -19,7 +19,7 @@ from protocol.frame import signed
 from protocol.openings import MEMORY_LIMIT, Memory, Opening, encode_memory
 from protocol.release import Release
 from tests import factories
-from tests.edge_client.federation import FIRST, NODES, RUN
+from tests.edge_client.federation import FIRST, NODES, RUN, announced
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
 
 
@@ -107,7 +107,7 @@ def released(six: Scene, memory: Memory, nodes: tuple[int, ...], of: int = NODES
     """Let a node decide on opening a sum of these, where one member of its cohort remembers something."""
     waiting = dict(six.waiting) | {NODES[3]: ready(six.kits[NODES[3]], memory=memory)}
     cohort = gather_cohort([pending.attendance for pending in waiting.values()], six.fed.roster)
-    release = Release(RUN, 1, 1, len(NODES), cohort.digest(1), False, frozenset(nodes))
+    release = Release(RUN, 1, 1, len(NODES), cohort.digest(1), False, (frozenset(nodes),))
     pending = replace(waiting[of], cohort=cohort.encode())
     return admit_release(release, pending, FIRST, six.kits[of], PLAN)
 
@@ -141,7 +141,7 @@ def test_after_a_sum_of_all_the_same_may_be_opened_again_and_no_smaller_one(six:
 
 
 def test_a_release_of_another_cohort_or_before_any_is_refused(six: Scene) -> None:
-    release = Release(RUN, 1, 1, 6, bytes(32), False, frozenset(NODES))
+    release = Release(RUN, 1, 1, 6, bytes(32), False, (frozenset(NODES),))
     for cohort in (b"", six.cohort.encode()):
         pending = replace(six.waiting[NODES[0]], cohort=cohort)
         with pytest.raises(PeerMismatch) as caught:
@@ -185,17 +185,18 @@ def test_a_tampered_attendance_of_another_member_is_refused_byte_by_byte(four: S
 )
 def test_members_that_disagree_are_named_with_what_they_disagree_on(field: str, value: object, four: Scene) -> None:
     liar = lie(four.waiting[NODES[2]], four.kits[NODES[2]], field, value)
-    announced = b"".join([*four.cohort.encoded[:2], liar, four.cohort.encoded[3]])
+    wrong = announced([*four.cohort.encoded[:2], liar, four.cohort.encoded[3]])
     with pytest.raises(AgreementError, match=f"different values of the {field}") as caught:
-        four.admit(NODES[0], announced)
+        four.admit(NODES[0], wrong)
     assert (caught.value.field, caught.value.nodes) == (field, (NODES[0], NODES[2]))
 
 
 def test_a_cohort_in_another_order_or_with_a_member_twice_or_cut_short_is_refused(four: Scene) -> None:
     encoded = four.cohort.encoded
-    for announced in (b"".join(reversed(encoded)), b"".join([encoded[0], *encoded]), four.cohort.encode()[:-1], b""):
+    wrong = (announced(reversed(encoded)), announced([encoded[0], *encoded]), four.cohort.encode()[:-1], b"")
+    for cohort in (*wrong, announced([])):
         with pytest.raises((MalformedMessage, CohortRefused)):
-            four.admit(NODES[0], announced)
+            four.admit(NODES[0], cohort)
 
 
 def test_a_member_from_outside_the_roster_is_refused(four: Scene) -> None:

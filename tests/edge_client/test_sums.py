@@ -58,7 +58,7 @@ def test_an_aggregate_of_more_values_than_the_model_has_is_refused_before_it_is_
         raise AssertionError("it is decoded")
 
     frame = encode_aggregate(four.aggregate(), PLAN.parameters)
-    at = 8 + 16 + 4 * 4  # prefix, run; round, attempt, clients, members
+    at = 8 + 16 + 4 * 5  # prefix, run; round, attempt, clients, members, group
     assert struct.unpack_from("<2I", frame, at) == (SIZE, 0)
     monkeypatch.setattr("edge_client.sums.decode_aggregate", decode)
     for values, votes in ((LAYOUT.size + 1, 0), (0xFFFF_FFFF, 0xFFFF_FFFF), (SIZE, SIZE - 1)):
@@ -92,7 +92,7 @@ def test_an_aggregate_of_another_federation_does_not_open_even_if_it_names_this_
     with pytest.raises(MalformedMessage, match="not made with this cohort secret"):
         four.open(ours)
     ours = four.aggregate()
-    with pytest.raises(MalformedMessage, match="does not decrypt to the sum of one whole cohort"):
+    with pytest.raises(MalformedMessage, match="does not decrypt to the sum of its clients"):
         four.open(replace(ours, first=foreign.first, second=foreign.second))
 
 
@@ -191,9 +191,9 @@ def test_the_honest_ciphertexts_in_the_same_hands_do_open(four: Scene) -> None:
 
 
 def test_the_contributions_do_not_open_as_long_as_one_mask_of_a_members_own_is_in_them(four: Scene) -> None:
-    masked = truncate(four.total.halves[0].ravel()[: four.slots], PLAN.parameters.drop_down)
+    masked = truncate(four.total.parts[0].halves[0].ravel()[: four.slots], PLAN.parameters.drop_down)
     with pytest.raises(MalformedMessage, match="does not decrypt"):
-        four.open(replace(four.aggregate(), first=masked, second=four.total.halves[1]))
+        four.open(replace(four.aggregate(), first=masked, second=four.total.parts[0].halves[1]))
 
 
 @pytest.mark.parametrize("clients", [3, 5, 6])
@@ -201,7 +201,7 @@ def test_an_aggregate_that_claims_another_number_of_clients_does_not_open(client
     claimed = replace(sum_of(four, ALL), clients=clients, members=6)
     with pytest.raises(MalformedMessage, match="no member of the cohort vouches"):
         four.open(claimed)
-    with pytest.raises(MalformedMessage, match="one whole cohort"):
+    with pytest.raises(MalformedMessage, match="the sum of its clients"):
         four.open(four.vouched(claimed))
 
 
@@ -228,7 +228,7 @@ def forged(four: Scene, values: Integers, checks: int, padding: int, votes: Inte
     head = four.vouched(replace(four.aggregate(), clients=clients, values=values.size, votes=votes.size))
     tagged = np.concatenate([counted, votes])
     within = np.clip(tagged, -p.grid.reach, p.grid.reach)
-    key = tag_key(kit.secret, head, head.members, head.cohort)
+    key = tag_key(kit.secret, head, head.members, head.cohort, head.group)
     tags = (tag(within, clients, key, p) + tag(tagged - within, 0, key, p)) % np.uint64(p.plain_modulus)
     with RoundCipher(p, kit.secret.bfv_seed(RUN, 1)) as cipher:
         encrypted = cipher.encrypt(np.concatenate([pack(lanes, p.values), pack(votes, p.votes), tags]))

@@ -3,15 +3,16 @@
 from collections.abc import Sequence
 
 try:
-    from aggregator import rounds
+    from aggregator import contributing
     from protocol.cohort import Cohort, gather_cohort
+    from protocol.openings import Nodes
     from protocol.roster import Roster
 except ImportError:  # a process of Flower's own, in which there is no aggregator to spoil
     pass
 else:
 
-    def two(encoded: Sequence[bytes], roster: Roster) -> Cohort:
+    def two(encoded: Sequence[bytes], roster: Roster, groups: Sequence[Nodes] = ()) -> Cohort:
         """Two members, whatever the plan says."""
         return gather_cohort(gather_cohort(encoded, roster).encoded[:2], roster)
 
-    rounds.gather_cohort = two  # type: ignore[attr-defined]
+    contributing.gather_cohort = two  # type: ignore[attr-defined]
