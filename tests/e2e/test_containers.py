@@ -21,8 +21,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edge_client.enrollment import write_node_key
 from edge_client.learning import data as datasets
-from fleet.provisioning.certificates import write_node_key
 from protocol import checkpoint
 from tests.e2e.conftest import ACCEPTED
 from tests.e2e.engine import Site, available, checkout, commands, found
