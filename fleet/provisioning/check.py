@@ -97,7 +97,7 @@ def check_kits(folder: Path) -> list[str]:
         f"rosters: signed by the operator; number {roster.serial} is in force",
         f"server certificate: signed by the operator's authority for {', '.join(hosts)}",
         "modes: folders 0700, secrets 0600",
-        f"{len(roster.nodes) - len(own)} clients have enrolled: none of their own keys is here",
+        f"enrolled clients: {len(roster.nodes) - len(own)}; none of their own keys is here",
         *([f"the own keys of {', '.join(own)} are here: this is for trials"] if own else []),
         f"aggregator: none of {forms} forms of the others' secrets in {looked} files, of the archive as well",
     ]

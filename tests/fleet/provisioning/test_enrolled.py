@@ -80,7 +80,7 @@ def test_the_aggregator_knows_the_flower_key_of_the_enrollment(made: Path) -> No
 
 def test_the_proof_says_whose_keys_are_here(made: Path) -> None:
     proved = check_kits(made / "kits")
-    assert "2 clients have enrolled: none of their own keys is here" in proved
+    assert "enrolled clients: 2; none of their own keys is here" in proved
     assert "the own keys of c are here: this is for trials" in proved
     assert read_record(made / "kits").enrolled == ("a", "b")
 
@@ -124,7 +124,7 @@ def test_clients_that_have_enrolled_come_and_go(desk: Path) -> None:
     changes = provision_site(desk / "kits", site, amend=True)
     assert ([client.name for client in changes.added], changes.revoked) == (["d"], ("b",))
     assert read_record(desk / "kits").enrolled == ("a", "b", "d")
-    assert "2 clients have enrolled: none of their own keys is here" in check_kits(desk / "kits")
+    assert "enrolled clients: 2; none of their own keys is here" in check_kits(desk / "kits")
 
 
 @pytest.mark.parametrize("name", ["a", "c"])
