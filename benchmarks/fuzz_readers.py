@@ -27,12 +27,13 @@ from benchmarks.fuzz_frames import VECTORS, dealt_to_the_first, of_frames
 from benchmarks.fuzz_models import of_files, of_serving
 from benchmarks.fuzz_reader import Reader, from_file
 from edge_client.bundle import BUNDLES_FILE, accepted
+from edge_client.enrollment import ENROLLMENT_FILE, enroll, read_enrollment
 from edge_client.keys import COHORT_FILE, PLAN_FILE, ROSTER_FILE, SEAL_FILE, SIGN_FILE, load_kit
 from edge_client.ledger import LEDGER_FILE, Ledger, Sent
 from edge_client.state import PENDING_FILE, Measured, Pending, accept_roster, load_pending, save_pending
 from fleet.provisioning.federation import Federation
-from fleet.provisioning.kits import plan_from_toml, write_client_keys
-from fleet.provisioning.site import read_site
+from fleet.provisioning.kits import plan_from_toml, write_own_keys, write_shared_keys
+from fleet.provisioning.site_file import read_site
 from protocol.attendance import SHARE_BYTES
 from protocol.call import Call
 from protocol.npz import read_arrays
@@ -70,9 +71,8 @@ def _of_keys(folder: Path) -> Iterator[Reader]:
     kit, plan = folder / "kit", factories.plan()
     kit.mkdir()
     roster = factories.roster((1, 2, 3))
-    write_client_keys(
-        kit, factories.SECRET, factories.sign_key(1), factories.seal_key(1), plan, roster, factories.OPERATOR
-    )
+    write_own_keys(kit, factories.sign_key(1), factories.seal_key(1))
+    write_shared_keys(kit, factories.SECRET, plan, roster, factories.OPERATOR)
     for name in (COHORT_FILE, SIGN_FILE, SEAL_FILE, PLAN_FILE, ROSTER_FILE, OPERATOR_PUBLIC_FILE):
         genuine = (kit / name).read_bytes()
         yield Reader(f"kit {name}", [genuine], _restored(kit / name, genuine, lambda: load_kit(kit)))
@@ -194,8 +194,14 @@ def _of_runs(folder: Path) -> Iterator[Reader]:
     )
     status = Status(run="ab" * 16, plan="cd" * 32, method="fedavg", rounds=3, refused={"Duplicate": 1}).to_json()
     yield Reader(STATUS_FILE, [status], from_file(run / STATUS_FILE, lambda: read_status(run)))
-    federation = Federation(plan="ab" * 32, hosts=("a.example",), port=443, numbers={"a": 0, "b": 1}).to_json()
+    federation = Federation(
+        plan="ab" * 32, hosts=("a.example",), port=443, numbers={"a": 0, "b": 1}, enrolled=("b",)
+    ).to_json()
     yield Reader("federation.json", [federation], lambda data: Federation.parse(data, "it"))
+    enroll(run / "enrolled")
+    enrollment = (run / "enrolled" / ENROLLMENT_FILE).read_bytes()
+    path = run / ENROLLMENT_FILE
+    yield Reader(ENROLLMENT_FILE, [enrollment], from_file(path, lambda: read_enrollment(path)))
     assert (newest / AGGREGATE_FILE).exists()
 
 

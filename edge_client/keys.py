@@ -136,6 +136,21 @@ class OperatorKit:
 
 
 @dataclass(frozen=True)
+class SharedKit:
+    """What a node's kit holds beside the node's own keys.
+
+    Attributes:
+        secret: The cohort secret.
+        roster: The public keys of all nodes.
+        plan: Digest of the plan that the node will accept.
+    """
+
+    secret: CohortSecret
+    roster: Roster
+    plan: bytes
+
+
+@dataclass(frozen=True)
 class Kit:
     """What one node was provisioned with.
 
@@ -169,19 +184,34 @@ def load_kit(folder: Path) -> Kit:
         KeyFileError: A file is absent, readable by others, not what it should be, or does not fit the others.
         RosterRefused: The roster cannot be read, or is not signed by the operator.
     """
-    secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
+    for name in (SIGN_FILE, SEAL_FILE):
+        if (folder / COHORT_FILE).exists() and not (folder / name).exists():
+            raise KeyFileError(
+                f"{folder / name} is missing. Where this node has enrolled, unpack its kit over the folder that "
+                "`pruneseal enroll` has made; else provision this node again"
+            )
+    shared = load_shared(folder)
     sign_key, seal_key = _private_key(folder / SIGN_FILE), _private_key(folder / SEAL_FILE)
     if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(seal_key, X25519PrivateKey):
         raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {SEAL_FILE}")
+    ours = (sign_key.public_key().public_bytes_raw(), seal_key.public_key().public_bytes_raw())
+    for number, node in shared.roster.nodes.items():
+        if (node.sign, node.seal) == ours:
+            return Kit(number, shared.secret, shared.roster, shared.plan, sign_key, seal_key)
+    raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
+
+
+def load_shared(folder: Path) -> SharedKit:
+    """Read what a node's kit holds beside its own keys.
+
+    Raises:
+        KeyFileError, RosterRefused: As in :func:`load_kit`.
+    """
+    secret = CohortSecret(_hex(_read_secret(folder / COHORT_FILE), folder / COHORT_FILE))
     roster = load_roster(folder / ROSTER_FILE)
     if roster.cohort_id != secret.id:
         raise KeyFileError(f"the cohort secret in {folder} is not the one of its roster: provision this node again")
-    ours = (sign_key.public_key().public_bytes_raw(), seal_key.public_key().public_bytes_raw())
-    for number, node in roster.nodes.items():
-        if (node.sign, node.seal) == ours:
-            plan = _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE)
-            return Kit(number, secret, roster, plan, sign_key, seal_key)
-    raise KeyFileError(f"the keys in {folder} belong to no node of its roster: provision this node again")
+    return SharedKit(secret, roster, _hex(_read(folder / PLAN_FILE), folder / PLAN_FILE))
 
 
 def load_operator_kit(folder: Path, roster: Path) -> OperatorKit:

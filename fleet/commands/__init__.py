@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "open": "fleet.commands.runs:open_",
     "status": "fleet.commands.sites:status",
     "inspect": "fleet.commands.inspect:inspect",
+    "enroll": "fleet.commands.sites:enroll",
     "provision": "fleet.commands.sites:provision",
     "serve": "serve.cli:serve",
 }

@@ -1,19 +1,24 @@
 """`pruneseal provision` and `pruneseal status`: what an operator does without any model."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 from rich.console import Console
 
+from edge_client.enrollment import advice
+from edge_client.enrollment import enroll as make_own_keys
 from fleet.commands.errors import exit_on_error
 from fleet.provisioning.check import check_kits
 from fleet.provisioning.kits import plan_from_toml
 from fleet.provisioning.kits import provision as make_kits
-from fleet.provisioning.site import provision_site, read_site
+from fleet.provisioning.site import provision_site
+from fleet.provisioning.site_file import read_site
 from fleet.running import status as watch
 from protocol.errors import ConfigError
 from protocol.plan import Plan
+
+_MADE_HERE: Final = "its keys were made here, for a trial; better have it enroll"
 
 
 def provision(
@@ -45,19 +50,31 @@ def provision(
         elif site is None:
             plan = _proved(plan_from_toml(config) if config else Plan())
             make_kits(out, clients, plan)
-            typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}")
+            typer.echo(f"{clients} kits for the plan {plan.digest.hex()[:16]} in {out}, with all keys: for a trial")
         else:
             wanted = read_site(site)
             _proved(wanted.plan)
             changes = provision_site(out, wanted, amend=amend)
-            for name in changes.added:
-                typer.echo(f"new: {out / name}.tar.gz")
+            for client in changes.added:
+                keys = f"enrolled, {client.enrollment.fingerprint}" if client.enrollment else _MADE_HERE
+                typer.echo(f"new: {out / client.name}.tar.gz ({keys})")
             for name in changes.revoked:
                 typer.echo(f"revoked: {name}")
             typer.echo(
                 f"{out / 'aggregator'}.tar.gz admits {len(wanted.clients)} clients to the plan "
                 f"{wanted.plan.digest.hex()[:16]}"
             )
+
+
+def enroll(
+    folder: Annotated[Path, typer.Argument(help="Where this node's kit is to be; made if it is absent.")],
+) -> None:
+    """Make a node's own keys, on its machine; what it prints goes to the operator of the federation.
+
+    Nobody else ever has them. The operator's kit is unpacked over the folder and lacks nothing but these.
+    """
+    with exit_on_error():
+        typer.echo(advice(folder.absolute(), make_own_keys(folder)))
 
 
 def _proved(plan: Plan) -> Plan:

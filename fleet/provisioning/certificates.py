@@ -30,10 +30,6 @@ CA_KEY_FILE: Final = "ca.key"
 """The authority's key: stays with the operator."""
 SERVER_FILE: Final = "server.crt"
 SERVER_KEY_FILE: Final = "server.key"
-NODE_KEY_FILE: Final = "flower.key"
-"""A node's private key, in the OpenSSH form that `flower-supernode --auth-supernode-private-key` reads."""
-NODE_PUBLIC_FILE: Final = "flower.key.pub"
-"""The same node's public key, as `flwr supernode register` reads it."""
 
 AUTHORITY_DAYS: Final = 3650
 SERVER_DAYS: Final = 825
@@ -128,21 +124,6 @@ class Authority:
         certificate = builder.sign(self.key, SHA384())
         _create(folder / SERVER_KEY_FILE, _pem(key), 0o600)
         _create(folder / SERVER_FILE, certificate.public_bytes(serialization.Encoding.PEM), 0o644)
-
-
-def write_node_key(folder: Path) -> None:
-    """Make the key by which a node proves itself to Flower: ``flower.key`` and ``flower.key.pub``.
-
-    Raises:
-        ConfigError: One of them is already there.
-    """
-    key = generate_private_key(SECP384R1())
-    private = key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
-    )
-    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
-    _create(folder / NODE_KEY_FILE, private, 0o600)
-    _create(folder / NODE_PUBLIC_FILE, public + b"\n", 0o644)
 
 
 def _unsigned(

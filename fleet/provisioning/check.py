@@ -7,6 +7,7 @@ that holds it.
 
 import base64
 import ipaddress
+import re
 import stat
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -22,6 +23,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from edge_client.bundle import accepted
+from edge_client.enrollment import KEYS_FOLDER, NODE_FOLDER, NODE_KEY_FILE, NODE_PUBLIC_FILE
 from edge_client.keys import (
     COHORT_FILE,
     OPERATOR_KEY_FILE,
@@ -29,24 +31,21 @@ from edge_client.keys import (
     SEAL_FILE,
     SECRET_BYTES,
     SIGN_FILE,
+    Kit,
     load_kit,
     load_operator_key,
     load_operator_kit,
+    load_shared,
 )
 from fleet.provisioning.app_bundle import APP_FOLDER, bundle_digest
-from fleet.provisioning.certificates import (
-    CA_FILE,
-    CA_KEY_FILE,
-    NODE_KEY_FILE,
-    NODE_PUBLIC_FILE,
-    SERVER_FILE,
-    SERVER_KEY_FILE,
-)
+from fleet.provisioning.certificates import CA_FILE, CA_KEY_FILE, SERVER_FILE, SERVER_KEY_FILE
 from fleet.provisioning.kits import AGGREGATOR, OPERATOR, plan_from_toml
-from fleet.provisioning.site import KEYS_FOLDER, NODE_FOLDER, PUBLIC_FOLDER, SUPEREXEC_FILE, TLS_FOLDER, read_record
+from fleet.provisioning.site import PUBLIC_FOLDER, SUPEREXEC_FILE, TLS_FOLDER, read_record
 from protocol.errors import KeyFileError
-from protocol.roster import OPERATOR_PUBLIC_FILE, load_operator_public, load_roster
+from protocol.roster import OPERATOR_PUBLIC_FILE, Node, load_operator_public, load_roster
 
+_PEM: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.+?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
+_HEX: Final = re.compile(rb"(?<![0-9a-fA-F])[0-9a-fA-F]{64}(?![0-9a-fA-F])")
 _SECRET_FILES: Final = frozenset(
     {
         *(COHORT_FILE, SIGN_FILE, SEAL_FILE, OPERATOR_KEY_FILE),
@@ -63,7 +62,8 @@ def check_kits(folder: Path) -> list[str]:
         RosterRefused: A roster is none, or not signed by the operator.
         ConfigError: The folder holds no federation.
     """
-    hosts = read_record(folder).hosts
+    record = read_record(folder)
+    hosts, enrolled = record.hosts, frozenset(record.enrolled)
     operator, aggregator = folder / OPERATOR, folder / AGGREGATOR
     signer = load_operator_key(operator).public_key()
     secret = load_operator_kit(operator, operator / ROSTER_FILE)
@@ -76,8 +76,9 @@ def check_kits(folder: Path) -> list[str]:
     for number, node in roster.nodes.items():
         place = folder / node.name
         _check_public(place / KEYS_FOLDER, signer)
-        kit = load_kit(place / KEYS_FOLDER)
-        if kit.node != number or kit.plan != plan.digest or kit.secret.id != roster.cohort_id:
+        kit = load_shared(place / KEYS_FOLDER) if node.name in enrolled else load_kit(place / KEYS_FOLDER)
+        other = isinstance(kit, Kit) and kit.node != number
+        if other or kit.plan != plan.digest or kit.secret.id != roster.cohort_id:
             raise KeyFileError(f"{place} belongs to another federation, plan or node")
         if kit.roster.serial > roster.serial:
             raise KeyFileError(f"{place} has a newer roster than {operator}: which copy of the kits is the newest?")
@@ -89,13 +90,44 @@ def check_kits(folder: Path) -> list[str]:
     for name in (*parties, OPERATOR):
         _check_modes(folder / name)
     looked, forms = _search(folder, parties)
+    own = [node.name for node in roster.nodes.values() if node.name not in enrolled]
+    _check_absent(folder, [node for node in roster.nodes.values() if node.name in enrolled])
     return [
         f"{len(roster.nodes)} clients: keys, plan, bundle and Flower keys fit one another",
         f"rosters: signed by the operator; number {roster.serial} is in force",
         f"server certificate: signed by the operator's authority for {', '.join(hosts)}",
         "modes: folders 0700, secrets 0600",
+        f"enrolled clients: {len(roster.nodes) - len(own)}; none of their own keys is here",
+        *([f"the own keys of {', '.join(own)} are here: this is for trials"] if own else []),
         f"aggregator: none of {forms} forms of the others' secrets in {looked} files, of the archive as well",
     ]
+
+
+def _check_absent(folder: Path, nodes: Sequence[Node]) -> None:
+    """Look for the own keys of nodes that have enrolled, by their public halves, in every file and archive.
+
+    What is looked at are the forms in which a key is kept: PEM and OpenSSH, 32 bytes alone, and 64 hexadecimal digits.
+    """
+    public = {key: node.name for node in nodes for key in (node.sign, node.seal)}
+    public |= {(folder / node.name / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes().strip(): node.name for node in nodes}
+    for where, data in _contents(folder, ""):
+        for key in _private_keys(data):
+            if owner := public.get(key):
+                raise KeyFileError(f"{where} holds an own key of {owner}, which has enrolled and alone may have it")
+
+
+def _private_keys(data: bytes) -> Iterator[bytes]:
+    """The public halves of all private keys that lie in some bytes."""
+    for text in _PEM.findall(data):
+        key = _loaded(text)
+        if isinstance(key, EllipticCurvePrivateKey):
+            yield key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+        elif isinstance(key, Ed25519PrivateKey | X25519PrivateKey):
+            yield key.public_key().public_bytes_raw()
+    bare = [data] if len(data) == SECRET_BYTES else []
+    for raw in (*bare, *(bytes.fromhex(digits.decode()) for digits in _HEX.findall(data))):
+        yield Ed25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
+        yield X25519PrivateKey.from_private_bytes(raw).public_key().public_bytes_raw()
 
 
 def _check_public(kit: Path, signer: Ed25519PublicKey) -> None:
@@ -134,13 +166,7 @@ def _forms(data: bytes) -> set[bytes]:
     text = data.strip()
     raw = {text}
     if text.startswith(b"-----BEGIN"):
-        ssh = text.startswith(b"-----BEGIN OPENSSH")
-        try:
-            key: object = (serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key)(
-                data, None
-            )
-        except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
-            key = None  # a file that holds no key is refused where it is used; as it lies here, it may lie elsewhere
+        key = _loaded(data)
         if isinstance(key, EllipticCurvePrivateKey):
             raw.add(key.private_numbers().private_value.to_bytes(key.key_size // 8, "big"))
         elif isinstance(key, Ed25519PrivateKey | X25519PrivateKey):
@@ -150,6 +176,15 @@ def _forms(data: bytes) -> set[bytes]:
         raw.add(bytes.fromhex(text.decode("ascii")))
     encoders = (bytes, lambda one: one.hex().encode(), lambda one: one.hex().upper().encode(), _base64)
     return {encode(one) for one in raw for encode in encoders}
+
+
+def _loaded(data: bytes) -> object:
+    """The private key of a file; none where it holds none, which is refused where it is used."""
+    ssh = data.strip().startswith(b"-----BEGIN OPENSSH")
+    try:
+        return (serialization.load_ssh_private_key if ssh else serialization.load_pem_private_key)(data, None)
+    except (ValueError, TypeError, UnsupportedAlgorithm, InternalError):
+        return None
 
 
 def _base64(data: bytes) -> bytes:
@@ -164,11 +199,16 @@ def _subject(host: str) -> x509.DNSName | x509.IPAddress:
 
 
 def _contents(folder: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Every file of a kit, and every file of its archive."""
+    """Every file of a kit, and every file of its archive; of all kits without a name."""
     for path in sorted((folder / name).rglob("*")):
-        if path.is_file():
+        if path.is_file() and not (path.parent == folder and path.name.endswith(".tar.gz")):
             yield str(path), path.read_bytes()
-    archive = folder / f"{name}.tar.gz"
+    for archive in [folder / f"{name}.tar.gz"] if name else sorted(folder.glob("*.tar.gz")):
+        yield from _packed(archive)
+
+
+def _packed(archive: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of an archive."""
     try:
         with tarfile.open(archive) as packed:
             for entry in packed:

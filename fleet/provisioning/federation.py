@@ -12,6 +12,7 @@ class Federation(Document):
         hosts: The aggregator's hosts.
         port: Its port.
         numbers: The number of every client that there ever was, by name; none is used again.
+        enrolled: The names of those whose own keys nobody else has ever had.
     """
 
     refusal = ConfigError
@@ -21,3 +22,4 @@ class Federation(Document):
     hosts: Items[str]
     port: Count
     numbers: Table[Count]
+    enrolled: Items[str]

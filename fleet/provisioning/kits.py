@@ -1,4 +1,4 @@
-"""Make the keys of a federation: the only place that ever generates one.
+"""Make the keys of a federation, all but those that nodes make for themselves (`edge_client/enrollment.py`).
 
 ``kits/node-<i>/`` is what one client needs, ``kits/aggregator/`` what the aggregator needs (nothing secret), and
 ``kits/operator/`` keeps the cohort secret for whoever may open the result, and the key that signs the roster. Secret
@@ -8,10 +8,10 @@ files have mode 0600, folders 0700. Nothing is ever overwritten.
 import secrets
 from pathlib import Path
 
-from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
+from edge_client.enrollment import pem
 from edge_client.keys import (
     COHORT_FILE,
     OPERATOR_KEY_FILE,
@@ -37,7 +37,7 @@ def kit_name(node: int) -> str:
 
 
 def provision(folder: Path, nodes: int, plan: Plan) -> Roster:
-    """Make the kits of ``nodes`` clients, the aggregator and the operator.
+    """Make the kits of ``nodes`` clients, the aggregator and the operator: all keys in one folder, for trials.
 
     Args:
         folder: Must not exist, or be empty.
@@ -57,7 +57,9 @@ def provision(folder: Path, nodes: int, plan: Plan) -> Roster:
         CohortSecret(secret).id, {number: node_of(kit_name(number), *pair) for number, pair in enumerate(pairs)}
     )
     for number, pair in enumerate(pairs):
-        write_client_keys(new_folder(folder / kit_name(number)), secret, *pair, plan, roster, operator)
+        kit = new_folder(folder / kit_name(number))
+        write_own_keys(kit, *pair)
+        write_shared_keys(kit, secret, plan, roster, operator)
     write_roster(new_folder(folder / AGGREGATOR), roster, operator)
     write_operator_keys(new_folder(folder / OPERATOR), secret, operator)
     return roster
@@ -80,7 +82,7 @@ def write_operator_keys(kit: Path, secret: bytes, operator: Ed25519PrivateKey) -
         FileExistsError: A key is there already.
     """
     create_file(kit / COHORT_FILE, secret.hex().encode(), 0o600)
-    create_file(kit / OPERATOR_KEY_FILE, _pem(operator), 0o600)
+    create_file(kit / OPERATOR_KEY_FILE, pem(operator), 0o600)
     write_operator_public(kit, operator)
 
 
@@ -103,22 +105,22 @@ def write_roster(kit: Path, roster: Roster, operator: Ed25519PrivateKey) -> None
     write_operator_public(kit, operator)
 
 
-def write_client_keys(
-    kit: Path,
-    secret: bytes,
-    sign: Ed25519PrivateKey,
-    seal: X25519PrivateKey,
-    plan: Plan,
-    roster: Roster,
-    operator: Ed25519PrivateKey,
-) -> None:
-    """Write what one client needs to take part in the protocol into its folder.
+def write_own_keys(kit: Path, sign: Ed25519PrivateKey, seal: X25519PrivateKey) -> None:
+    """Write the long-term keys of a client that has not enrolled into its folder.
+
+    Raises:
+        FileExistsError: A key is there already.
+    """
+    create_file(kit / SIGN_FILE, pem(sign), 0o600)
+    create_file(kit / SEAL_FILE, pem(seal), 0o600)
+
+
+def write_shared_keys(kit: Path, secret: bytes, plan: Plan, roster: Roster, operator: Ed25519PrivateKey) -> None:
+    """Write what a client needs beside its own keys to take part in the protocol into its folder.
 
     Args:
         kit: The folder.
         secret: The cohort secret.
-        sign: The client's own key for signatures.
-        seal: The client's own key for what is sealed to it, or by it.
         plan: The plan that it will accept.
         roster: The roster.
         operator: Signs the roster, and stays here.
@@ -127,8 +129,6 @@ def write_client_keys(
         FileExistsError: A key is there already.
     """
     create_file(kit / COHORT_FILE, secret.hex().encode(), 0o600)
-    create_file(kit / SIGN_FILE, _pem(sign), 0o600)
-    create_file(kit / SEAL_FILE, _pem(seal), 0o600)
     create_file(kit / PLAN_FILE, plan.digest.hex().encode())
     write_roster(kit, roster, operator)
 
@@ -152,9 +152,3 @@ def new_folder(path: Path) -> Path:
     """Make a folder, with mode 0700, that must not exist yet."""
     path.mkdir(parents=True, mode=0o700)
     return path
-
-
-def _pem(key: Ed25519PrivateKey | X25519PrivateKey) -> bytes:
-    return key.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).strip()

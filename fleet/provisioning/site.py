@@ -1,25 +1,12 @@
 """A federation over several machines: from a site file to one kit per machine, and later changes to it.
 
-``site.toml`` names the aggregator's hosts, the clients and what of the plan differs from the defaults::
-
-    [aggregator]
-    hosts = ["fl.example.org"]      # by which nodes reach it; the first is the one that they use
-    port = 443
-
-    [[clients]]
-    name = "hospital-a"
-    data = "npz:/data/train.npz"    # as the node sees it; this is the default
-
-    [plan]
-    rounds = 20
-
-    [plan.options]                  # what only the method knows, where it differs from its defaults
-    exponent = 2.0
-
 Every kit is a folder of mode 0700 and an archive beside it, ``<name>.tar.gz``, whose files belong to the user of the
 images. ``operator/`` has no archive: it stays here. A second call on the same folder changes nothing unless it is told
 to amend; then it makes kits for new clients, revokes those that the file no longer names, signs the roster under the
 next serial number, and touches no other kit.
+
+The kit of a client that has enrolled holds none of its own keys. For one that has not they are made here, which is for
+trials: whoever has the folder can do as the client does.
 """
 
 import secrets
@@ -34,9 +21,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from edge_client.bundle import BUNDLES_FILE
+from edge_client.enrollment import (
+    KEYS_FOLDER,
+    NODE_FOLDER,
+    NODE_PUBLIC_FILE,
+    UID,
+    write_node_key,
+)
 from edge_client.keys import COHORT_FILE, ROSTER_FILE, SECRET_BYTES, CohortSecret, load_operator_key
 from fleet.provisioning.app_bundle import APP_FOLDER, bundle_digest, write_app
-from fleet.provisioning.certificates import CA_FILE, NODE_PUBLIC_FILE, Authority, write_node_key
+from fleet.provisioning.certificates import CA_FILE, Authority
 from fleet.provisioning.federation import Federation
 from fleet.provisioning.kits import (
     AGGREGATOR,
@@ -44,23 +38,19 @@ from fleet.provisioning.kits import (
     new_folder,
     node_of,
     signed_roster,
-    write_client_keys,
     write_operator_keys,
     write_operator_public,
+    write_own_keys,
+    write_shared_keys,
 )
-from fleet.provisioning.toml import read_toml
+from fleet.provisioning.site_file import Client, Site
 from protocol.errors import ConfigError
 from protocol.files import create_file, replace_file
-from protocol.plan import Plan, plan_from_config
-from protocol.roster import Roster, load_roster
+from protocol.roster import Node, Roster, load_roster
 
-UID: Final = 49999
-"""The user and the group that the images run as."""
 FEDERATION_FILE: Final = "federation.json"
 SUPEREXEC_FILE: Final = "superexec.secret"
-KEYS_FOLDER, NODE_FOLDER, TLS_FOLDER, PUBLIC_FOLDER = "kit", "node", "tls", "federation"
-_DATA: Final = "npz:/data/train.npz"
-_NAME_CHARACTERS: Final = frozenset("abcdefghijklmnopqrstuvwxyz0123456789-")
+TLS_FOLDER, PUBLIC_FOLDER = "tls", "federation"
 _FLOWER_CONFIG: Final = """[superlink]
 default = "aggregator"
 
@@ -71,65 +61,11 @@ root-certificates = "/run/tls/ca.crt"
 
 
 @dataclass(frozen=True)
-class Client:
-    """One client of a site file: its name, and its data as the node sees it."""
-
-    name: str
-    data: str = _DATA
-
-    def __post_init__(self) -> None:
-        if not 0 < len(self.name) <= 63 or set(self.name) - _NAME_CHARACTERS or self.name.startswith("-"):
-            raise ConfigError(f"a client's name is made of a-z, 0-9 and -, at most 63 of them; {self.name!r} is not")
-        if self.name in {AGGREGATOR, OPERATOR}:
-            raise ConfigError(f"no client can be called {self.name}: that is the name of another kit")
-
-
-@dataclass(frozen=True)
-class Site:
-    """A site file."""
-
-    hosts: tuple[str, ...]
-    port: int
-    clients: tuple[Client, ...]
-    plan: Plan
-
-
-@dataclass(frozen=True)
 class Changes:
-    """What a call has done: the names of clients with new kits, and of those that were revoked."""
+    """What a call has done: clients with new kits, and the names of those that were revoked."""
 
-    added: tuple[str, ...]
+    added: tuple[Client, ...]
     revoked: tuple[str, ...]
-
-
-def read_site(path: Path) -> Site:
-    """Read a site file.
-
-    Raises:
-        ConfigError: It cannot be read, or something in it is missing, unknown or impossible.
-    """
-    table = read_toml(path)
-    try:
-        _known("", table, {"aggregator", "clients", "plan"})
-        server, entries, given = table["aggregator"], table["clients"], table.get("plan", {})
-        _known("[aggregator] ", server, {"hosts", "port"})
-        for entry in entries:
-            _known("[[clients]] ", entry, {"name", "data"})
-        hosts, port = tuple(str(host) for host in server["hosts"]), int(server.get("port", 443))
-        clients = tuple(Client(str(entry["name"]), str(entry.get("data", _DATA))) for entry in entries)
-        most = {"max-cohort": max(len(clients), Plan.max_cohort)}
-        plan = plan_from_config({**Plan().to_config(), **most, **given})
-    except KeyError as error:
-        raise ConfigError(f"{path} lacks {error.args[0]}") from error
-    except (TypeError, ValueError, OverflowError, AttributeError) as error:
-        raise ConfigError(f"{path} is not a site file: {error}") from error
-    if not hosts or not 0 < port < 1 << 16:
-        raise ConfigError(f"{path} must name one or more hosts of the aggregator, and a port from 1 to 65535")
-    if len({client.name for client in clients}) < len(clients):
-        raise ConfigError(f"{path} names a client twice")
-    if len(clients) < plan.min_cohort:
-        raise ConfigError(f"{len(clients)} clients can never form a cohort of {plan.min_cohort}")
-    return Site(hosts, port, clients, plan)
 
 
 def provision_site(folder: Path, site: Site, *, amend: bool = False) -> Changes:
@@ -171,6 +107,7 @@ def _amend(folder: Path, site: Site) -> Changes:
     present = {node.name for node in roster.nodes.values()}
     if back := sorted((wanted.keys() & record.numbers.keys()) - present):
         raise ConfigError(f"{', '.join(back)} was revoked; a name is not used again: choose another")
+    _require_same_keys(roster, site.clients)
     added = tuple(client for client in site.clients if client.name not in present)
     revoked = tuple(sorted(present - wanted.keys()))
     for name in revoked:
@@ -192,24 +129,54 @@ def _admit(
     if (operator / FEDERATION_FILE).exists():
         record = read_record(folder)
     else:
-        record = Federation(plan=site.plan.digest.hex(), hosts=site.hosts, port=site.port, numbers={})
+        record = Federation(plan=site.plan.digest.hex(), hosts=site.hosts, port=site.port, numbers={}, enrolled=())
     numbers = dict(record.numbers)
-    keys = {client.name: (Ed25519PrivateKey.generate(), X25519PrivateKey.generate()) for client in added}
-    for name in keys:
-        numbers[name] = len(numbers)
-    new = {numbers[name]: node_of(name, *pair) for name, pair in keys.items()}
+    for client in added:
+        numbers[client.name] = len(numbers)
+    new = {numbers[client.name]: _make_own(new_folder(folder / client.name), client) for client in added}
     roster = replace(roster, nodes={**roster.nodes, **new})
     secret = bytes.fromhex((operator / COHORT_FILE).read_text())
     for client in added:
-        _make_client(folder / client.name, client, site, secret, keys[client.name], roster, operator, key)
+        _make_client(folder / client.name, client, site, secret, roster, operator, key)
         public = (folder / client.name / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes()
         create_file(aggregator / PUBLIC_FOLDER / "nodes" / f"{client.name}.pub", public)
         _archive(folder / client.name)
     for place in (operator, aggregator / PUBLIC_FOLDER):
         replace_file(place / ROSTER_FILE, signed_roster(roster, key))
     _archive(aggregator)
-    record.model_copy(update={"numbers": numbers}).write(operator / FEDERATION_FILE)
-    return Changes(tuple(client.name for client in added), revoked)
+    enrolled = (*record.enrolled, *(client.name for client in added if client.enrollment))
+    record.model_copy(update={"numbers": numbers, "enrolled": enrolled}).write(operator / FEDERATION_FILE)
+    return Changes(tuple(added), revoked)
+
+
+def _require_same_keys(roster: Roster, clients: Sequence[Client]) -> None:
+    """Refuse other keys under a name that has some.
+
+    Raises:
+        ConfigError: A client's enrollment is not the one that it was admitted with.
+    """
+    ours = {node.name: (node.sign.hex(), node.seal.hex()) for node in roster.nodes.values()}
+    for client in clients:
+        if client.enrollment and ours.get(client.name, ()) not in {
+            (),
+            (client.enrollment.sign, client.enrollment.seal),
+        }:
+            raise ConfigError(
+                f"{client.name} was admitted with other keys than those of its enrollment; a name keeps its keys: "
+                "enroll it under a new name, and leave the old one out of the site file"
+            )
+
+
+def _make_own(kit: Path, client: Client) -> Node:
+    """The roster's entry of a new client. Where it has not enrolled, its own keys are made, and put into its kit."""
+    own, node = new_folder(kit / KEYS_FOLDER), new_folder(kit / NODE_FOLDER)
+    if client.enrollment:
+        create_file(node / NODE_PUBLIC_FILE, client.enrollment.flower.encode() + b"\n")
+        return Node(client.name, bytes.fromhex(client.enrollment.sign), bytes.fromhex(client.enrollment.seal))
+    sign, seal = Ed25519PrivateKey.generate(), X25519PrivateKey.generate()
+    write_own_keys(own, sign, seal)
+    write_node_key(node)
+    return node_of(client.name, sign, seal)
 
 
 def _make_aggregator(kit: Path, operator: Path, site: Site, key: Ed25519PrivateKey) -> None:
@@ -231,18 +198,14 @@ def _make_client(
     client: Client,
     site: Site,
     secret: bytes,
-    keys: tuple[Ed25519PrivateKey, X25519PrivateKey],
     roster: Roster,
     operator: Path,
     key: Ed25519PrivateKey,
 ) -> None:
-    new_folder(kit)
-    own = new_folder(kit / KEYS_FOLDER)
-    write_client_keys(own, secret, *keys, site.plan, roster, key)
+    own = kit / KEYS_FOLDER
+    write_shared_keys(own, secret, site.plan, roster, key)
     create_file(own / BUNDLES_FILE, f"{bundle_digest(site.plan)}\n".encode())
-    node = new_folder(kit / NODE_FOLDER)
-    write_node_key(node)
-    create_file(node / CA_FILE, (operator / CA_FILE).read_bytes())
+    create_file(kit / NODE_FOLDER / CA_FILE, (operator / CA_FILE).read_bytes())
     create_file(kit / SUPEREXEC_FILE, secrets.token_bytes(32), 0o600)
     new_folder(kit / "data")
     new_folder(kit / "out")
@@ -290,10 +253,3 @@ def read_record(folder: Path) -> Federation:
         return Federation.read(path)
     except FileNotFoundError as error:
         raise ConfigError(f"{folder} holds no federation: {path}: {error.strerror}") from error
-
-
-def _known(where: str, table: Mapping[str, object], names: set[str]) -> None:
-    if unknown := sorted(set(table) - names):
-        raise ConfigError(
-            f"{where}has unknown keys: {', '.join(unknown)}; known are {', '.join(sorted(names))}".strip()
-        )

@@ -26,16 +26,9 @@ from typing import Final, Self
 from urllib.request import urlopen
 
 from edge_client.bundle import BUNDLES_FILE
+from edge_client.enrollment import NODE_KEY_FILE, NODE_PUBLIC_FILE, write_node_key
 from fleet.provisioning.app_bundle import APP_FOLDER, bundle_digest, write_app
-from fleet.provisioning.certificates import (
-    CA_FILE,
-    NODE_KEY_FILE,
-    NODE_PUBLIC_FILE,
-    SERVER_FILE,
-    SERVER_KEY_FILE,
-    Authority,
-    write_node_key,
-)
+from fleet.provisioning.certificates import CA_FILE, SERVER_FILE, SERVER_KEY_FILE, Authority
 from fleet.provisioning.kits import AGGREGATOR, kit_name
 from protocol.errors import DeploymentError
 from protocol.files import create_file, replace_file

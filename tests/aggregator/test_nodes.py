@@ -10,8 +10,8 @@ import httpx
 import pytest
 
 from aggregator import flower, nodes
+from edge_client.enrollment import NODE_PUBLIC_FILE, write_node_key
 from edge_client.keys import load_operator_key
-from fleet.provisioning.certificates import NODE_PUBLIC_FILE, write_node_key
 from fleet.provisioning.kits import OPERATOR, provision, signed_roster
 from protocol.errors import ConfigError, RosterRefused
 from protocol.plan import Plan

@@ -27,7 +27,8 @@ from flwr.supercore.runtime import RuntimeHttpClient
 
 from aggregator.logs import LOG_FILE
 from aggregator.status import FAILED, Status, read_status
-from fleet.provisioning.certificates import CA_FILE, NODE_KEY_FILE, write_node_key
+from edge_client.enrollment import NODE_KEY_FILE, write_node_key
+from fleet.provisioning.certificates import CA_FILE
 from fleet.provisioning.kits import kit_name, provision
 from fleet.running.deployment import CONNECTION, Deployment, port_of, prepare, reserve_port
 from protocol.plan import Plan

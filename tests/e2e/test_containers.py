@@ -21,8 +21,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from edge_client.enrollment import write_node_key
 from edge_client.learning import data as datasets
-from fleet.provisioning.certificates import write_node_key
 from protocol import checkpoint
 from tests.e2e.conftest import ACCEPTED
 from tests.e2e.engine import Site, available, checkout, commands, found
@@ -303,19 +303,29 @@ def test_a_node_that_nobody_knows_is_refused(story: Story, tmp_path: Path) -> No
     assert "2004" in done.stdout + done.stderr or "305" in done.stdout + done.stderr
 
 
-def test_a_revoked_node_is_refused_and_the_others_are_not(story: Story) -> None:
+def test_a_revoked_node_is_refused_the_others_are_not_and_a_new_one_has_its_own_keys(story: Story) -> None:
     site = story.site
-    file = site.folder / "docker" / "site.toml"
-    text = file.read_text()
-    file.write_text(text.replace('[[clients]]\nname = "client-2"\n', '[[clients]]\nname = "client-3"\n'))
+    file, image = site.folder / "docker" / "site.toml", "docker run --rm --network none"
+    told = site.shell(
+        f'{image} --user 0 -v "$PWD/site:/here" pruneseal-edge python3 -m edge_client.enrollment /here/client-3'
+    )
+    text, enrollment = file.read_text(), 'enrollment = "../site/client-3/enrollment.json"'
+    new = f'[[clients]]\nname = "client-3"\n{enrollment}\n'
+    file.write_text(text.replace('[[clients]]\nname = "client-2"\n', new))
     before = (site.folder / "kits" / "client-0.tar.gz").read_bytes()
     printed = site.shell(
         ".venv/bin/pruneseal provision docker/site.toml --out kits --amend\n"
         ".venv/bin/pruneseal provision --check kits\n"
-        "tar -xzf kits/aggregator.tar.gz -C site"
+        "tar -xzf kits/aggregator.tar.gz -C site\n"
+        "tar -xzf kits/client-3.tar.gz -C site\n"
+        f'{image} -v "$PWD/site/client-3/kit:/kit:ro" pruneseal-edge python3 -c '
+        "\"import pathlib, edge_client.keys as keys; print('node', keys.load_kit(pathlib.Path('/kit')).node)\""
     )
     assert "revoked: client-2" in printed
-    assert "client-3.tar.gz" in printed
+    fingerprint = next(line.strip() for line in told.splitlines() if line.startswith("    "))
+    assert f"client-3.tar.gz (enrolled, {fingerprint})" in printed
+    assert "enrolled clients: 1; none of their own keys is here" in printed
+    assert "node 3" in printed
     assert (site.folder / "kits" / "client-0.tar.gz").read_bytes() == before
     site.wait("the revocation", lambda: "node client-2 is revoked" in site.logs("nodes"), 60)
     # Before their keys are registered all SuperNodes are refused, so what counts is what the logs say from now on.

@@ -15,11 +15,13 @@ from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from edge_client.bundle import accepted
+from edge_client.enrollment import UID
 from edge_client.keys import load_kit, load_operator_key
 from fleet.provisioning.app_bundle import bundle_digest
 from fleet.provisioning.check import check_kits
 from fleet.provisioning.kits import signed_roster
-from fleet.provisioning.site import UID, Changes, provision_site, read_record, read_site
+from fleet.provisioning.site import Changes, provision_site, read_record
+from fleet.provisioning.site_file import Client, read_site
 from protocol.errors import ConfigError, KeyFileError, RosterRefused
 from protocol.plan import Plan
 from protocol.roster import load_roster
@@ -252,7 +254,7 @@ def test_a_roster_that_was_changed_is_found_wherever_it_lies(kits: Path, place: 
 def test_clients_are_added_and_revoked_without_touching_the_kits_of_others(kits: Path, tmp_path: Path) -> None:
     before = content(kits)
     site = read_site(written(tmp_path / "new.toml", "a", "b", "d"))
-    assert provision_site(kits, site, amend=True) == Changes(("d",), ("c",))
+    assert provision_site(kits, site, amend=True) == Changes((Client("d"),), ("c",))
     after = content(kits)
     changed = {str(path) for path, data in before.items() if after.get(path) != data}
     assert changed == {
