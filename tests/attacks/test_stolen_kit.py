@@ -18,7 +18,8 @@ from protocol.lanes import Slots, unpack
 from protocol.pairwise import mask, pair_key, self_key
 from protocol.wire import decode_contribution
 from tests.attacks.hostile import NODES, VICTIM, Hostile, correlation, loud_plan
-from tests.edge_client.federation import RUN, ciphertext_sum
+from tests.edge_client.federation import RUN
+from tests.edge_client.tampering import ciphertext_sum
 
 FIRST, SECOND = Call(RUN, 1, 1), Call(RUN, 2, 1)
 

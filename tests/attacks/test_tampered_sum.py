@@ -34,8 +34,8 @@ from tests.edge_client.federation import (
     invitation,
     play_round,
     tiny_plan,
-    unmasked,
 )
+from tests.edge_client.tampering import unmasked
 from tests.edge_client.tiny import PARAMETERS
 
 PLAN = tiny_plan(method="fedsparsify-local", first_prune=0)

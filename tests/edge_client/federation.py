@@ -22,21 +22,18 @@ from edge_client.keys import COHORT_FILE, PLAN_FILE, SEAL_FILE, SIGN_FILE, Cohor
 from edge_client.round import dither_of, quantised
 from edge_client.settings import NodeSettings
 from edge_client.state import load_pending
-from protocol.bits import Words
 from protocol.call import Call
-from protocol.ciphertext import Seal, Summer, restore, truncate
 from protocol.cohort import Cohort, gather_cohort
 from protocol.figures import Figures, figures_from_bytes
 from protocol.grid import Integers
 from protocol.layout import Vector
 from protocol.openings import Nodes, encode_nodes, encode_sets
-from protocol.pairwise import mask, self_key
-from protocol.parameters import Parameters
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
 from protocol.roster import Roster
-from protocol.wire import Aggregate, Contribution, aggregates, encode_aggregate
+from protocol.wire import aggregates, encode_aggregate
 from tests import factories
+from tests.edge_client.tampering import spoilt
 
 RUN: Final = factories.RUN
 NODES: Final = (2, 3, 5, 8, 13, 21)
@@ -156,9 +153,9 @@ def invitation(nodes: Iterable[int], aggregate: bytes = b"") -> dict[str, bytes]
     return {"invited": encode_nodes(nodes), "aggregate": aggregate}
 
 
-def cohort_of(trained: Mapping[int, Reply], roster: Roster) -> Cohort:
-    """The cohort of those who have trained."""
-    return gather_cohort([answer.frames["attendance"] for answer in trained.values()], roster)
+def cohort_of(trained: Mapping[int, Reply], roster: Roster, groups: Sequence[Nodes] = ()) -> Cohort:
+    """The cohort of those who have trained, in these groups."""
+    return gather_cohort([answer.frames["attendance"] for answer in trained.values()], roster, groups)
 
 
 def announced(attendances: Iterable[bytes], groups: Sequence[Nodes] = ()) -> bytes:
@@ -178,12 +175,6 @@ def release_of(total: MaskedSum, terms: bool = False) -> dict[str, bytes]:
     count = len(total.cohort.members)
     made = Release(member.run, member.round, total.attempt, count, digest, terms, total.sets)
     return {"release": encode_release(made)}
-
-
-def claimed(total: MaskedSum, *sets: Nodes) -> MaskedSum:
-    """The same sum as if these were whose contributions are in it, one set for each of the first groups."""
-    parts = tuple(replace(total.parts[0], group=group, nodes=nodes) for group, nodes in enumerate(sets))
-    return replace(total, parts=parts)
 
 
 def one_client(folder: Path, fed: Federation, plan: Plan, **changes: object) -> Client:
@@ -206,13 +197,25 @@ def add_up(
     trained: Mapping[int, Reply],
     sent: Mapping[int, bytes],
     invited: Iterable[int] | None = None,
+    groups: Collection[int] | None = None,
 ) -> MaskedSum:
-    """What the aggregator does with the contributions of a cohort; by default all nodes were invited."""
+    """What the aggregator does with the contributions of a cohort.
+
+    Args:
+        fed: The federation.
+        cohort: The announced cohort.
+        call: The attempt.
+        trained: The answers to `train`.
+        sent: The contributions.
+        invited: Who was invited; all by default.
+        groups: The places of the groups whose sums are to be released; all by default.
+    """
     admission, total = ContributionAdmission(cohort, call.attempt, fed.plan, fed.roster), CohortSum(cohort, fed.plan)
     for node, data in sent.items():
         total.add(admission.admit(node, data))
     dealt = {node: answer.frames["shares"] for node, answer in trained.items()}
-    masked = total.masked(call.attempt, frozenset(invited or fed.kits), dealt)
+    places = range(len(cohort.parts)) if groups is None else groups
+    masked = total.masked(call.attempt, frozenset(invited or fed.kits), dealt, places)
     total.close()
     return masked
 
@@ -225,26 +228,6 @@ def open_up(fed: Federation, total: MaskedSum, consents: Mapping[int, bytes]) ->
     assert recovery.complete
     made = total.aggregates(recovery.masks(), fed.plan, recovery.vouchers, recovery.sealed)
     return b"".join(encode_aggregate(each, fed.plan.parameters) for each in made)
-
-
-def ciphertext_sum(
-    parameters: Parameters, parts: Iterable[tuple[Words, tuple[bytes, ...]]], **fields: Any
-) -> Aggregate:
-    """The bare sum of encrypted slots as an aggregate, in the form that any number of summands takes."""
-    machine = Seal(parameters)
-    total, count, size = Summer(machine), 0, 0
-    for first, seeds in parts:
-        total.add(restore(first, parameters.drop_up), seeds)
-        count, size = count + 1, first.size
-    first_half, second_half = total.halves()
-    machine.close()
-    head: dict[str, Any] = {
-        "run": RUN, "round": 1, "attempt": 1, "clients": count, "members": count, "group": 0, "weight": 1, "total": 1,
-        "voucher": bytes(32), "values": 1, "votes": 0, "plan": bytes(32), "key": bytes(16), "cohort": bytes(32),
-        "support": bytes(32), "sealed": b"",
-    }  # fmt: skip
-    used = truncate(first_half.ravel()[:size], parameters.drop_down)
-    return Aggregate(**{**head, "first": used, "second": second_half, **fields})
 
 
 @dataclass(frozen=True)
@@ -278,6 +261,8 @@ def play_round(
     last: bytes,
     attempt: int = 1,
     lost: Mapping[str, Collection[int]] | None = None,
+    groups: Sequence[Nodes] = (),
+    spoilers: Collection[int] = (),
 ) -> Played:
     """One round between clients and an aggregator.
 
@@ -288,6 +273,8 @@ def play_round(
         last: The last aggregate.
         attempt: Which attempt.
         lost: By the name of a message, who does not answer it, nor any after it.
+        groups: How the cohort is divided; not at all by default.
+        spoilers: Who contributes random residues.
     """
     call, gone, left = Call(RUN, round_, attempt), dict(lost or {}), dict(clients)
 
@@ -300,12 +287,13 @@ def play_round(
     trained = {node: client.train(call, invitation(clients, last)) for node, client in here("train").items()}
     for node, answer in trained.items():
         assert admission.admit(node, answer.frames["attendance"], answer.frames["shares"]).node == node
-    cohort = cohort_of(trained, fed.roster)
+    cohort = cohort_of(trained, fed.roster, groups)
     sent = {
         node: client.contribute(call, announcement(cohort, trained, clients, node))
         for node, client in here("contribute").items()
     }
     frames = {node: answer.frames["contribution"] for node, answer in sent.items()}
+    frames |= {node: spoilt(frames[node], cohort, fed.kits[node], fed.plan) for node in spoilers}
     total = add_up(fed, cohort, call, trained, frames, clients)
     consents = {
         node: client.release(call, release_of(total, terms=node == min(left))).frames["consent"]
@@ -313,30 +301,6 @@ def play_round(
     }
     secrets = {node: load_pending(clients[node]._settings.state).secrets for node in sent}
     return Played(trained, cohort, sent, total, open_up(fed, total, consents), secrets)
-
-
-def unmasked(
-    parameters: Parameters, parts: Sequence[tuple[int, Contribution]], secrets: Mapping[int, Secrets], digest: bytes
-) -> tuple[Words, Words]:
-    """What contributions add up to without the masks of their own, as an aggregator knows them after the release.
-
-    Args:
-        parameters: The plan's.
-        parts: Nodes and their contributions; one may stand in it several times.
-        secrets: What each node masked it with.
-        digest: Of the cohort that it was masked for.
-    """
-    p, machine = parameters, Seal(parameters)
-    total, size = Summer(machine), parts[0][1].first.size
-    left = np.zeros(size, np.uint64)
-    for node, each in parts:
-        total.add(restore(each.first, p.drop_up), each.seeds)
-        own = mask(size, node, self_key(secrets[node].seed, digest, node), {}, p.plain_modulus)
-        left = (left + own) % np.uint64(p.plain_modulus)
-    total.unmask(left)
-    first, second = total.halves()
-    machine.close()
-    return truncate(first.ravel()[:size], p.drop_down), second
 
 
 def random_vector(seed: int, size: int, scale: float = 1.0) -> Vector:

@@ -1,6 +1,6 @@
 """A round of six nodes up to the announcement of its cohort, by the functions of ``edge_client.round`` alone."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -19,7 +19,7 @@ from edge_client.sums import Sum, open_sum, voucher
 from protocol.call import Call
 from protocol.cohort import Cohort, gather_cohort
 from protocol.figures import NOTHING
-from protocol.openings import Memory
+from protocol.openings import Memory, Nodes
 from protocol.plan import Plan
 from protocol.release import decode_release
 from protocol.wire import Aggregate, decode_aggregate, encode_aggregate
@@ -51,11 +51,12 @@ class Scene:
     waiting: Mapping[int, Pending]
     cohort: Cohort
     call: Call = FIRST
+    plan: Plan = PLAN
 
     @property
     def slots(self) -> int:
         """How many slots a contribution has."""
-        return PLAN.parameters.slots(SIZE, 0)
+        return self.plan.parameters.slots(SIZE, 0)
 
     @property
     def kits(self) -> Mapping[int, Kit]:
@@ -70,7 +71,7 @@ class Scene:
         }
 
     def admit(self, node: int, announced: bytes, call: Call = FIRST) -> Cohort:
-        return admit_cohort(announced, call, self.waiting[node], self.kits[node], PLAN)
+        return admit_cohort(announced, call, self.waiting[node], self.kits[node], self.plan)
 
     def told(self, node: int) -> Pending:
         """What waits at a node that has been told of the cohort."""
@@ -80,9 +81,9 @@ class Scene:
 
     def contribution(self, node: int) -> bytes:
         pending, kit = self.told(node), self.kits[node]
-        dither = dither_of(PLAN, self.call, node, pending.values.size)
-        integers, _ = quantised(pending, self.cohort, node, PLAN, dither)
-        return close_update(integers, NOTHING, self.cohort, self.call, kit, PLAN, pending)
+        dither = dither_of(self.plan, self.call, node, pending.values.size)
+        integers, _ = quantised(pending, self.cohort, node, self.plan, dither)
+        return close_update(integers, NOTHING, self.cohort, self.call, kit, self.plan, pending)
 
     @cached_property
     def total(self) -> MaskedSum:
@@ -91,15 +92,15 @@ class Scene:
 
     def consent(self, node: int, total: MaskedSum) -> bytes:
         release, pending = decode_release(release_of(total, terms=True)["release"]), self.told(node)
-        cohort = admit_release(release, pending, self.call, self.kits[node], PLAN)
-        return consent(release, cohort, self.call, self.kits[node], PLAN, pending)
+        cohort = admit_release(release, pending, self.call, self.kits[node], self.plan)
+        return consent(release, cohort, self.call, self.kits[node], self.plan, pending)
 
     @cached_property
     def aggregate_bytes(self) -> bytes:
         return open_up(self.fed, self.total, {node: self.consent(node, self.total) for node in self.waiting})
 
     def aggregate(self) -> Aggregate:
-        return decode_aggregate(self.aggregate_bytes, PLAN.parameters)
+        return decode_aggregate(self.aggregate_bytes, self.plan.parameters)
 
     def vouched(self, aggregate: Aggregate) -> Aggregate:
         """The same with the voucher that a colluding client makes for whatever it says of itself."""
@@ -127,8 +128,10 @@ def ready(
     return attend(call, kit, plan, LAYOUT, state, update, invited, memory)
 
 
-def scene(ready_nodes: int = 4) -> Scene:
-    """The round of the first ``ready_nodes`` of six."""
-    fed = federation(PLAN, nodes=6)
-    waiting = {node: ready(fed.kits[node]) for node in NODES[:ready_nodes]}
-    return Scene(fed, waiting, gather_cohort([p.attendance for p in waiting.values()], fed.roster))
+def scene(
+    ready_nodes: int = 4, plan: Plan = PLAN, numbers: Sequence[int] = NODES, groups: Sequence[Nodes] = ()
+) -> Scene:
+    """The round of the first ``ready_nodes`` of all, in these groups."""
+    fed = federation(plan, nodes=len(numbers), numbers=numbers)
+    waiting = {node: ready(fed.kits[node], plan=plan) for node in numbers[:ready_nodes]}
+    return Scene(fed, waiting, gather_cohort([p.attendance for p in waiting.values()], fed.roster, groups), plan=plan)

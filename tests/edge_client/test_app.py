@@ -47,13 +47,13 @@ from tests.edge_client.federation import (
     add_up,
     announced,
     announcement,
-    claimed,
     cohort_of,
     federation,
     open_up,
     release_of,
     tiny_plan,
 )
+from tests.edge_client.tampering import claimed
 from tests.edge_client.tiny import MARKER
 
 PLAN = tiny_plan()

@@ -21,7 +21,8 @@ from protocol.lanes import Slots
 from protocol.parameters import DEGREE, MODULUS, SEED_BYTES, Parameters
 from protocol.plan import Plan
 from protocol.wire import Aggregate, Contribution, decode_aggregate, encode_aggregate
-from tests.edge_client.federation import RUN, ciphertext_sum
+from tests.edge_client.federation import RUN
+from tests.edge_client.tampering import ciphertext_sum
 
 KEY = bytes(range(32))
 

@@ -20,12 +20,12 @@ from tests.edge_client.federation import (
     PLAN,
     RUN,
     Stage,
-    claimed,
     federation,
     invitation,
     one_client,
     release_of,
 )
+from tests.edge_client.tampering import claimed
 
 INSIDE = NODES[:5]
 """Whose contributions are in the sum; the sixth was lost."""

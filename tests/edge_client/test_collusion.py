@@ -40,8 +40,6 @@ from tests.edge_client.federation import (
     RUN,
     add_up,
     announcement,
-    ciphertext_sum,
-    claimed,
     cohort_of,
     federation,
     invitation,
@@ -50,6 +48,7 @@ from tests.edge_client.federation import (
     release_of,
     tiny_plan,
 )
+from tests.edge_client.tampering import ciphertext_sum, claimed
 
 PLAN = Plan(max_cohort=6)
 P = PLAN.parameters

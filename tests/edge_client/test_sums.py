@@ -23,8 +23,9 @@ from protocol.support import Support
 from protocol.tag import tag
 from protocol.terms import Terms, encode_terms, support_digest
 from protocol.wire import Aggregate, decode_contribution, encode_aggregate
-from tests.edge_client.federation import FIRST, NODES, RUN, ciphertext_sum, federation, unmasked
+from tests.edge_client.federation import FIRST, NODES, RUN, federation
 from tests.edge_client.scene import LAYOUT, PLAN, SIZE, STATE, Scene, ready
+from tests.edge_client.tampering import ciphertext_sum, unmasked
 
 
 def test_the_sum_of_the_whole_cohort_opens(four: Scene) -> None:
