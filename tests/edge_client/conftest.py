@@ -8,7 +8,7 @@ import pytest
 
 from edge_client.client import Client
 from tests.edge_client.federation import PLAN, Federation, Played, Stage, federation, play_round, tiny_plan
-from tests.edge_client.scene import Scene, scene
+from tests.edge_client.scene import THREE_GROUPS, TWELVE, Scene, scene
 
 
 @pytest.fixture
@@ -27,6 +27,12 @@ def four() -> Scene:
 def six() -> Scene:
     """A round in which all six nodes are ready."""
     return scene(6)
+
+
+@pytest.fixture(scope="module")
+def divided() -> Scene:
+    """A round in which twelve nodes are ready, in three groups."""
+    return scene(12, replace(PLAN, max_cohort=12), TWELVE, THREE_GROUPS)
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """A round of six nodes up to the announcement of its cohort, by the functions of ``edge_client.round`` alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -36,11 +36,15 @@ from tests.edge_client.federation import (
     random_vector,
     release_of,
 )
+from tests.edge_client.tampering import spoilt
 
 SIZE = 50
 LAYOUT = factories.layout(SIZE)
 STATE = first_state(random_vector(0, SIZE), LAYOUT)
 PLAN = Plan(max_cohort=6)
+TWELVE = (*NODES, 34, 55, 89, 144, 233, 377)
+THREE_GROUPS = tuple(Nodes(TWELVE[start::3]) for start in range(3))
+"""Four of twelve in each."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +89,21 @@ class Scene:
         integers, _ = quantised(pending, self.cohort, node, self.plan, dither)
         return close_update(integers, NOTHING, self.cohort, self.call, kit, self.plan, pending)
 
+    def summed(
+        self, lost: Collection[int] = (), spoilers: Collection[int] = (), groups: Collection[int] | None = None
+    ) -> MaskedSum:
+        """The sums of these groups, without those who are lost."""
+        sent = {node: self.contribution(node) for node in self.waiting if node not in lost}
+        sent |= {node: spoilt(sent[node], self.cohort, self.kits[node], self.plan) for node in spoilers}
+        return add_up(self.fed, self.cohort, self.call, self.trained, sent, groups=groups)
+
+    def released(self, total: MaskedSum) -> bytes:
+        """The aggregates of these sums, with the consent of all who are in them."""
+        return open_up(self.fed, total, {node: self.consent(node, total) for node in sorted(total.nodes)})
+
     @cached_property
     def total(self) -> MaskedSum:
-        sent = {node: self.contribution(node) for node in self.waiting}
-        return add_up(self.fed, self.cohort, self.call, self.trained, sent)
+        return self.summed()
 
     def consent(self, node: int, total: MaskedSum) -> bytes:
         release, pending = decode_release(release_of(total, terms=True)["release"]), self.told(node)
@@ -97,7 +112,7 @@ class Scene:
 
     @cached_property
     def aggregate_bytes(self) -> bytes:
-        return open_up(self.fed, self.total, {node: self.consent(node, self.total) for node in self.waiting})
+        return self.released(self.total)
 
     def aggregate(self) -> Aggregate:
         return decode_aggregate(self.aggregate_bytes, self.plan.parameters)
@@ -110,9 +125,9 @@ class Scene:
             aggregate, voucher=voucher(secret, aggregate, aggregate.cohort, aggregate.group, counts, weights)
         )
 
-    def open(self, aggregate: Aggregate, run: bytes = RUN, round_: int = 1, plan: Plan = PLAN) -> Sum:
-        data = encode_aggregate(aggregate, plan.parameters)
-        return open_sum(data, run, round_, self.kits[NODES[0]], plan, LAYOUT)
+    def open(self, *sums: Aggregate, run: bytes = RUN, round_: int = 1, plan: Plan | None = None) -> Sum:
+        data = b"".join(encode_aggregate(each, self.plan.parameters) for each in sums)
+        return open_sum(data, run, round_, self.kits[NODES[0]], plan or self.plan, LAYOUT)
 
 
 def ready(
