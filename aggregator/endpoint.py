@@ -17,9 +17,9 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from pydantic import Field
 
 from aggregator.absences import Absence, read_absences
-from aggregator.journal import is_held, read_records
+from aggregator.journal import is_held
 from aggregator.metrics import RunCollector
-from aggregator.records import Record
+from aggregator.records import Record, read_records
 from aggregator.settings import AggregatorSettings
 from aggregator.status import FAILED, Status, read_status
 from protocol.documents import Items, Part, Table

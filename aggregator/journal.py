@@ -11,19 +11,18 @@ round keeps its last one, since clients may refuse its sum.
 """
 
 import fcntl
-import os
 import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Final
 
 from pydantic import Field
 
-from aggregator.records import Record
+from aggregator.records import KEPT, RECORD_FILE, ROUNDS_FOLDER, Record, append_record, unpublished_records
 from protocol.documents import Count, Document, Items
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.files import replace_file, sync_directory
@@ -31,18 +30,12 @@ from protocol.frame import RUN_BYTES
 from protocol.plan import Plan
 
 AGGREGATE_FILE: Final = "aggregate.bin"
-RECORD_FILE: Final = "record.json"
-METRICS_FILE: Final = "metrics.jsonl"
 RUN_FILE: Final = "run.json"
 LOCK_FILE: Final = "lock"
 ATTEMPT_FILE: Final = "attempt.json"
 SCORES_FILE: Final = "scores.bin"
 MASKED_FILE: Final = "masked-{:06d}.npz"
-_ROUNDS = "rounds"
-_KEPT = 2
 _LOCK_SECONDS = 2.0
-
-_MOST_METRICS = 1 << 30
 
 
 class RunName(Document):
@@ -111,7 +104,7 @@ class Journal:
         self.folder = folder
         """Where it is."""
         try:
-            (folder / _ROUNDS).mkdir(parents=True, exist_ok=True)
+            (folder / ROUNDS_FOLDER).mkdir(parents=True, exist_ok=True)
             path = folder / RUN_FILE
             if not path.exists():
                 name = name or secrets.token_bytes(RUN_BYTES)
@@ -142,7 +135,7 @@ class Journal:
                 if time.monotonic() > end:
                     raise ConfigError(f"another process runs the rounds of {self.folder}: wait for it, or stop it")
                 time.sleep(0.05)
-            for torn in (self.folder / _ROUNDS).glob(".*"):
+            for torn in (self.folder / ROUNDS_FOLDER).glob(".*"):
                 shutil.rmtree(torn)  # what a killed run was about to write
             yield
 
@@ -152,7 +145,7 @@ class Journal:
         Raises:
             CheckpointError: Its files are damaged.
         """
-        folders = sorted((self.folder / _ROUNDS).glob("round-*"))
+        folders = sorted((self.folder / ROUNDS_FOLDER).glob("round-*"))
         if not folders:
             return Stored(0, b"")
         try:
@@ -212,7 +205,7 @@ class Journal:
         Raises:
             StorageError: The disk does not take it; the rounds before are as they were.
         """
-        rounds = self.folder / _ROUNDS
+        rounds = self.folder / ROUNDS_FOLDER
         temporary = rounds / f".{secrets.token_hex(8)}"
         with self._writing(record.round):
             temporary.mkdir()
@@ -224,7 +217,7 @@ class Journal:
             finally:
                 shutil.rmtree(temporary, ignore_errors=True)
             sync_directory(rounds)
-            for old in sorted(rounds.glob("round-*"))[:-_KEPT]:
+            for old in sorted(rounds.glob("round-*"))[:-KEPT]:
                 shutil.rmtree(old)
             (self.folder / MASKED_FILE.format(record.round)).unlink(missing_ok=True)
 
@@ -234,7 +227,7 @@ class Journal:
         Raises:
             CheckpointError: Its file is damaged or missing.
         """
-        kept = self.folder / _ROUNDS / f"round-{round_:06d}" / ATTEMPT_FILE
+        kept = self.folder / ROUNDS_FOLDER / f"round-{round_:06d}" / ATTEMPT_FILE
         try:
             return Attempt.read(kept if kept.parent.exists() else self.folder / ATTEMPT_FILE)
         except FileNotFoundError as error:
@@ -251,7 +244,7 @@ class Journal:
         """
         self.begin(attempt)
         with self._writing(attempt.round):
-            if (folder := self.folder / _ROUNDS / f"round-{attempt.round:06d}").exists():
+            if (folder := self.folder / ROUNDS_FOLDER / f"round-{attempt.round:06d}").exists():
                 shutil.rmtree(folder.replace(folder.with_name(f".{secrets.token_hex(8)}")))
                 sync_directory(folder.parent)
             for name in (SCORES_FILE, MASKED_FILE.format(attempt.round)):
@@ -263,10 +256,7 @@ class Journal:
         Raises:
             CheckpointError: A line or a record is damaged.
         """
-        path = self.folder / METRICS_FILE
-        lines = [line for line in _lines(path) if line.endswith(b"\n")]
-        published = _parsed(lines[-1], path).round if lines else 0
-        return [record for record in _kept_records(self.folder) if record.round > published]
+        return unpublished_records(self.folder)
 
     def amend(self, record: Record) -> None:
         """Write a complete round's metrics anew.
@@ -275,7 +265,7 @@ class Journal:
             StorageError: The disk does not take it.
         """
         with self._writing(record.round):
-            record.write(self.folder / _ROUNDS / f"round-{record.round:06d}" / RECORD_FILE)
+            record.write(self.folder / ROUNDS_FOLDER / f"round-{record.round:06d}" / RECORD_FILE)
 
     def close(self, scores: bytes, attempt: Attempt) -> None:
         """Write down the sum that says how the final model does, and the attempt that it was opened in.
@@ -312,17 +302,8 @@ class Journal:
             StorageError: The disk does not take it.
             CheckpointError: A line that is there already is damaged.
         """
-        path = self.folder / METRICS_FILE
         with self._writing(record.round):
-            lines = _lines(path)
-            kept = [line for line in lines if line.endswith(b"\n") and _parsed(line, path).round < record.round]
-            if kept == lines:
-                with path.open("ab") as file:
-                    file.write(record.to_json() + b"\n")
-                    file.flush()
-                    os.fsync(file.fileno())
-            else:
-                replace_file(path, b"".join([*kept, record.to_json(), b"\n"]))
+            append_record(self.folder, record)
 
     @contextmanager
     def _writing(self, round_: int) -> Iterator[None]:
@@ -344,27 +325,6 @@ def is_held(folder: Path) -> bool:
         return False
 
 
-def read_records(folder: Path) -> list[Record]:
-    """The metrics of all complete rounds, without touching anything; the last two may not know yet how they went.
-
-    Raises:
-        CheckpointError: A line or the newest round's record is damaged.
-    """
-    path = folder / METRICS_FILE
-    records = [_parsed(line, path) for line in _lines(path) if line.endswith(b"\n")]
-    published = records[-1].round if records else 0
-    return records + [record for record in _kept_records(folder) if record.round > published]
-
-
-def _kept_records(folder: Path) -> list[Record]:
-    """The records of the newest rounds."""
-    records = []
-    for kept in sorted((folder / _ROUNDS).glob("round-*"))[-_KEPT:]:
-        with suppress(FileNotFoundError):  # it has just been forgotten, for a newer one
-            records.append(Record.read(kept / RECORD_FILE))
-    return records
-
-
 def _try_lock(descriptor: int, kind: int) -> bool:
     """Lock an open file until it is closed, or say that somebody else holds it."""
     try:
@@ -372,24 +332,3 @@ def _try_lock(descriptor: int, kind: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _lines(path: Path) -> list[bytes]:
-    """The lines of the metrics, each with its end; the last has none where a crash has left a part of it.
-
-    Raises:
-        CheckpointError: The file cannot be read, or is larger than any run makes it.
-    """
-    try:
-        with path.open("rb") as file:
-            if os.fstat(file.fileno()).st_size > _MOST_METRICS:
-                raise CheckpointError(f"{path} is damaged: it is larger than {_MOST_METRICS} bytes")
-            return list(file)
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _parsed(line: bytes, path: Path) -> Record:
-    return Record.parse(line, f"a line of {path}")

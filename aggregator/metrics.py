@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from aggregator.absences import read_absences
-from aggregator.journal import is_held, read_records
-from aggregator.records import PhaseSeconds
+from aggregator.journal import is_held
+from aggregator.records import PhaseSeconds, read_records
 from aggregator.status import FAILED, FINISHED, RUNNING, STOPPED, read_status
 
 

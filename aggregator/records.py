@@ -1,9 +1,24 @@
-"""What is written down of a round: `Record`, one in ``record.json`` and one in each line of ``metrics.jsonl``."""
+"""What is written down of a round: `Record`, one in ``record.json`` and one in each line of ``metrics.jsonl``.
 
-from typing import Self
+A complete round has its ``record.json`` in ``rounds/round-000007/``, of which the newest two are kept, and its line in
+``metrics.jsonl`` once it is known how its model does.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Final, Self
 
 from protocol.documents import Count, Document, Part, Seconds, Table
+from protocol.errors import CheckpointError
 from protocol.figures import UNIT, Figures
+from protocol.files import replace_file
+
+ROUNDS_FOLDER: Final = "rounds"
+RECORD_FILE: Final = "record.json"
+METRICS_FILE: Final = "metrics.jsonl"
+KEPT: Final = 2
+_MOST_METRICS: Final = 1 << 30
 
 
 class PhaseSeconds(Part):
@@ -130,3 +145,73 @@ class Record(MaskFigures, Document):
             changes["kept"] = round(figures.kept / clients)
             changes["sparsity"] = 1 - figures.kept / max(1, figures.parameters)
         return self.model_copy(update=changes)
+
+
+def read_records(folder: Path) -> list[Record]:
+    """The metrics of all complete rounds, without touching anything; the last two may not know yet how they went.
+
+    Raises:
+        CheckpointError: A line or the newest round's record is damaged.
+    """
+    return [*_published(folder), *unpublished_records(folder)]
+
+
+def unpublished_records(folder: Path) -> list[Record]:
+    """The complete rounds that have no line in ``metrics.jsonl`` yet: the newest two at most.
+
+    Raises:
+        CheckpointError: A line or a record is damaged.
+    """
+    path = folder / METRICS_FILE
+    whole = [line for line in _lines(path) if line.endswith(b"\n")]
+    published = _parsed(whole[-1], path).round if whole else 0
+    records = []
+    for kept in sorted((folder / ROUNDS_FOLDER).glob("round-*"))[-KEPT:]:
+        with suppress(FileNotFoundError):  # it has just been forgotten, for a newer one
+            records.append(Record.read(kept / RECORD_FILE))
+    return [record for record in records if record.round > published]
+
+
+def append_record(folder: Path, record: Record) -> None:
+    """Append a round's line to ``metrics.jsonl``; what a killed run left of this round or later goes.
+
+    Raises:
+        OSError: The disk does not take it.
+        CheckpointError: A line that is there already is damaged.
+    """
+    path = folder / METRICS_FILE
+    lines = _lines(path)
+    kept = [line for line in lines if line.endswith(b"\n") and _parsed(line, path).round < record.round]
+    if kept == lines:
+        with path.open("ab") as file:
+            file.write(record.to_json() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+    else:
+        replace_file(path, b"".join([*kept, record.to_json(), b"\n"]))
+
+
+def _published(folder: Path) -> list[Record]:
+    path = folder / METRICS_FILE
+    return [_parsed(line, path) for line in _lines(path) if line.endswith(b"\n")]
+
+
+def _lines(path: Path) -> list[bytes]:
+    """The lines of the metrics, each with its end; the last has none where a crash has left a part of it.
+
+    Raises:
+        CheckpointError: The file cannot be read, or is larger than any run makes it.
+    """
+    try:
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > _MOST_METRICS:
+                raise CheckpointError(f"{path} is damaged: it is larger than {_MOST_METRICS} bytes")
+            return list(file)
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _parsed(line: bytes, path: Path) -> Record:
+    return Record.parse(line, f"a line of {path}")

@@ -24,9 +24,10 @@ from typing import Final, Protocol
 
 from aggregator.endpoint import endpoint, shortages
 from aggregator.flower import control
-from aggregator.journal import is_held, read_records
+from aggregator.journal import is_held
 from aggregator.logs import LOG_FILE, Tail
 from aggregator.process import begin
+from aggregator.records import read_records
 from aggregator.settings import AggregatorSettings, read_settings
 from aggregator.status import FAILED, FINISHED, read_status
 from protocol.errors import ConfigError, PruneSealError

@@ -30,7 +30,7 @@ import tomli_w
 from numpy.typing import NDArray
 from torch import nn
 
-from aggregator.journal import METRICS_FILE, read_records
+from aggregator.records import METRICS_FILE, read_records
 from aggregator.service import FlowerControl
 from aggregator.status import FAILED, read_status
 from benchmarks import floor

@@ -18,8 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from aggregator.journal import read_records
-from aggregator.records import Record
+from aggregator.records import Record, read_records
 from edge_client.learning import data as datasets
 from edge_client.learning.network import Network, build_network, extract, insert
 from edge_client.learning.partition import Partition, partition

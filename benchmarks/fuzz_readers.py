@@ -11,16 +11,8 @@ from zipfile import ZipFile
 
 import numpy as np
 
-from aggregator.journal import (
-    AGGREGATE_FILE,
-    ATTEMPT_FILE,
-    METRICS_FILE,
-    RECORD_FILE,
-    RUN_FILE,
-    Attempt,
-    Journal,
-    read_records,
-)
+from aggregator.journal import AGGREGATE_FILE, ATTEMPT_FILE, RUN_FILE, Attempt, Journal
+from aggregator.records import METRICS_FILE, RECORD_FILE, read_records
 from aggregator.status import STATUS_FILE, Status, read_status
 from aggregator.summation import MaskedSum, PartSum
 from benchmarks.fuzz_frames import VECTORS, dealt_to_the_first, of_frames

@@ -6,7 +6,7 @@ from typing import Final
 
 import numpy as np
 
-from aggregator.journal import read_records
+from aggregator.records import read_records
 from edge_client.learning.network import Network, insert
 from edge_client.learning.training import evaluate
 from edge_client.result import CHECKPOINT_FILE, to_checkpoint

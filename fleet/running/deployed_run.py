@@ -4,9 +4,9 @@ import json
 import time
 from typing import Final
 
-from aggregator.journal import METRICS_FILE, is_held
+from aggregator.journal import is_held
 from aggregator.logs import LOG_FILE, Tail
-from aggregator.records import Record
+from aggregator.records import METRICS_FILE, Record
 from aggregator.status import FAILED, FINISHED, read_status
 from fleet.running.deployment import HOST, LOG_FOLDER, Deployment
 from fleet.running.progress import Progress

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import METRICS_FILE
+from aggregator.records import METRICS_FILE
 from tests.aggregator.stub_grid import FIRST_FLOWER_NODE, FLOWER_STEP, Scene, make_scene, small_plan
 
 BAD = 5

@@ -7,19 +7,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import (
-    AGGREGATE_FILE,
-    ATTEMPT_FILE,
-    METRICS_FILE,
-    RECORD_FILE,
-    RUN_FILE,
-    Attempt,
-    Journal,
-    Stored,
-    is_held,
-    read_records,
-)
-from aggregator.records import Record
+from aggregator.journal import AGGREGATE_FILE, ATTEMPT_FILE, RUN_FILE, Attempt, Journal, Stored, is_held
+from aggregator.records import METRICS_FILE, RECORD_FILE, Record, read_records
 from protocol.errors import CheckpointError, ConfigError, StorageError
 from protocol.plan import Plan
 from tests.factories import record

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.journal import METRICS_FILE, RECORD_FILE, Attempt, Journal, read_records
-from aggregator.records import MaskFigures, Record
+from aggregator.journal import Attempt, Journal
+from aggregator.records import METRICS_FILE, RECORD_FILE, MaskFigures, Record, read_records
 from protocol.errors import CheckpointError
 from protocol.figures import FIGURES as FIGURES_OF_ALL
 from protocol.figures import Figures

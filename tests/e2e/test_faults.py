@@ -20,8 +20,8 @@ from typing import Any
 
 import pytest
 
-from aggregator.journal import read_records
 from aggregator.logs import LOG_FILE
+from aggregator.records import read_records
 from aggregator.status import FINISHED, Status, read_status
 from fleet.provisioning.kits import kit_name, provision
 from fleet.results.open_run import open_run
