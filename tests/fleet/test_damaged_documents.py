@@ -34,6 +34,7 @@ EXPORT: dict[str, Any] = {
 FEDERATION: dict[str, Any] = {
     **{"format": "pruneseal-federation", "version": "1.0", "plan": "ab", "hosts": ["localhost"], "port": 443},
     "numbers": {"a": 0, "b": 1},
+    "enrolled": ["b"],
 }
 WHOLE: list[tuple[type[Document], dict[str, Any], type[PruneSealError]]] = [
     (Export, EXPORT, CheckpointError),
