@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from aggregator.summation import MaskedSum
 from edge_client.client import Client, Reply
 from edge_client.learning import data as datasets
-from edge_client.learning.network import build_network
+from edge_client.learning.network import Network, build_network
 from edge_client.round import dither_of, quantised, terms_of
 from edge_client.sparsify import GlobalState
 from edge_client.state import Pending, load_pending
@@ -19,6 +19,7 @@ from protocol.call import Call
 from protocol.cohort import Cohort
 from protocol.grid import Integers, steps
 from protocol.layout import Vector
+from protocol.openings import Nodes
 from protocol.plan import Plan
 from tests.edge_client.federation import (
     add_up,
@@ -75,23 +76,54 @@ class Hostile:
         frames = invitation(self.invited[call], last)
         return {node: self.clients[node].train(call, frames) for node in nodes}
 
-    def cohort(self, trained: Mapping[int, Reply], nodes: Sequence[int]) -> Cohort:
-        """The cohort of these nodes."""
-        return cohort_of({node: trained[node] for node in nodes}, self.fed.roster)
+    def cohort(self, trained: Mapping[int, Reply], nodes: Sequence[int], groups: Sequence[Nodes] = ()) -> Cohort:
+        """The cohort of these nodes, in these groups."""
+        return cohort_of({node: trained[node] for node in nodes}, self.fed.roster, groups)
 
-    def announced(self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int], to: int) -> dict[str, bytes]:
+    def announced(
+        self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int], to: int, groups: Sequence[Nodes] = ()
+    ) -> dict[str, bytes]:
         """What a node is told of the cohort of these."""
-        return announcement(self.cohort(trained, nodes), trained, self.invited[call], to)
+        return announcement(self.cohort(trained, nodes, groups), trained, self.invited[call], to)
 
-    def masked(
-        self, call: Call, trained: Mapping[int, Reply], nodes: Sequence[int], inside: Sequence[int] | None = None
-    ) -> MaskedSum:
-        """Announce a cohort, by default to all of its members, and add up what they send."""
-        sent = {
-            node: self.clients[node].contribute(call, self.announced(call, trained, nodes, node)).frames["contribution"]
+    def contributions(
+        self,
+        call: Call,
+        trained: Mapping[int, Reply],
+        nodes: Sequence[int],
+        inside: Sequence[int] | None = None,
+        groups: Sequence[Nodes] = (),
+    ) -> dict[int, bytes]:
+        """Announce a cohort, by default to all of its members: what they send."""
+        return {
+            node: self.clients[node]
+            .contribute(call, self.announced(call, trained, nodes, node, groups))
+            .frames["contribution"]
             for node in inside or nodes
         }
-        return add_up(self.fed, self.cohort(trained, nodes), call, trained, sent, self.invited[call])
+
+    def masked(
+        self,
+        call: Call,
+        trained: Mapping[int, Reply],
+        nodes: Sequence[int],
+        inside: Sequence[int] | None = None,
+        groups: Sequence[Nodes] = (),
+    ) -> MaskedSum:
+        """Announce a cohort, by default to all of its members, and add up what they send."""
+        sent = self.contributions(call, trained, nodes, inside, groups)
+        return self.added(call, trained, nodes, sent, groups)
+
+    def added(
+        self,
+        call: Call,
+        trained: Mapping[int, Reply],
+        nodes: Sequence[int],
+        sent: Mapping[int, bytes],
+        groups: Sequence[Nodes] = (),
+    ) -> MaskedSum:
+        """Add up what the members of a cohort have sent."""
+        return add_up(self.fed, self.cohort(trained, nodes, groups), call, trained, sent, self.invited[call])
 
     def opened(self, call: Call, total: MaskedSum) -> bytes:
         """Ask all who are in a sum to release it: the aggregate."""
@@ -109,13 +141,16 @@ class Hostile:
 
     def start(self, run: bytes) -> GlobalState:
         """The state that a run begins with, which every client knows."""
+        return self.network(run).initial
+
+    def network(self, run: bytes) -> Network:
+        """The network of a run."""
         whole = datasets.load(self.plan.data)
-        return build_network(self.plan, whole.input_shape, whole.classes, run).initial
+        return build_network(self.plan, whole.input_shape, whole.classes, run)
 
     def updates(self, call: Call, aggregate: bytes, attendances: Mapping[int, Reply], nodes: Sequence[int]) -> Reals:
         """What the colluder reads: the weighted sum of these nodes' updates in round 1, float64[P]."""
-        whole = datasets.load(self.plan.data)
-        network = build_network(self.plan, whole.input_shape, whole.classes, call.run)
+        network = self.network(call.run)
         opened = open_sum(aggregate, call.run, call.round, self.fed.kits[COLLUDER], self.plan, network.layout)
         terms, total = terms_of(network.initial, network.layout), self._total(attendances, nodes)
         step = steps(terms.clips, network.layout, terms.support, self.plan.parameters.grid)

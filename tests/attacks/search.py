@@ -2,7 +2,8 @@
 
 The aggregator invites, announces and asks to release what it likes of whom it likes, in any order of runs, rounds and
 attempts, from the states that there are: it restarts, runs the same plan again, goes back, hands two models of a round
-to different nodes, tells each node of another sum. Up to ``colluders`` of the clients are on its side: they give away
+to different nodes, tells each node of another sum. It divides cohorts into groups, and asks for
+the sums of some of them together, or of parts of them. Up to ``colluders`` of the clients are on its side: they give away
 all that they hold, their shares of everybody's secrets included. The others decide as real clients do, with the ledger
 that real clients use. What must hold, for the sums of one starting state and for those of one round: no linear
 combination of them, and of whatever corrupt clients know, touches fewer honest clients than ``colluders`` + 2 less the
@@ -16,7 +17,7 @@ counts as a corrupt one here, though its own update stays to be protected.
 
 import argparse
 import sys
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -37,6 +38,7 @@ _RUNS: Final = (bytes(16), bytes([1]) * 16)
 _NODES: Final = 16
 _ATTEMPTS: Final = 5
 Sums = dict[bytes, set[Nodes]]
+Sets = tuple[Nodes, ...]
 
 
 class Forgettable(Ledger):
@@ -60,7 +62,8 @@ class Attempt:
         invited: Who is invited.
         cohort: Who is announced.
         told: Who hears of the cohort.
-        releases: Sets, and who is asked to release their sum.
+        releases: Sets, and who is asked to release their sums together.
+        groups: How the cohort is divided; not at all by default.
     """
 
     call: Call
@@ -68,7 +71,8 @@ class Attempt:
     invited: Nodes
     cohort: Nodes
     told: Nodes
-    releases: tuple[tuple[Nodes, Nodes], ...]
+    releases: tuple[tuple[Sets, Nodes], ...]
+    groups: Sets = ()
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,6 @@ class Honest:
 
     ledger: Forgettable
     attended: tuple[Call, bytes, Nodes, Memory] | None = None
-    cohort: tuple[Nodes, Memory] | None = None
 
 
 def play(schedule: Schedule) -> Opened:
@@ -116,36 +119,39 @@ def play(schedule: Schedule) -> Opened:
             if when == number and node in nodes:
                 nodes[node] = Honest(backups[node][min(back, number)].copy())
         if found := _play(attempt, nodes, schedule):
-            opened.by_state[attempt.state].add(found)
-            opened.by_round[attempt.call.run + attempt.call.round.to_bytes(4, "little")].add(found)
+            opened.by_state[attempt.state] |= found
+            opened.by_round[attempt.call.run + attempt.call.round.to_bytes(4, "little")] |= found
         for node, honest in nodes.items():
             backups[node].append(honest.ledger.copy())
     return opened
 
 
-def _play(attempt: Attempt, nodes: dict[int, Honest], schedule: Schedule) -> Nodes:
-    """One attempt: the honest clients in the sum that it opens; nobody where it opens none."""
+def _play(attempt: Attempt, nodes: dict[int, Honest], schedule: Schedule) -> set[Nodes]:
+    """One attempt: the honest clients in each sum that it opens."""
     least = max(smallest(schedule.colluders), threshold(len(attempt.invited), schedule.colluders))
     for node in sorted(attempt.invited & nodes.keys()):
         with suppress(CohortRefused, Duplicate, PeerMismatch):
             _attend(attempt, node, nodes[node], schedule.colluders)
     signed = (attempt.call, attempt.state, attempt.invited)
     attended = {n for n in attempt.invited & nodes.keys() if (nodes[n].attended or ())[:3] == signed}
-    cohort = attempt.cohort & (attended | schedule.corrupt) & attempt.invited
+    ready = attempt.cohort & (attended | schedule.corrupt) & attempt.invited
+    parts = tuple(part for group in attempt.groups or (ready,) if (part := group & ready))
+    cohort = Nodes().union(*parts)
     memories = [a[3] for n in cohort & attended if (a := nodes[n].attended) is not None]
     memory: Memory = frozenset().union(*memories)
     given = set()
     for node in sorted(attempt.told & cohort & attended):
         with suppress(CohortRefused, Duplicate, PeerMismatch):
-            _contribute(attempt, node, nodes[node], cohort, memory, least, schedule.colluders)
+            _contribute(attempt, node, nodes[node], parts, memory, least, schedule.colluders)
             given.add(node)
-    consents: dict[int, Nodes] = {}
-    for nodes_in, asked in attempt.releases:
+    consents: dict[int, Sets] = {}
+    for sets, asked in attempt.releases:
+        inside = tuple(one & cohort for one in sets if one & cohort)
         for node in sorted(asked & given):
             with suppress(CohortRefused, Duplicate):
-                _release(attempt, node, nodes[node], nodes_in & cohort, memory, least, schedule.colluders)
-                consents[node] = nodes_in & cohort
-    return _opened(cohort & nodes.keys(), given, consents, len(attempt.invited & schedule.corrupt), attempt, schedule)
+                _release(attempt, node, nodes[node], inside, parts, memory, least, schedule.colluders)
+                consents[node] = inside
+    return _opened(parts, given, consents, attempt, schedule)
 
 
 def _attend(attempt: Attempt, node: int, honest: Honest, colluders: int) -> None:
@@ -154,48 +160,68 @@ def _attend(attempt: Attempt, node: int, honest: Honest, colluders: int) -> None
         return
     memory = honest.ledger.memory(attempt.call, attempt.state)
     openings.require_openable(memory, attempt.invited, (), colluders)
-    honest.attended, honest.cohort = (attempt.call, attempt.state, attempt.invited, memory), None
+    honest.attended = (attempt.call, attempt.state, attempt.invited, memory)
     honest.ledger.note(attempt.call)
 
 
 def _contribute(
-    attempt: Attempt, node: int, honest: Honest, cohort: Nodes, memory: Memory, least: int, colluders: int
+    attempt: Attempt, node: int, honest: Honest, parts: Sets, memory: Memory, least: int, colluders: int
 ) -> None:
     honest.ledger.require(attempt.call, node)
-    if len(cohort) < least:
+    if sum(map(len, parts)) < least or min(map(len, parts)) < fewest(colluders):
         raise CohortRefused("too few")
     openings.require_openable(memory, attempt.invited, (), colluders)
     call = attempt.call
-    digest = repr(sorted(cohort)).encode()
+    digest = repr(sorted(map(sorted, parts))).encode()
     honest.ledger.give(Sent(call.run, call.round, call.attempt, attempt.state, digest, attempt.invited), node)
-    honest.cohort = cohort, memory
 
 
 def _release(
-    attempt: Attempt, node: int, honest: Honest, inside: Nodes, memory: Memory, least: int, colluders: int
+    attempt: Attempt, node: int, honest: Honest, sets: Sets, parts: Sets, memory: Memory, least: int, colluders: int
 ) -> None:
     honest.ledger.require(attempt.call, node)
-    if node not in inside or len(inside) < least:
-        raise CohortRefused("not this sum")
-    openings.require_openable(memory, attempt.invited, (inside,), colluders)
-    honest.ledger.release(attempt.call, (inside,), node)
+    places = [next((place for place, part in enumerate(parts) if one <= part), -1) for one in sets]
+    if -1 in places or len({*places}) < len(places) or not any(node in one for one in sets):
+        raise CohortRefused("not these sums")
+    if sum(map(len, sets)) < least or min(map(len, sets)) < fewest(colluders):
+        raise CohortRefused("too few")
+    openings.require_openable(memory, attempt.invited, sets, colluders)
+    honest.ledger.release(attempt.call, sets, node)
 
 
 def _opened(
-    members: Nodes, given: set[int], consents: dict[int, Nodes], corrupt: int, attempt: Attempt, schedule: Schedule
-) -> Nodes:
-    """Whose sum the shares that were given away open: of a member the seed or the key, where there are enough of it.
+    parts: Sets, given: set[int], consents: dict[int, Sets], attempt: Attempt, schedule: Schedule
+) -> set[Nodes]:
+    """Whose sums the shares that were given away open: of a member the seed or the key, where there are enough of it.
 
-    Consents to different sums count together, member by member: a share is a share.
+    Consents to different sums count together, member by member: a share is a share. Of members whose group is not
+    opened a consent has none.
     """
-    least = threshold(len(attempt.invited), schedule.colluders) - corrupt
-    inside = {node for node in members if sum(node in sum_ for sum_ in consents.values()) >= least}
-    outside = {node for node in members if sum(node not in sum_ for sum_ in consents.values()) >= least}
-    return frozenset(inside) if inside and inside <= given and members <= inside | outside else frozenset()
+    least = threshold(len(attempt.invited), schedule.colluders) - len(attempt.invited & schedule.corrupt)
+    seeds, keys = Counter[int](), Counter[int]()
+    for sets in consents.values():
+        for part in parts:
+            inside = part.intersection(Nodes().union(*sets))
+            if inside:
+                seeds.update(inside)
+                keys.update(part - inside)
+    found = set()
+    for part in parts:
+        members = part - schedule.corrupt
+        inside = frozenset(node for node in members if seeds[node] >= least)
+        outside = frozenset(node for node in members if keys[node] >= least)
+        if inside and inside <= given and members <= inside | outside:
+            found.add(inside)
+    return found
 
 
-def exposed(sums: Iterable[frozenset[int]], corrupt: Collection[int], fewest: int) -> frozenset[int]:
-    """Fewer than ``fewest`` honest clients that some combination of these sums touches alone; empty if there are none.
+def fewest(colluders: int) -> int:
+    """The smallest cohort that a plan can have, and so the smallest group."""
+    return smallest(colluders)
+
+
+def exposed(sums: Iterable[frozenset[int]], corrupt: Collection[int], least: int) -> frozenset[int]:
+    """Fewer than ``least`` honest clients that some combination of these sums touches alone; empty if there are none.
 
     Combinations are modulo a prime: what is possible with rational numbers is possible there.
     """
@@ -205,11 +231,11 @@ def exposed(sums: Iterable[frozenset[int]], corrupt: Collection[int], fewest: in
     for node in frozenset().union(*rows):
         atoms[tuple(node in row for row in rows)].add(node)
     full = _rank([[int(k[i]) for k in atoms] for i in range(len(rows))])
-    small = [key for key, nodes in atoms.items() if len(nodes) < fewest]
-    for count in range(1, fewest):
+    small = [key for key, nodes in atoms.items() if len(nodes) < least]
+    for count in range(1, least):
         for touched in combinations(small, count):
             nodes = frozenset().union(*(atoms[key] for key in touched))
-            if len(nodes) < fewest:
+            if len(nodes) < least:
                 rest = [key for key in atoms if key not in touched]
                 # If leaving these columns out makes rows dependent, a combination vanishes everywhere but there.
                 if _rank([[int(key[i]) for key in rest] for i in range(len(rows))]) < full:
@@ -235,9 +261,9 @@ def _rank(matrix: list[list[int]]) -> int:
 
 def attack(schedule: Schedule, opened: Opened) -> frozenset[int]:
     """Clients that the sums of a schedule expose; empty if there are none."""
-    fewest = smallest(schedule.colluders) - len(schedule.corrupt)
+    least = smallest(schedule.colluders) - len(schedule.corrupt)
     for sums in (*opened.by_state.values(), *opened.by_round.values()):
-        if found := exposed(sorted(sums, key=sorted), schedule.corrupt, fewest):
+        if found := exposed(sorted(sums, key=sorted), schedule.corrupt, least):
             return found
     return frozenset()
 
@@ -283,19 +309,37 @@ def _attempt(random: Random, before: Sequence[Attempt], nodes: Collection[int], 
 
 def _asked(
     random: Random, invited: Nodes, cohort: Nodes, before: Sequence[Attempt], colluders: int
-) -> tuple[Nodes, Nodes, Nodes, tuple[tuple[Nodes, Nodes], ...]]:
-    """Who is announced, who is told, and which sums are to be opened, by whom."""
+) -> tuple[Nodes, Nodes, Nodes, tuple[tuple[Sets, Nodes], ...], Sets]:
+    """Who is announced, who is told, which sums are to be opened together, by whom, and of which groups."""
     told = cohort if random.random() < 0.7 else _some(random, cohort, len(cohort) - 2)
-    sets = [cohort]
+    groups = _divided(random, cohort, colluders) if random.random() < 0.4 else ()
+    parts = groups or (cohort,)
+    families = [parts]
     for _ in range(random.choice((0, 0, 1, 2))):
-        opened = [one for attempt in before for one, _ in attempt.releases] or [cohort]
-        less = _some(random, cohort, len(cohort) - random.randint(1, colluders + 2))
-        sets.append(random.choice([less, less, random.choice(opened), told, _half(cohort), cohort - _half(cohort)]))
-    random.shuffle(sets)
+        opened = [one for attempt in before for sets, _ in attempt.releases for one in sets] or [cohort]
+        less = tuple(_some(random, part, len(part) - random.randint(1, colluders + 2)) for part in parts)
+        some = tuple(random.sample(parts, random.randint(1, len(parts))))
+        mixed = tuple(random.choice(both) for both in zip(parts, less, strict=True))
+        other = random.choice([(random.choice(opened),), (told,), (_half(cohort),), (cohort - _half(cohort),)])
+        families.append(random.choice([less, less, mixed, some, some, other]))
+    random.shuffle(families)
     least = threshold(len(invited), colluders)
     every = random.random() < 0.5
-    asked = [frozenset(one) if every else _some(random, frozenset(one), min(least, len(one))) for one in sets]
-    return invited, cohort, told, tuple(zip(map(frozenset, sets), asked, strict=True))
+    asked = []
+    for sets in families:
+        everybody = Nodes().union(*sets)
+        asked.append(everybody if every else _some(random, everybody, min(least, len(everybody))))
+    return invited, cohort, told, tuple(zip(families, asked, strict=True)), groups
+
+
+def _divided(random: Random, cohort: Nodes, colluders: int) -> Sets:
+    """Two or more groups, mostly as small as may be; now and then with members that are in none of them."""
+    order = random.sample(sorted(cohort), len(cohort))
+    if random.random() < 0.3:
+        order = order[random.randint(0, smallest(colluders)) :]
+    count = len(order) // max(1, smallest(colluders) - (random.random() < 0.1))
+    count = count if random.random() < 0.6 else random.randint(0, count)
+    return tuple(frozenset(order[start::count]) for start in range(count)) if count > 1 else ()
 
 
 def _half(nodes: Nodes) -> Nodes:

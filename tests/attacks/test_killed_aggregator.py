@@ -47,6 +47,7 @@ class RealClient(StubClient):
 
     def contribute(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
         reply = self._client.contribute(call, frames)
+        self.pending = load_pending(self._folder / "state")
         return dict(reply.frames)
 
     def release(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
