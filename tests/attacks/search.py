@@ -2,12 +2,11 @@
 
 The aggregator invites, announces and asks to release what it likes of whom it likes, in any order of runs, rounds and
 attempts, from the states that there are: it restarts, runs the same plan again, goes back, hands two models of a round
-to different nodes, tells each node of another sum. It divides cohorts into groups, and asks for
-the sums of some of them together, or of parts of them. Up to ``colluders`` of the clients are on its side: they give away
-all that they hold, their shares of everybody's secrets included. The others decide as real clients do, with the ledger
-that real clients use. What must hold, for the sums of one starting state and for those of one round: no linear
-combination of them, and of whatever corrupt clients know, touches fewer honest clients than ``colluders`` + 2 less the
-corrupt ones.
+to different nodes, tells each node of another sum. It divides cohorts into groups, and asks for the sums of some of
+them together, or of parts of them. Up to ``colluders`` of the clients are on its side: they give away all that they
+hold, their shares of everybody's secrets included. The others decide as real clients do, with the ledger that real
+clients use. What must hold, for the sums of one starting state and for those of one round: no linear combination of
+them, and of whatever corrupt clients know, touches fewer honest clients than ``colluders`` + 2 less the corrupt ones.
 
 A node that has forgotten (its ledger was lost, or an old one put back) consents anew to what it had helped to open: it
 counts as a corrupt one here, though its own update stays to be protected.
