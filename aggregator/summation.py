@@ -140,10 +140,10 @@ class CohortSum:
 
     def __init__(self, cohort: Cohort, plan: Plan) -> None:
         self._cohort, self._plan = cohort, plan
-        self._seal = Seal(plan.parameters)
-        self._summer = Summer(self._seal)
         # Seeds are kept only while they are shorter than the summed second half that they would replace.
         self._by_seeds = len(cohort.members) * SEED_BYTES < packed_length(DEGREE, COEFFICIENT_BITS)
+        self._seal = Seal(plan.parameters)
+        self._summer = Summer(self._seal, whole=not self._by_seeds)
         self._seeds: list[tuple[bytes, ...]] = []
         self._nodes: set[int] = set()
 
