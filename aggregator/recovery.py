@@ -1,10 +1,14 @@
 """From consents to the masks that are left in a sum: of each member in it its own, of each lost one those of its pairs.
 
 The aggregator learns a member's seed where its contribution is in the sum, and a lost member's key where it is not;
-of no member both, so no contribution alone is ever bare (Bonawitz et al., CCS 2017, section 4).
+of no member both, so no contribution alone is ever bare (Bonawitz et al., CCS 2017, section 4). The masks are expanded
+on all cores.
 """
 
+import os
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final
 
 import numpy as np
@@ -15,7 +19,7 @@ from protocol.attendance import SHARE_BYTES
 from protocol.errors import Duplicate, MalformedMessage, PeerMismatch, ShareError
 from protocol.lanes import Slots
 from protocol.openings import Nodes
-from protocol.pairwise import mask, pair_key, self_key
+from protocol.pairwise import pair_key, self_key, streams
 from protocol.parameters import Parameters
 from protocol.plan import Plan
 from protocol.release import Consent, decode_consent
@@ -125,18 +129,26 @@ class Recovery:
 
 
 def _masks(total: MaskedSum, part: PartSum, secrets: dict[int, bytes], p: Parameters) -> Slots:
-    digest = total.cohort.digest(total.attempt)
-    members = [member for member in total.cohort.members if member.node in total.cohort.parts[part.group]]
-    size = p.slots(members[0].values, members[0].votes)
-    lost = {m.node: X25519PrivateKey.from_private_bytes(secrets[m.node]) for m in members if m.node not in part.nodes}
+    member, keys, t = total.cohort.members[0], list(_keys(total, part, secrets)), p.plain_modulus
+    size, threads = p.slots(member.values, member.votes), min(len(keys), len(os.sched_getaffinity(0)))
     left = np.zeros(size, np.uint64)
+    with ThreadPoolExecutor(threads, "pruneseal-mask") as pool:
+        for some in pool.map(lambda thread: streams(size, keys[thread::threads], t), range(threads)):
+            left = (left + some) % np.uint64(t)
+    return left
+
+
+def _keys(total: MaskedSum, part: PartSum, secrets: dict[int, bytes]) -> Iterator[tuple[bytes, bool]]:
+    """Of each key stream that is left in a sum the key, and whether it was subtracted."""
+    digest, asked = total.cohort.digest(total.attempt), total.cohort.parts[part.group]
+    members = [member for member in total.cohort.members if member.node in asked]
+    lost = {m.node: X25519PrivateKey.from_private_bytes(secrets[m.node]) for m in members if m.node not in part.nodes}
     for member in members:
         if member.node in part.nodes:
+            yield self_key(secrets[member.node], digest, member.node), False
             public = X25519PublicKey.from_public_bytes(member.exchange)
-            keys = {node: pair_key(key.exchange(public), digest, (member.node, node)) for node, key in lost.items()}
-            own = self_key(secrets[member.node], digest, member.node)
-            left = (left + mask(size, member.node, own, keys, p.plain_modulus)) % np.uint64(p.plain_modulus)
-    return left
+            for node, key in lost.items():
+                yield pair_key(key.exchange(public), digest, (member.node, node)), member.node > node
 
 
 def _fits(secret: bytes, seed: bytes, exchange: bytes, *, inside: bool) -> bool:

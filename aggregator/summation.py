@@ -175,11 +175,11 @@ class CohortSum:
 
     def __init__(self, cohort: Cohort, plan: Plan) -> None:
         self._cohort, self._plan = cohort, plan
-        self._seal = Seal(plan.parameters)
-        self._parts = [_Part(Summer(self._seal)) for _ in cohort.parts]
         # Seeds are kept only while they are shorter than the summed second half that they would replace.
         longest = max(map(len, cohort.parts))
         self._by_seeds = longest * SEED_BYTES < packed_length(DEGREE, COEFFICIENT_BITS)
+        self._seal = Seal(plan.parameters)
+        self._parts = [_Part(Summer(self._seal, whole=not self._by_seeds)) for _ in cohort.parts]
 
     @property
     def sets(self) -> tuple[Nodes, ...]:

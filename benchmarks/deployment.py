@@ -43,7 +43,7 @@ from protocol.plan import Plan
 
 LARGEST_EXCESS: Final = 1.5
 """Seconds that a round may take beyond the floor's."""
-LARGEST_GROWTH: Final = 1.3
+LARGEST_GROWTH: Final = 1.2
 """Of the memory with few clients, what it may be with many."""
 FEW: Final = 5
 MANY: Final = 30

@@ -19,17 +19,22 @@ from benchmarks.stopwatch import (
     AGREE,
     BLIND,
     CLOSE,
+    CONSENT,
     CONTRIBUTE,
+    DEAL,
     DECRYPT,
     ENCRYPT,
     FIRST,
+    OWN,
     PACK,
     SETUP,
     TAG,
+    TAKE,
     Stopwatch,
 )
 from edge_client.cipher import RoundCipher
-from edge_client.dealing import take
+from edge_client.consenting import admit_release, consent
+from edge_client.dealing import Secrets, deal, take
 from edge_client.keys import SECRET_BYTES, CohortSecret, Kit
 from edge_client.learning.network import first_state
 from edge_client.round import Update, admit_cohort, attend, close_update, dither_of, quantised, terms_of
@@ -44,8 +49,9 @@ from protocol.frame import RUN_BYTES, signed
 from protocol.grid import Grid, Integers, dequantise, steps
 from protocol.lanes import Slots, pack
 from protocol.layout import Layout, TensorSpec, Vector
-from protocol.pairwise import mask, pair_key, self_key
+from protocol.pairwise import keystream, mask, pair_key, self_key, streams
 from protocol.plan import Plan
+from protocol.release import Release
 from protocol.roster import Node, Roster
 from protocol.tag import tag
 from protocol.terms import Terms
@@ -55,6 +61,7 @@ _DISTINCT = 10  # clients whose updates are made for real
 _SAMPLES = 6000
 _SPREAD = 0.05
 _NO_VOTES = np.zeros(0, np.bool_)
+_NOTHING = np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +78,7 @@ class Federation:
         cohort: The announced cohort, all K of them.
         trained: The values of the first `_DISTINCT` clients, float32[n] each.
         pending: The same, as they wait for the cohort, with the shares that they were dealt.
+        secrets: What every client is masked with.
         dealt: What each client has dealt the others.
     """
 
@@ -83,6 +91,7 @@ class Federation:
     cohort: Cohort
     trained: Sequence[Vector]
     pending: Sequence[Pending]
+    secrets: Sequence[Secrets]
     dealt: Mapping[int, bytes]
 
     def attend(self, node: int) -> Pending:
@@ -95,6 +104,11 @@ class Federation:
     def invited(self) -> frozenset[int]:
         """All of them."""
         return frozenset(range(len(self.kits)))
+
+    @property
+    def digest(self) -> bytes:
+        """The digest of the announced cohort."""
+        return self.cohort.digest(self.call.attempt)
 
     def integers(self, node: int) -> Integers:
         """Dither and quantised values, i64[n]; the steps wait beside the trained values, as in `Client.contribute`."""
@@ -118,10 +132,10 @@ def federate(clients: int, bits: int, values: int) -> Federation:
     state = first_state(_normal(rng, values), layout)
     trained = [state.vector + _normal(rng, values) for _ in range(min(clients, _DISTINCT))]
     call, terms = Call(secrets.token_bytes(RUN_BYTES), 1, 1), terms_of(state, layout)
-    forming = Federation(plan, layout, call, state, terms, kits, Cohort((), ()), trained, (), {})
+    forming = Federation(plan, layout, call, state, terms, kits, Cohort((), ()), trained, (), (), {})
     attended = [_forget(forming.attend(node), node) for node in range(clients)]
-    cohort = gather_cohort([attendance for attendance, _, _ in attended], roster)
-    dealt = {node: shares for node, (_, shares, _) in enumerate(attended)}
+    cohort = gather_cohort([each.attendance for each in attended], roster)
+    dealt = {node: each.dealt for node, each in enumerate(attended)}
     announced = cohort.encode()
     pending = [
         replace(
@@ -129,19 +143,19 @@ def federate(clients: int, bits: int, values: int) -> Federation:
             cohort=announced,
             shares=tuple(take(dealt_to(node, cohort, forming.invited, dealt), cohort.members, call, kits[node])),
         )
-        for node, (_, _, waiting) in enumerate(attended)
-        if waiting
+        for node, waiting in enumerate(attended[:_DISTINCT])
     ]
-    return Federation(plan, layout, call, state, terms, kits, cohort, trained, pending, dealt)
+    secret_of = [waiting.secrets for waiting in attended]
+    return Federation(plan, layout, call, state, terms, kits, cohort, trained, pending, secret_of, dealt)
 
 
 def _normal(rng: np.random.Generator, values: int) -> Vector:
     return rng.normal(0, _SPREAD, values).astype(np.float32)
 
 
-def _forget(pending: Pending, node: int) -> tuple[bytes, bytes, Pending | None]:
-    """The attendance and its shares, and the update if it is one of those that are kept."""
-    return pending.attendance, pending.dealt, pending if node < _DISTINCT else None
+def _forget(pending: Pending, node: int) -> Pending:
+    """All of it if it is one of those that are kept, else without the update."""
+    return pending if node < _DISTINCT else replace(pending, values=_NOTHING, step=_NOTHING.astype(np.float64))
 
 
 def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[int], watch: Stopwatch) -> bytes:
@@ -150,6 +164,7 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
     digest = f.cohort.digest(f.call.attempt)
     with watch.lap(SETUP):
         cipher = RoundCipher(p, kit.secret.bfv_seed(f.call.run, f.call.round))
+    own, t = f.secrets[node], p.plain_modulus
     with watch.lap(PACK):
         counted = np.concatenate([integers, np.ones(1, np.int64), encode_figures(NOTHING, p.grid)])
         packed = pack(counted, p.values)
@@ -157,12 +172,13 @@ def contribution(f: Federation, node: int, integers: Integers, peers: Sequence[i
         key = tag_key(kit.secret, member, len(f.cohort.members), digest, 0)
         slots = np.concatenate([packed, tag(counted, 1, key, p)])
     with watch.lap(BLIND):
-        own = f.pending[node].secrets
-        keys = {peer: pair_key(own.shared(f.cohort.members[peer].exchange), digest, (node, peer)) for peer in peers}
-        slots += mask(slots.size, node, self_key(own.seed, digest, node), keys, p.plain_modulus)
-        hidden = slots % np.uint64(p.plain_modulus)
+        shared = {peer: own.shared(f.cohort.members[peer].exchange) for peer in peers}
+        keys = [(pair_key(secret, digest, (node, peer)), node > peer) for peer, secret in shared.items()]
+        slots += streams(slots.size, keys, t)
+    with watch.lap(OWN):
+        slots += keystream(self_key(own.seed, digest, node), slots.size, t)
     with cipher, watch.lap(ENCRYPT):
-        first, seeds = cipher.encrypt(hidden)
+        first, seeds = cipher.encrypt(slots % np.uint64(t))
         body = encode_contribution(
             Contribution(
                 run=f.call.run, round=f.call.round, attempt=f.call.attempt, node=node,
@@ -210,8 +226,15 @@ class PruneSeal:
         with watch.lap(AGREE):
             admit_cohort(f.cohort.encode(), f.call, f.pending[node], f.kits[node], f.plan)
             f.attend(node)
-            mine = dealt_to(node, f.cohort, f.invited, f.dealt)
+        mine = dealt_to(node, f.cohort, f.invited, f.dealt)
+        with watch.lap(DEAL):
+            deal(f.secrets[node], f.invited, f.call, f.kits[node], f.plan.colluders)
+            for member in f.cohort.members:  # as when their attendances are read
+                f.secrets[node].shared(member.exchange)
+        with watch.lap(TAKE):
             tuple(take(mine, f.cohort.members, f.call, f.kits[node]))
+        with watch.lap(CONSENT):
+            self._consent(node)
         start = process_time()
         integers = f.integers(node)
         quantising = process_time() - start
@@ -303,6 +326,15 @@ class PruneSeal:
         )
         (aggregate,) = total.aggregates([self._masks], f.plan, [vouched], f.pending[0].sealed)
         return encode_aggregate(aggregate, f.plan.parameters)
+
+    def _consent(self, node: int) -> bytes:
+        """What a client does when it is asked to release the sum."""
+        f = self.federation
+        asked = Release(
+            f.call.run, f.call.round, f.call.attempt, len(f.kits), f.digest, terms=False, sets=(f.cohort.nodes,)
+        )
+        cohort = admit_release(asked, f.pending[node], f.call, f.kits[node], f.plan)
+        return consent(asked, cohort, f.call, f.kits[node], f.plan, f.pending[node])
 
     def _add(self) -> None:
         """Admit and add a few contributions; the first only founds the sum and is not timed."""

@@ -8,18 +8,23 @@ from statistics import median
 from time import process_time
 from typing import Final
 
-AGREE, FIRST, SETUP, PACK, TAG, BLIND, ENCRYPT = (
+AGREE, FIRST, SETUP, PACK, BLIND, ENCRYPT = (
     "agree",
     "first set up",
     "set up",
     "quantise+pack",
-    "tag",
     "blind",
     "encrypt+encode",
 )
+TAG, OWN, DEAL, TAKE, CONSENT = "tag", "own mask", "deal", "take", "consent"
 CONTRIBUTE, ADD, CLOSE, DECRYPT = "contribute", "decode+add", "close sum", "decrypt"
 LAZY = "decode+add, lazy"
-COLUMNS: Final = (AGREE, FIRST, SETUP, PACK, TAG, BLIND, ENCRYPT, CONTRIBUTE, ADD, LAZY, CLOSE, DECRYPT)
+COLUMNS: Final = (
+    AGREE, DEAL, FIRST, SETUP, PACK, BLIND, ENCRYPT, TAG, OWN, CONTRIBUTE, TAKE, CONSENT, ADD, LAZY, CLOSE, DECRYPT,
+)  # fmt: skip
+
+UPDATE: Final = (SETUP, PACK, BLIND, ENCRYPT)
+"""What a client has done for its contribution ever since protocol 1."""
 
 ADDED: Final = 4
 """Contributions that one repetition adds."""

@@ -8,7 +8,7 @@ from edge_client.round import require_attempt
 from edge_client.state import Pending
 from edge_client.sums import voucher
 from protocol.call import Call
-from protocol.cohort import Cohort, decode_cohort, require_groups, require_quorum
+from protocol.cohort import Cohort, read_cohort, require_groups, require_quorum
 from protocol.errors import CohortRefused, PeerMismatch
 from protocol.frame import signed
 from protocol.openings import Nodes, require_openable
@@ -24,8 +24,8 @@ def admit_release(release: Release, pending: Pending, call: Call, kit: Kit, plan
         PeerMismatch: It is of another attempt or cohort than the node's contribution.
         CohortRefused: It leaves this node out, is of too few, or its sums must not follow earlier ones.
     """
-    require_attempt(pending, call, kit)
-    cohort = decode_cohort(pending.cohort, kit.roster) if pending.cohort else None
+    require_attempt(pending, call)
+    cohort = read_cohort(pending.cohort) if pending.cohort else None
     digest = cohort.digest(call.attempt) if cohort else b""
     if cohort is None or digest != release.cohort:
         raise PeerMismatch("cohort", digest, release.cohort)

@@ -11,6 +11,7 @@ tells a share that its receiver has changed from one that its dealer has made wr
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Final, Self
 
 from cryptography.exceptions import InvalidTag
@@ -52,11 +53,15 @@ class Secrets:
     @property
     def public(self) -> bytes:
         """The public half of the exchange key, 32 bytes."""
-        return X25519PrivateKey.from_private_bytes(self.exchange).public_key().public_bytes_raw()
+        return self._private.public_key().public_bytes_raw()
 
     def shared(self, public: bytes) -> bytes:
         """The X25519 secret with another member's new key, 32 bytes."""
-        return X25519PrivateKey.from_private_bytes(self.exchange).exchange(X25519PublicKey.from_public_bytes(public))
+        return self._private.exchange(X25519PublicKey.from_public_bytes(public))
+
+    @cached_property
+    def _private(self) -> X25519PrivateKey:
+        return X25519PrivateKey.from_private_bytes(self.exchange)
 
 
 def deal(secrets: Secrets, invited: Nodes, call: Call, kit: Kit, colluders: int) -> bytes:
@@ -69,11 +74,11 @@ def deal(secrets: Secrets, invited: Nodes, call: Call, kit: Kit, colluders: int)
         kit: The node's keys.
         colluders: How many clients may work with the aggregator.
     """
-    nodes, least = sorted(invited), threshold(len(invited), colluders)
+    nodes, least, public = sorted(invited), threshold(len(invited), colluders), secrets.public
     of_exchange, of_seed = (split(secret, least, nodes) for secret in (secrets.exchange, secrets.seed))
     dealt = []
     for node in nodes:
-        cipher = ChaCha20Poly1305(_key(kit, node, secrets.public, (kit.node, node)))
+        cipher = ChaCha20Poly1305(_key(kit, node, public, (kit.node, node)))
         sealed = cipher.encrypt(_ONCE, of_exchange[node] + of_seed[node], _attempt(call))
         dealt += [sealed, commit(of_exchange[node], COMMITMENT_BYTES), commit(of_seed[node], COMMITMENT_BYTES)]
     return b"".join(dealt)

@@ -19,7 +19,7 @@ from edge_client.ledger import Sent
 from edge_client.sparsify.interface import GlobalState
 from edge_client.state import Measured, Pending
 from edge_client.sums import UNTOLD, Told, tag_key
-from protocol.attendance import Attendance, decode_attendance, encode_attendance
+from protocol.attendance import Attendance, encode_attendance, read_attendance
 from protocol.call import Call
 from protocol.cohort import Cohort, decode_cohort, require_groups, require_quorum
 from protocol.errors import CohortRefused, PeerMismatch
@@ -153,7 +153,7 @@ def attend_again(
     pending: Pending, call: Call, kit: Kit, plan: Plan, invited: Nodes, told: Told, memory: Memory
 ) -> Pending:
     """Attend with an update that waits already, in another attempt of its round: with new keys for its masks."""
-    own = decode_attendance(pending.attendance, kit.roster)
+    own = read_attendance(pending.attendance)
     same = ("node", "samples", "values", "votes", "plan", "key", "model", "support")
     head: dict[str, Any] = {field: getattr(own, field) for field in same}
     head |= {"figures": told.figures, "spoiled": told.spoiled}
@@ -199,7 +199,7 @@ def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan:
         PeerMismatch: It is of another attempt than the update that waits.
         CohortRefused: It leaves this node out, is too small or too large, or a sum of it must not follow earlier ones.
     """
-    require_attempt(pending, call, kit)
+    require_attempt(pending, call)
     cohort = decode_cohort(announced, kit.roster)
     if pending.attendance not in cohort.encoded:
         raise CohortRefused("the announced cohort does not hold the attendance that this node has just signed")
@@ -211,13 +211,13 @@ def admit_cohort(announced: bytes, call: Call, pending: Pending, kit: Kit, plan:
     return cohort
 
 
-def require_attempt(pending: Pending, call: Call, kit: Kit) -> None:
+def require_attempt(pending: Pending, call: Call) -> None:
     """Refuse a message of another attempt than the update that waits.
 
     Raises:
         PeerMismatch: It is.
     """
-    own = decode_attendance(pending.attendance, kit.roster)
+    own = read_attendance(pending.attendance)
     for field, ours, theirs in (
         ("run", own.run, call.run),
         ("round", own.round, call.round),

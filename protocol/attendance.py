@@ -22,6 +22,7 @@ ATTENDANCE_FIELDS = (
     "run", "round", "attempt", "node", "samples", "values", "votes", "plan", "key", "model", "support", "invited",
     "exchange", "seed", "dealt", *FIGURES, "spoiled", "memory_bytes",
 )  # fmt: skip
+_ANY_KEY: Final = X25519PrivateKey.from_private_bytes(bytes(SECRET_BYTES))
 SHARE_BYTES: Final = SECRET_BYTES + SECRET_BYTES + 16 + 2 * COMMITMENT_BYTES
 """What an invited node is dealt by another: two sealed shares, and a commitment to each."""
 
@@ -105,8 +106,23 @@ def decode_attendance(data: bytes, roster: Roster) -> Attendance:
     """Read a signed attendance.
 
     Raises:
-        MalformedMessage: It does not parse.
+        MalformedMessage: It does not parse, or no secret can be shared with its key.
         SignatureRefused: It is not signed by the node that it names.
+    """
+    attendance = read_attendance(data)
+    roster.verify(attendance.node, data[-SIGNATURE_BYTES:], data[:-SIGNATURE_BYTES])
+    try:
+        _ANY_KEY.exchange(X25519PublicKey.from_public_bytes(attendance.exchange))
+    except ValueError:  # of small order: with whatever key, the secret would be zero
+        raise MalformedMessage("an attendance's exchange key is none") from None
+    return attendance
+
+
+def read_attendance(data: bytes) -> Attendance:
+    """Read an attendance that :func:`decode_attendance` has taken before; its signature is not checked again.
+
+    Raises:
+        MalformedMessage: It does not parse.
     """
     fields, rest = open_frame(data, ATTENDANCE, ATTENDANCE_HEAD)
     if len(rest) != fields[-1] + SIGNATURE_BYTES:
@@ -117,9 +133,4 @@ def decode_attendance(data: bytes, roster: Roster) -> Attendance:
     attendance = Attendance(**named, figures=figures, memory=decode_memory(rest[:-SIGNATURE_BYTES]))
     if attendance.samples < 1 or attendance.votes not in (0, attendance.values):
         raise MalformedMessage("an attendance needs samples, and a vote for none or every value")
-    roster.verify(attendance.node, data[-SIGNATURE_BYTES:], data[:-SIGNATURE_BYTES])
-    try:
-        X25519PrivateKey.generate().exchange(X25519PublicKey.from_public_bytes(attendance.exchange))
-    except ValueError:  # of small order: with it no secret can be shared
-        raise MalformedMessage("an attendance's exchange key is none") from None
     return attendance

@@ -28,6 +28,7 @@ _PLAIN_DATA = 72  # offset of a plaintext's or key's words in its body: parms_id
 _CIPHER_DATA = 97  # offset of a ciphertext's words in its body
 _SEED_SIZE = _HEADER_SIZE + 1 + SEED_BYTES  # generator header, generator type, seed
 _BLAKE2XB = b"\x01"
+_STAND_IN = np.ones(DEGREE, np.uint64)  # not zeros: SEAL refuses a sum whose second half is nothing
 
 
 class Seal:
@@ -47,32 +48,34 @@ class Seal:
         self._file = os.memfd_create("pruneseal", os.MFD_CLOEXEC)
         self._path = f"/proc/self/fd/{self._file}"
         seal.Plaintext("1").save(self._path)
-        self._version = self._get()[3:5]
+        self._version = self._take()[3:5]
+        self._heads = [self._cipher_head(seeded=seeded) for seeded in (False, True)]
+        self._generator = self._header(_SEED_SIZE) + _BLAKE2XB
 
     def close(self) -> None:
         """Free the file in memory."""
         os.close(self._file)
 
-    def load(self, empty: Any, body: bytes) -> Any:
-        """Let SEAL read a body that *we* wrote into an empty object of its own."""
+    def load(self, item: Any, body: bytes) -> Any:
+        """Let SEAL read a body that *we* wrote into an object of its own; the file forgets it."""
         try:
-            empty.load(self.context, self._put(self._header(_HEADER_SIZE + len(body)) + body))
+            os.pwritev(self._file, [self._header(_HEADER_SIZE + len(body)), body], 0)
+            item.load(self.context, self._path)
         finally:
             os.ftruncate(self._file, 0)
-        return empty
+        return item
 
     def save(self, item: Any, limit: int) -> bytes:
         """The inflated body of an object that SEAL made; ``limit`` is its exact largest size in bytes."""
         item.save(self._path)
-        data = self._get()
-        os.ftruncate(self._file, 0)
+        data = self._take()
         if data[5] == 0:
             return data[_HEADER_SIZE:]
         return self._inflate.decompress(data[_HEADER_SIZE:], max_output_size=limit)
 
     def plaintext(self, words: Words, parms_id: bytes = bytes(32)) -> bytes:
         """The body of a plaintext; with the context's ``parms_id`` and N words, that of a secret key."""
-        return parms_id + struct.pack("<Qd", words.size, 1.0) + self._array(words)
+        return parms_id + struct.pack("<Qd", words.size, 1.0) + self._array(words.size) + words.astype("<u8").tobytes()
 
     def plaintext_words(self, item: Any) -> Words:
         """The coefficients of a plaintext or the words of a key, u64[N]; SEAL leaves leading zeros out."""
@@ -87,18 +90,32 @@ class Seal:
         Raises:
             MalformedMessage: A residue is not below q, or the seed is not 64 bytes long.
         """
-        meta = self.parms_id + struct.pack("<BQQQdQ", 0, 2, DEGREE, 1, 1.0, 1)
         if isinstance(second, bytes):
             if first.shape != (DEGREE,) or len(second) != SEED_BYTES:
                 raise MalformedMessage("a seeded ciphertext is N residues and a 64-byte seed")
-            words, tail = first, self._header(_SEED_SIZE) + _BLAKE2XB + second
         else:
-            words, tail = np.concatenate([first, second]), b""
-            if words.shape != (2 * DEGREE,):
+            if first.shape != (DEGREE,) or second.shape != (DEGREE,):
                 raise MalformedMessage("a ciphertext is twice N residues")
-        if int(words.max()) >= MODULUS:
-            raise MalformedMessage("a residue is not below the modulus")
-        return self.load(seal.Ciphertext(), meta + self._array(words) + tail)
+            _require_heads(second, 0)
+        _require_heads(first, 0)
+        return self.assemble(seal.Ciphertext(), first, second)
+
+    def assemble(self, item: Any, first: Words, second: Words | bytes) -> Any:
+        """Let SEAL read a ciphertext into an object of its own, as :meth:`ciphertext` does once all is checked.
+
+        A ciphertext is no secret and the next one takes its place, so the file need not forget it.
+        """
+        seeded = isinstance(second, bytes)
+        rest = self._generator + second if isinstance(second, bytes) else np.ascontiguousarray(second, "<u8").data
+        os.pwritev(self._file, [self._heads[seeded], np.ascontiguousarray(first, "<u8").data, rest], 0)
+        item.load(self.context, self._path)
+        return item
+
+    def _cipher_head(self, *, seeded: bool) -> bytes:
+        """What stands before the words of a ciphertext."""
+        meta = self.parms_id + struct.pack("<BQQQdQ", 0, 2, DEGREE, 1, 1.0, 1)
+        words, tail = (DEGREE, _SEED_SIZE) if seeded else (2 * DEGREE, 0)
+        return self._header(_HEADER_SIZE + _CIPHER_DATA + 8 * words + tail) + meta + self._array(words)
 
     def halves(self, item: Any) -> tuple[Words, Words]:
         """Both halves of a ciphertext, u64[N] each."""
@@ -111,23 +128,18 @@ class Seal:
         first = np.frombuffer(body, "<u8", DEGREE, _CIPHER_DATA)
         return first, body[_CIPHER_DATA + 8 * DEGREE + _SEED_SIZE - SEED_BYTES :]
 
-    def _put(self, data: bytes) -> str:
-        os.ftruncate(self._file, len(data))
-        os.pwrite(self._file, data, 0)
-        return self._path
-
-    def _get(self) -> bytes:
-        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+    def _take(self) -> bytes:
+        """What SEAL has written; the file is empty again."""
+        data = os.pread(self._file, os.fstat(self._file).st_size, 0)
+        os.ftruncate(self._file, 0)
+        return data
 
     def _header(self, total: int) -> bytes:
         return _HEADER.pack(_MAGIC, _HEADER_SIZE, self._version, 0, 0, total)
 
-    def _array(self, words: Words) -> bytes:
-        return (
-            self._header(_HEADER_SIZE + 8 + words.nbytes)
-            + struct.pack("<Q", words.size)
-            + words.astype("<u8").tobytes()
-        )
+    def _array(self, count: int) -> bytes:
+        """What stands before ``count`` words."""
+        return self._header(_HEADER_SIZE + 8 + 8 * count) + struct.pack("<Q", count)
 
 
 @lru_cache(maxsize=8)
@@ -152,18 +164,24 @@ def truncate(first: Words, drop: int) -> Words:
     return first >> np.uint64(drop)
 
 
+def _require_heads(words: Words, drop: int) -> None:
+    if words.size and int(words.max()) > (MODULUS - 1) >> drop:
+        raise MalformedMessage("a residue is not below the modulus")
+
+
 def restore(words: Words, drop: int) -> Words:
     """Put the midpoint where the low bits were, modulo q. The error is at most 2^(drop - 1).
 
     Raises:
         MalformedMessage: A word is not the head of a residue below q.
     """
-    if words.size and int(words.max()) > (MODULUS - 1) >> drop:
-        raise MalformedMessage("a residue is not below the modulus")
+    _require_heads(words, drop)
     if drop == 0:
         return words
-    middle = (words << np.uint64(drop)) + np.uint64(1 << (drop - 1))
-    return np.where(middle >= MODULUS, middle - np.uint64(MODULUS), middle)
+    middles: Words = words << np.uint64(drop)
+    middles += np.uint64(1 << (drop - 1))
+    np.minimum(middles, middles - np.uint64(MODULUS), out=middles)  # what would be negative wraps to a larger word
+    return middles
 
 
 def blocks(used: Words) -> Words:
@@ -180,13 +198,17 @@ def blocks(used: Words) -> Words:
 class Summer:
     """A running sum of ciphertexts, one per block; what the aggregator computes, without a key.
 
+    SEAL adds a ciphertext's halves each on its own. Where the sum of the second halves is not asked for, a constant
+    takes the place of each, since most of the work would be to expand their seeds.
+
     Args:
         machine: SEAL.
         halves: Both halves of a sum to go on with, as :meth:`halves` gave them.
+        whole: Whether the second halves are added up as well.
     """
 
-    def __init__(self, machine: Seal, halves: tuple[Words, Words] | None = None) -> None:
-        self._seal = machine
+    def __init__(self, machine: Seal, halves: tuple[Words, Words] | None = None, *, whole: bool = True) -> None:
+        self._seal, self._whole = machine, whole
         self._evaluator = seal.Evaluator(machine.context)
         self._total: list[Any] = [machine.ciphertext(*pair) for pair in zip(*halves, strict=True)] if halves else []
 
@@ -194,17 +216,21 @@ class Summer:
         """Add one contribution: the used coefficients, u64[slots], restored, and one seed per block.
 
         Raises:
-            MalformedMessage: The residues or seeds are not those of this many blocks.
+            MalformedMessage: The residues or seeds are not those of this many blocks; nothing was added.
         """
         rows = blocks(first)
         if len(rows) != len(seeds) or (self._total and len(rows) != len(self._total)):
             raise MalformedMessage(f"{len(rows)} ciphertexts with {len(seeds)} seeds do not fit the sum")
-        loaded = [self._seal.ciphertext(row, seed) for row, seed in zip(rows, seeds, strict=True)]
+        if any(len(seed) != SEED_BYTES for seed in seeds):
+            raise MalformedMessage(f"the seed of a ciphertext is {SEED_BYTES} bytes long")
+        _require_heads(first, 0)
+        seconds: Sequence[bytes | Words] = seeds if self._whole else [_STAND_IN] * len(seeds)
         if not self._total:
-            self._total = loaded
+            self._total = [self._seal.assemble(seal.Ciphertext(), *each) for each in zip(rows, seconds, strict=True)]
             return
-        for total, item in zip(self._total, loaded, strict=True):
-            self._evaluator.add_inplace(total, item)
+        item = seal.Ciphertext()
+        for total, row, second in zip(self._total, rows, seconds, strict=True):
+            self._evaluator.add_inplace(total, self._seal.assemble(item, row, second))
 
     def unmask(self, slots: Words) -> None:
         """Take slots, u64[slots] below t, from what the sum decrypts to; as much as one more rounding of noise."""

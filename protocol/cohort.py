@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Final
 
-from protocol.attendance import Attendance, attendances, decode_attendance
+from protocol.attendance import Attendance, attendances, decode_attendance, read_attendance
 from protocol.errors import AgreementError, CohortRefused, MalformedMessage
 from protocol.openings import Memory, Nodes, encode_sets, sets_at
 from protocol.plan import Plan
@@ -95,7 +95,21 @@ def gather_cohort(encoded: Sequence[bytes], roster: Roster, groups: Sequence[Nod
         CohortRefused: A node stands in it twice, or there is none, or each member is not in exactly one group.
         AgreementError: Two members disagree on the model, the terms, the plan, the key or the round.
     """
-    pairs = sorted(((decode_attendance(data, roster), data) for data in encoded), key=lambda pair: pair[0].node)
+    return _gather([(decode_attendance(data, roster), data) for data in encoded], groups)
+
+
+def read_cohort(data: bytes) -> Cohort:
+    """Read an announced cohort that :func:`decode_cohort` has taken before; no signature is checked again.
+
+    Raises:
+        MalformedMessage, CohortRefused, AgreementError: It is not one.
+    """
+    groups, at = sets_at(data, 0)
+    return _gather([(read_attendance(each), each) for each in attendances(data[at:])], groups)
+
+
+def _gather(signed: Sequence[tuple[Attendance, bytes]], groups: Sequence[Nodes]) -> Cohort:
+    pairs = sorted(signed, key=lambda pair: pair[0].node)
     members = tuple(member for member, _ in pairs)
     if not members or len({member.node for member in members}) != len(members):
         raise CohortRefused("a cohort needs members, and each of them once")
@@ -147,7 +161,7 @@ def bounded_weights(samples: Sequence[int], most: float) -> list[int]:
     low, high = 1, max(samples)
     while low < high:  # what is left of the bound is concave in the cap, so the caps within it are an interval
         cap = (low + high + 1) // 2
-        fits = cap <= share * sum(min(count, cap) for count in samples)
+        fits = cap * share.denominator <= share.numerator * sum(min(count, cap) for count in samples)
         low, high = (cap, high) if fits else (low, cap - 1)
     return [min(count, low) for count in samples]
 

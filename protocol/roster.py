@@ -29,7 +29,7 @@ _TAG: Final = b"pruneseal/1 roster 2"
 _REMEDY: Final = "ask the operator for the roster, or for a new kit if all were made anew"
 
 
-def signed_digest(message: bytes) -> bytes:
+def signed_digest(message: bytes | memoryview) -> bytes:
     """What a signature of a message is made over: the protocol's name and the SHA-256 of the message.
 
     Ed25519 itself reads its input twice; hashed once with what most processors have an instruction for, a large
@@ -83,7 +83,7 @@ class Roster:
         """The names of these nodes, in the order of their numbers, for somebody to read."""
         return ", ".join(self.nodes[node].name for node in sorted(nodes))
 
-    def verify(self, node: int, signature: bytes, message: bytes) -> None:
+    def verify(self, node: int, signature: bytes, message: bytes | memoryview) -> None:
         """Check that ``node`` has signed ``message``.
 
         Raises:

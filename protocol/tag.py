@@ -29,7 +29,7 @@ from protocol.pairwise import keystream
 from protocol.parameters import Parameters
 
 TAG_KEY_BYTES: Final = 64
-_WORD_BITS, _HALF_BITS, _EXACT_BITS = 32, 16, 53
+_WORD, _HALF_BITS, _EXACT_BITS = 4, 16, 53
 _CHUNK: Final = 1 << 13  # stays in the processor's cache, and BLAS wakes no threads for so few
 
 
@@ -51,14 +51,14 @@ def tag(x: Integers, clients: int, key: bytes, parameters: Parameters) -> Slots:
     if x.size and not -reach <= x.min() <= x.max() <= reach:
         raise ValueError(f"an integer is larger than {reach} in magnitude")
     stream = Cipher(algorithms.ChaCha20(key[:32], bytes(16)), mode=None).encryptor()
-    words = np.frombuffer(stream.update(bytes(4 * (x.size + count - 1))), "<u4")
-    halves = (words >> np.uint32(_WORD_BITS - parameters.tag_bits)).view("<u2").reshape(-1, 2)
-    tags = [clients * int(s) for s in keystream(key[32:], count, t)]
+    tags, shift = [clients * int(s) for s in keystream(key[32:], count, t)], np.uint32(8 * _WORD - parameters.tag_bits)
     chunk = min(_CHUNK, (1 << (_EXACT_BITS - _HALF_BITS)) // reach)
+    zeros, factors = bytes(_WORD * chunk), np.frombuffer(stream.update(bytes(_WORD * (count - 1))), "<u4") >> shift
     for start in range(0, x.size, chunk):
         part = x[start : start + chunk].astype(np.float64)
-        low, high = (halves[start : start + part.size + count - 1, half].astype(np.float64) for half in (0, 1))
-        for j in range(count):
-            end = j + part.size
-            tags[j] += int(part @ low[j:end]) + (int(part @ high[j:end]) << _HALF_BITS)
+        words = np.frombuffer(stream.update(zeros[: _WORD * part.size]), "<u4")
+        factors = np.concatenate([factors[factors.size - count + 1 :], words >> shift])
+        halves = factors.view("<u2").reshape(-1, 2)
+        low, high = (np.correlate(halves[:, half].astype(np.float64), part, "valid") for half in (0, 1))
+        tags = [each + int(a) + (int(b) << _HALF_BITS) for each, a, b in zip(tags, low, high, strict=True)]
     return np.array([each % t for each in tags], np.uint64)

@@ -142,7 +142,8 @@ def decode_contribution(
     length = contribution_length(attendance.values, attendance.votes, members, parameters)
     if len(data) != length:
         raise MalformedMessage(f"the contribution is {len(data)} bytes long; {length} were announced")
-    roster.verify(attendance.node, data[-SIGNATURE_BYTES:], data[:-SIGNATURE_BYTES])
+    body = memoryview(data)[:-SIGNATURE_BYTES]  # slices of it copy nothing
+    roster.verify(attendance.node, data[-SIGNATURE_BYTES:], body)
     start = PREFIX.size + CONTRIBUTION_HEAD.size
     seeds = parameters.blocks(attendance.values, attendance.votes)
     slots = parameters.slots(attendance.values, attendance.votes)
@@ -153,7 +154,7 @@ def decode_contribution(
         plan=plan, key=key, cohort=cohort, support=support,
         held=tuple(bool(bit) for bit in unpack_bits(data[start:held], members, 1)),
         seeds=tuple(data[held + i * SEED_BYTES : held + (i + 1) * SEED_BYTES] for i in range(seeds)),
-        first=unpack_bits(data[packed:-SIGNATURE_BYTES], slots, parameters.width_up),
+        first=unpack_bits(body[packed:], slots, parameters.width_up),
     )  # fmt: skip
 
 

@@ -3,17 +3,20 @@
 from functools import cache
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aggregator.admission import ContributionAdmission
 from aggregator.recovery import Recovery
 from aggregator.summation import CohortSum, MaskedSum, dealt_to
+from edge_client.dealing import Secrets
 from edge_client.keys import Kit
 from edge_client.sums import Sum, open_sum
 from protocol.call import Call
 from protocol.cohort import gather_cohort
 from protocol.openings import encode_nodes, smallest
+from protocol.pairwise import mask, pair_key, self_key
 from protocol.plan import Plan
 from protocol.release import Release, encode_release
 from protocol.sharing import threshold
@@ -56,6 +59,12 @@ class Cohort:
         asked = Release(CALL.run, 1, 1, len(self.clients), self.cohort.digest(1), terms, self.total.sets)
         return self.clients[node].release(CALL, {"release": encode_release(asked)})["consent"]
 
+    def secrets(self, node: int) -> Secrets:
+        """What a member has masked its contribution with."""
+        pending = self.clients[node].pending
+        assert pending is not None
+        return pending.secrets
+
     def opened(self, recovery: Recovery) -> Sum:
         (aggregate,) = self.total.aggregates(recovery.masks(), self.plan, recovery.vouchers, recovery.sealed)
         kit = self.clients[min(self.clients)].kit
@@ -87,3 +96,29 @@ def test_a_quorum_of_any_cohort_after_any_losses_gives_the_clear_sum_and_fewer_g
     assert opened.values.tolist() == np.sum(clear, axis=0).tolist()
     assert opened.votes.tolist() == np.sum(votes, axis=0).tolist()
     assert opened.clients == len(inside)
+
+
+@settings(max_examples=15)
+@given(data=st.data())
+def test_on_however_many_cores_the_masks_that_are_left_are_the_same(data: st.DataObject) -> None:
+    cores = data.draw(st.integers(1, 9))
+    inside = data.draw(st.sets(st.sampled_from(NODES), min_size=threshold(len(NODES), 1)))
+    made = Cohort(1, set(NODES), set(NODES), inside)
+    recovery = Recovery(made.total, made.plan, made.roster)
+    for node in sorted(inside):
+        recovery.admit(node, made.consent(node, terms=node == min(inside)))
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("os.sched_getaffinity", lambda _: set(range(cores)))
+        (left,) = recovery.masks()
+    t, digest = made.plan.parameters.plain_modulus, made.cohort.digest(1)
+    expected = np.zeros(left.size, np.uint64)
+    for node in inside:
+        secrets = made.secrets(node)
+        lost = {
+            member.node: pair_key(secrets.shared(member.exchange), digest, (node, member.node))
+            for member in made.cohort.members
+            if member.node not in inside
+        }
+        expected += mask(left.size, node, self_key(secrets.seed, digest, node), lost, t)
+        expected %= np.uint64(t)
+    assert left.tolist() == expected.tolist()

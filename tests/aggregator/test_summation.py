@@ -1,8 +1,11 @@
 """``aggregator.summation``: the sum is exact, complete or not at all, and takes no more memory for more clients."""
 
+import contextlib
 import gc
 import os
 import tracemalloc
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from itertools import permutations
 from pathlib import Path
@@ -189,6 +192,53 @@ def test_a_contribution_with_too_few_or_too_many_seeds_is_refused_and_nothing_is
         total.add(contribution)
     party.check(total)
     total.close()
+
+
+@given(data=st.data())
+def test_whatever_is_refused_in_between_the_sum_is_that_of_the_others_in_any_order(
+    data: st.DataObject, party: Party
+) -> None:
+    p = party.plan.parameters
+    damages: list[Callable[[Contribution], Contribution]] = [
+        lambda one: replace(one, first=np.full_like(one.first, (MODULUS >> p.drop_up) + 1)),
+        lambda one: replace(one, first=np.append(one.first[:-1], np.uint64(1 << 63))),
+        lambda one: replace(one, first=one.first[:0]),
+        lambda one: replace(one, first=np.zeros(DEGREE + 1, np.uint64)),
+        lambda one: replace(one, seeds=(bytes(SEED_BYTES - 1),)),
+        lambda one: replace(one, seeds=one.seeds * 2),
+    ]
+    good = [(one, False) for one in party.contributions]
+    bad = data.draw(st.lists(st.tuples(st.sampled_from(party.contributions), st.sampled_from(damages)), max_size=4))
+    everything = data.draw(st.permutations(good + [(damage(one), True) for one, damage in bad]))
+    with contextlib.closing(party.sum()) as total:
+        for contribution, damaged in everything:
+            before = total.nodes
+            if damaged:
+                with pytest.raises(MalformedMessage):
+                    total.add(contribution)
+                assert total.nodes == before
+            else:
+                total.add(contribution)
+                assert total.nodes == before | {contribution.node}
+        party.check(total)
+
+
+def test_of_what_was_added_nothing_is_held_but_its_seeds(party: Party) -> None:
+    held: list[weakref.ref[Any]] = []
+
+    def arrive() -> Iterator[Contribution]:
+        for number, contribution in enumerate(party.contributions):
+            assert sum(one() is not None for one in held) <= 1, f"{number} contributions have been added"
+            fresh = replace(contribution, first=contribution.first.copy())
+            held.append(weakref.ref(fresh.first))
+            yield fresh
+
+    with contextlib.closing(party.sum()) as total:
+        for contribution in arrive():
+            total.add(contribution)
+        del contribution
+        assert not any(one() is not None for one in held)
+        party.check(total)
 
 
 def test_a_closed_sum_has_given_its_file_in_memory_back(party: Party) -> None:

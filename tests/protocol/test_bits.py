@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from protocol import bits
 from protocol.bits import pack_bits, packed_length, unpack_bits
 from protocol.errors import MalformedMessage
 
@@ -86,10 +87,31 @@ def test_no_byte_is_spared_and_none_is_spent(count: int, width: int, length: int
     assert len(pack_bits(np.zeros(count, np.uint64), width)) == length
 
 
-def test_many_words_are_read_as_few_are_and_take_no_more_than_themselves() -> None:
-    for count in (8191, 8192, 8193, 40_001):
-        words = np.arange(count, dtype=np.uint64) % np.uint64(32)
-        assert np.array_equal(unpack_bits(pack_bits(words, 5), count, 5), words)
+@given(st.lists(st.integers(0, (1 << 60) - 1), min_size=1, max_size=70), WIDTHS)
+def test_words_that_are_cut_up_in_several_parts_are_the_same_number(drawn: list[int], width: int) -> None:
+    words = [word % (1 << width) for word in drawn]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(bits, "_ROWS", 2)  # sixteen words at a time
+        packed = pack_bits(np.array(words, np.uint64), width)
+        assert packed == naive(words, width)
+        assert unpack_bits(packed, len(words), width).tolist() == words
+
+
+@pytest.mark.parametrize("width", [1, 5, 39, 52, 59, 60])
+@pytest.mark.parametrize("count", [65_535, 65_536, 65_537, 65_600])
+def test_many_words_are_read_as_few_are(count: int, width: int) -> None:
+    words = np.random.default_rng(count).integers(0, 1 << width, count, np.uint64)
+    packed, end = pack_bits(words, width), 65_528  # whole bytes; the last words before a part ends, and those behind
+    assert np.array_equal(unpack_bits(packed, count, width), words)
+    assert packed[end * width // 8 :] == naive(words[end:].tolist(), width)
+
+
+def test_a_view_of_bytes_is_read_as_they_are() -> None:
+    packed = pack_bits(np.arange(100, dtype=np.uint64), 7)
+    assert unpack_bits(memoryview(b"head" + packed)[4:], 100, 7).tolist() == [*range(100)]
+
+
+def test_what_is_read_takes_little_more_than_its_words() -> None:
     packed = bytes(packed_length(4_000_000, 5))
     tracemalloc.start()
     try:

@@ -121,6 +121,38 @@ def test_first_halves_are_added_modulo_q_and_unused_coefficients_stay_zero(machi
     assert summer.halves()[0].tolist() == [[*sums, *[0] * (DEGREE - 3)]]
 
 
+@given(
+    clients=st.integers(1, 4),
+    used=st.sampled_from([1, 50, DEGREE, DEGREE + 1, 2 * DEGREE]),
+    key=st.binary(max_size=31),
+)
+@settings(max_examples=12, deadline=None)
+def test_without_second_halves_the_first_ones_are_added_and_unmasked_all_the_same(
+    machine: Seal, clients: int, used: int, key: bytes
+) -> None:
+    firsts = [keystream(bytes([client]) + key.ljust(31, b"\0"), used, MODULUS) for client in range(clients)]
+    masks = keystream(b"\xff" + key.ljust(31, b"\0"), used, PARAMETERS.plain_modulus)
+    sums = []
+    for whole in (True, False):
+        summer = Summer(machine, whole=whole)
+        for first in firsts:
+            summer.add(first, dummy_seeds(-(-used // DEGREE)))
+        again = Summer(machine, summer.halves())
+        again.unmask(masks)
+        sums.append((summer.halves()[0].tolist(), again.halves()[0].tolist()))
+    assert sums[0] == sums[1]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_residues_that_add_up_to_nothing_are_added_like_others(machine: Seal, *, whole: bool) -> None:
+    summer, used = Summer(machine, whole=whole), DEGREE + 1  # SEAL itself refuses sums that hide nothing
+    for residue in (0, 0, 5, MODULUS - 5):
+        summer.add(np.full(used, residue, np.uint64), dummy_seeds(2))
+    assert not summer.halves()[0].any()
+    summer.add(np.full(used, 7, np.uint64), dummy_seeds(2))
+    assert summer.halves()[0].ravel()[:used].tolist() == [7] * used
+
+
 def test_second_halves_are_a_function_of_the_seed_alone(machine: Seal) -> None:
     one, other, both = Summer(machine), Summer(machine), Summer(machine)
     first_seed, second_seed = dummy_seeds(2)
@@ -154,6 +186,9 @@ def test_a_refused_contribution_leaves_the_sum_as_it_was(machine: Seal) -> None:
     bad[-1] = MODULUS  # the first of its two ciphertexts is fine
     with pytest.raises(MalformedMessage, match="not below the modulus"):
         summer.add(bad, dummy_seeds(2))
+    one, other = dummy_seeds(2)
+    with pytest.raises(MalformedMessage, match="64 bytes long"):
+        summer.add(np.ones(DEGREE + 1, np.uint64), [one, other[:-1]])
     assert [part.tolist() for part in summer.halves()] == before
 
 

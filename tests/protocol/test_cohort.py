@@ -16,6 +16,7 @@ from protocol.cohort import (
     bounded_weights,
     decode_cohort,
     gather_cohort,
+    read_cohort,
     require_agreement,
     require_quorum,
 )
@@ -69,6 +70,23 @@ def test_an_announced_cohort_stands_in_ascending_order() -> None:
     assert gather_cohort(WHOLE.encoded[::-1], ROSTER) == WHOLE
     with pytest.raises(MalformedMessage, match="ascending order"):
         decode_cohort(turned, ROSTER)
+
+
+def test_a_cohort_that_was_taken_before_is_read_again_without_a_look_at_its_signatures(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def verify(*_: object) -> None:
+        raise AssertionError("it is verified")
+
+    monkeypatch.setattr(Roster, "verify", verify)
+    assert read_cohort(WHOLE.encode()) == WHOLE
+
+
+def test_what_is_kept_of_a_cohort_is_still_one() -> None:
+    one, other = attend(KITS[1]), attend(KITS[2], model=bytes(32))
+    for kept, error in ((one + one, CohortRefused), (one + other, AgreementError), (one[:-1], MalformedMessage)):
+        with pytest.raises(error):
+            read_cohort(encode_sets(()) + kept)
 
 
 @pytest.mark.parametrize("change", [-1, 1, 100])

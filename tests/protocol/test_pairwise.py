@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from protocol import pairwise
 from protocol.lanes import Slots
-from protocol.pairwise import keystream, mask, pair_key, self_key
+from protocol.pairwise import keystream, mask, pair_key, self_key, streams
 from tests.factories import secrets
 
 MODULI = st.integers(1, (1 << 59) - 1) | st.sampled_from([1, 2, 3, 1 << 58, (1 << 59) - 1])
@@ -213,6 +213,30 @@ def test_the_stream_is_chacha20_without_the_words_that_would_bias_it(key: bytes,
     stream = keystream(key, count, modulus)
     assert stream.dtype == np.uint64
     assert stream.tolist() == naive(key, count, modulus)
+
+
+@given(KEYS, st.integers(0, 60), st.integers(1, 8), MODULI | st.just(3 << 61))
+def test_a_stream_that_is_drawn_in_parts_is_the_same(key: bytes, count: int, part: int, modulus: int) -> None:
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(pairwise, "_AT_ONCE", part)
+        assert keystream(key, count, modulus).tolist() == naive(key, count, modulus)
+
+
+@pytest.mark.parametrize("count", [32_767, 32_768, 32_769, 70_000])
+def test_a_long_stream_is_the_same_as_its_definition(count: int) -> None:
+    modulus = (1 << 59) - 55  # a word in some hundred million is passed over, so every part is whole
+    stream, words = keystream(bytes(32), count, modulus), Cipher(algorithms.ChaCha20(bytes(32), bytes(16)), mode=None)
+    expected = np.frombuffer(words.encryptor().update(bytes(8 * count)), "<u8") % np.uint64(modulus)
+    assert np.array_equal(stream, expected)
+
+
+@given(st.lists(st.tuples(st.binary(min_size=32, max_size=32), st.booleans()), max_size=40), st.integers(0, 3), MODULI)
+def test_streams_are_added_and_subtracted_one_by_one(keys: list[tuple[bytes, bool]], size: int, modulus: int) -> None:
+    expected = [0] * size
+    for key, subtracted in keys:
+        sign = -1 if subtracted else 1
+        expected = [(x + sign * s) % modulus for x, s in zip(expected, naive(key, size, modulus), strict=True)]
+    assert streams(size, keys, modulus).tolist() == expected
 
 
 @given(KEYS, st.integers(0, 300), st.integers(0, 300), MODULI)
