@@ -13,7 +13,7 @@ from aggregator.records import Record
 from aggregator.summation import MaskedSum
 from aggregator.tally import Tally
 from protocol.errors import QuorumError
-from protocol.openings import Nodes
+from protocol.openings import Nodes, unspoiled
 from protocol.plan import Plan
 from protocol.roster import Roster
 
@@ -107,8 +107,9 @@ class Reopening:
         """
         attempt = self._journal.opened(round_)
         sums = [frozenset(one) for one in attempt.sums]
-        bad = Nodes().union(*(one for place, one in enumerate(sums) if spoiled >> place & 1))
-        self._tell(round_, self._absences.judged(round_, Nodes().union(*sums) - bad, bad))
+        good = Nodes().union(*unspoiled(sums, spoiled))
+        bad = Nodes().union(*sums) - good
+        self._tell(round_, self._absences.judged(round_, good, bad))
         return bad
 
     def missing(self, round_: int, total: MaskedSum) -> None:

@@ -39,7 +39,7 @@ from protocol.attendance import decode_attendance
 from protocol.call import Action, Call
 from protocol.errors import QuorumError, ShareError
 from protocol.figures import Figures, figures_from_bytes
-from protocol.openings import Nodes, encode_nodes
+from protocol.openings import Nodes, encode_nodes, spoiled_from_bytes, unspoiled
 from protocol.plan import Plan
 from protocol.roster import Roster
 from protocol.wire import aggregates
@@ -202,13 +202,14 @@ class Run:
         tally = Tally(self._plan.rounds + 1, attempt=1)
         nodes = sorted(self._grid.get_node_ids())
         answers: dict[int, Answer] = {}
-        said: dict[int, Sequence[object]] = {}
-        frames = {"aggregate": self._aggregate, "scores": scores}
+        said: dict[int, tuple[bytes, Figures, int]] = {}
+        frames, sums = {"aggregate": self._aggregate, "scores": scores}, len([*aggregates(scores)])
         for answer in self._asker.ask(tally, Action.REPORT, dict.fromkeys(nodes, frames)):
             with Refusals(tally, self._observer, answer.source):
                 figures = figures_from_bytes(answer.frames["figures"])
-                require_some(int.from_bytes(answer.frames["spoiled"], "little"), len([*aggregates(scores)]))
-                said[answer.source] = answer.frames["model"], figures, answer.frames["spoiled"]
+                spoiled = spoiled_from_bytes(answer.frames["spoiled"])
+                require_some(spoiled, sums)
+                said[answer.source] = answer.frames["model"], figures, spoiled
                 answers[answer.source] = answer
                 self._observer.phase(self._plan.rounds, "report", len(answers), len(nodes))
         self._reopening.require_sum(tally, len(answers), tally.round)
@@ -217,10 +218,9 @@ class Run:
             raise QuorumError(
                 f"no client could open the final model{tally.reasons(tally.errors)}; resume the run to ask again"
             )
-        told = next(iter(answers.values())).frames
         self._sent(tally)
-        spoiled = int.from_bytes(told["spoiled"], "little")
-        self._told(figures_from_bytes(told["figures"]), spoiled, scores)
+        _, figures, spoiled = said[next(iter(answers))]
+        self._told(figures, spoiled, scores)
         self._reopening.spoilers(tally.round, spoiled)
 
     def _agreeing(
@@ -247,7 +247,7 @@ class Run:
             spoiled: Which of its groups' sums all say are none.
             aggregate: The sums.
         """
-        heads = [head for place, (_, head) in enumerate(aggregates(aggregate)) if not spoiled >> place & 1]
+        heads = [head for _, head in unspoiled(aggregates(aggregate), spoiled)]
         number, clients, weight = heads[0]["round"], sum(h["clients"] for h in heads), sum(h["weight"] for h in heads)
         if trained := self._unpublished.get(number):
             self._amend(trained.trained(figures, weight))

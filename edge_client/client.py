@@ -42,7 +42,7 @@ from protocol.attendance import decode_attendance
 from protocol.call import Call
 from protocol.errors import CheckpointError, ConfigError, MalformedMessage, PeerError, PeerMismatch
 from protocol.figures import figures_to_bytes
-from protocol.openings import MOST_SETS, decode_nodes
+from protocol.openings import decode_nodes, spoiled_to_bytes
 from protocol.plan import Plan
 from protocol.release import decode_release
 
@@ -192,7 +192,7 @@ class Client:
             {
                 "model": model_digest(state, call, self._kit),
                 "figures": figures_to_bytes(scores.told.figures),
-                "spoiled": scores.told.spoiled.to_bytes(MOST_SETS // 8, "little"),
+                "spoiled": spoiled_to_bytes(scores.told.spoiled),
             }
         )
 

@@ -26,7 +26,7 @@ import struct
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Final
+from typing import Final, TypeVar
 
 from protocol.errors import CohortRefused, MalformedMessage
 from protocol.sharing import threshold
@@ -39,6 +39,8 @@ MOST_NODES: Final = 1 << 16
 MOST_SETS: Final = 64
 """No attempt opens more sums; they have a bit each in an attendance."""
 _COUNT = struct.Struct("<I")
+_BITS = struct.Struct("<Q")  # MOST_SETS of them
+_T = TypeVar("_T")
 
 
 def smallest(colluders: int) -> int:
@@ -143,6 +145,27 @@ def sets_at(data: bytes, at: int) -> tuple[tuple[Nodes, ...], int]:
         one, at = _nodes_at(data, at)
         sets.append(one)
     return tuple(sets), at
+
+
+def spoiled_to_bytes(spoiled: int) -> bytes:
+    """Which of several sums are none, a bit for each, as a frame."""
+    return _BITS.pack(spoiled)
+
+
+def spoiled_from_bytes(data: bytes) -> int:
+    """Read what :func:`spoiled_to_bytes` has written.
+
+    Raises:
+        MalformedMessage: It is something else.
+    """
+    if len(data) != _BITS.size:
+        raise MalformedMessage(f"the bits of spoiled sums are {_BITS.size} bytes long, not {len(data)}")
+    return int(_BITS.unpack(data)[0])
+
+
+def unspoiled(sums: Iterable[_T], spoiled: int) -> list[_T]:
+    """Of what stands for each of several sums, that of those whose bit says that they are good."""
+    return [one for place, one in enumerate(sums) if not spoiled >> place & 1]
 
 
 def nodes_digest(nodes: Iterable[int]) -> bytes:

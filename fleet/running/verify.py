@@ -22,7 +22,7 @@ from protocol.errors import Spoiled, StorageError, VerificationError
 from protocol.figures import NOTHING
 from protocol.files import replace_file
 from protocol.layout import Layout
-from protocol.openings import Nodes
+from protocol.openings import Nodes, unspoiled
 from protocol.plan import Plan
 
 VERIFIED_FILE = "verified.jsonl"
@@ -63,8 +63,7 @@ class Verifier:
             opened = open_sum(aggregate, call.run, round_, kit, self._plan, self._layout)
         except Spoiled:
             return
-        whole = [part for place, part in enumerate(total.sets) if not opened.told.spoiled >> place & 1]
-        nodes = sorted(Nodes().union(*whole))
+        nodes = sorted(Nodes().union(*unspoiled(total.sets, opened.told.spoiled)))
         values, votes, figures = np.zeros_like(opened.values), np.zeros_like(opened.votes), NOTHING
         for node in nodes:
             pending = load_pending(self._kits / kit_name(node) / "state")

@@ -55,7 +55,7 @@ from protocol.frame import ATTENDANCE, CONTRIBUTION, SIGNATURE_BYTES, kind_of, s
 from protocol.grid import Integers
 from protocol.layout import Layout, TensorSpec, Vector
 from protocol.messages import from_request, to_error, to_reply
-from protocol.openings import MOST_SETS, decode_nodes
+from protocol.openings import decode_nodes, spoiled_to_bytes, unspoiled
 from protocol.parameters import MODULUS
 from protocol.plan import Plan
 from protocol.release import Consent, decode_consent, decode_release, encode_consent
@@ -172,7 +172,7 @@ class StubClient:
         return {
             "model": model_digest(state, call, self.kit),
             "figures": figures_to_bytes(scores.told.figures),
-            "spoiled": scores.told.spoiled.to_bytes(MOST_SETS // 8, "little"),
+            "spoiled": spoiled_to_bytes(scores.told.spoiled),
         }
 
     def name(self, call: Call, frames: Mapping[str, bytes]) -> Frames:
@@ -479,8 +479,7 @@ class Watch:
         except Spoiled:
             self.spoiled.append((round_, total))
             return MaskFigures()
-        whole = [part for place, part in enumerate(total.sets) if not opened.told.spoiled >> place & 1]
-        nodes = frozenset().union(*whole)
+        nodes = frozenset().union(*unspoiled(total.sets, opened.told.spoiled))
         clients = {client.kit.node: client for client in self.grid.clients.values() if client.kit.node in nodes}
         clear = [client.integers(total.cohort, call)[0] for client in clients.values()]
         assert np.array_equal(opened.values, sum(clear))

@@ -4,7 +4,7 @@ import pytest
 from flwr.app import Message
 
 from aggregator.journal import Journal
-from protocol.errors import QuorumError, Spoiled
+from protocol.errors import MalformedMessage, QuorumError, Spoiled
 from tests import factories
 from tests.aggregator.conftest import BAD, MakeScene, asked
 from tests.aggregator.stub_grid import (
@@ -170,3 +170,13 @@ def test_an_aggregator_that_starts_again_asks_for_the_groups(scene: MakeScene, m
     assert watch.sums[0][1].parts[0].nodes != frozenset(NODES)
     assert [record.round for record in watch.records] == [1, 2]
     assert Journal(again.folder, again.plan, factories.RUN).begun() is not None
+
+
+def test_a_report_with_more_bits_than_there_are_sums_is_refused_in_few_words(scene: MakeScene) -> None:
+    s = scene(4, rounds=1)
+    s.grid.when(REPORT, lambda ask: ask.reply(ask.honest() | {"spoiled": b"\xff" * 100_000}), BAD)
+    watch = s.run()
+    ((_, _, error),) = watch.refusals
+    assert isinstance(error, MalformedMessage)
+    assert len(str(error)) < 100
+    assert [record.accuracy for record in watch.records] == [0.8]

@@ -12,8 +12,17 @@ import pytest
 from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from protocol.errors import CohortRefused
-from protocol.openings import Nodes, Opening, require_openable, smallest
+from protocol.errors import CohortRefused, MalformedMessage
+from protocol.openings import (
+    MOST_SETS,
+    Nodes,
+    Opening,
+    require_openable,
+    smallest,
+    spoiled_from_bytes,
+    spoiled_to_bytes,
+    unspoiled,
+)
 from protocol.sharing import threshold
 
 COLLUDERS = st.integers(0, 3)
@@ -198,3 +207,19 @@ def test_without_a_set_the_quorum_alone_is_looked_at() -> None:
 @pytest.mark.parametrize(("colluders", "least"), [(0, 2), (1, 3), (2, 4), (10, 12)])
 def test_the_smallest_sum_hides_two_from_the_colluders(colluders: int, least: int) -> None:
     assert smallest(colluders) == least
+
+
+# --- which of several sums are none ---------------------------------------------------------------------------
+
+
+@given(st.integers(0, (1 << MOST_SETS) - 1))
+def test_the_bits_of_spoiled_sums_are_read_as_they_were_written(spoiled: int) -> None:
+    assert spoiled_from_bytes(spoiled_to_bytes(spoiled)) == spoiled
+    good = unspoiled(range(MOST_SETS), spoiled)
+    assert sum(1 << place for place in range(MOST_SETS) if place not in good) == spoiled
+
+
+@pytest.mark.parametrize("size", [0, 7, 9, 1 << 20])
+def test_bits_of_another_number_of_sums_are_refused_and_not_shown(size: int) -> None:
+    with pytest.raises(MalformedMessage, match=f"^the bits of spoiled sums are 8 bytes long, not {size}$"):
+        spoiled_from_bytes(b"\xff" * size)
