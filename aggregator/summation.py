@@ -215,7 +215,7 @@ class CohortSum:
             groups: The places of the parts whose sums are to be released.
         """
         parts = [
-            PartSum(group, self.sets[group], part.summer.halves(), tuple(zip(*part.seeds, strict=True)))
+            PartSum(group, frozenset(part.nodes), part.summer.halves(), tuple(zip(*part.seeds, strict=True)))
             for group, part in enumerate(self._parts)
             if group in groups
         ]

@@ -184,13 +184,13 @@ def load_kit(folder: Path) -> Kit:
         KeyFileError: A file is absent, readable by others, not what it should be, or does not fit the others.
         RosterRefused: The roster cannot be read, or is not signed by the operator.
     """
+    shared = load_shared(folder)
     for name in (SIGN_FILE, SEAL_FILE):
-        if (folder / COHORT_FILE).exists() and not (folder / name).exists():
+        if not (folder / name).exists():
             raise KeyFileError(
                 f"{folder / name} is missing. Where this node has enrolled, unpack its kit over the folder that "
                 "`pruneseal enroll` has made; else provision this node again"
             )
-    shared = load_shared(folder)
     sign_key, seal_key = _private_key(folder / SIGN_FILE), _private_key(folder / SEAL_FILE)
     if not isinstance(sign_key, Ed25519PrivateKey) or not isinstance(seal_key, X25519PrivateKey):
         raise KeyFileError(f"{folder} must hold an Ed25519 key in {SIGN_FILE} and an X25519 key in {SEAL_FILE}")

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 
@@ -87,7 +87,7 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
         PeerMismatch: It belongs to another run, round, plan or key, or not all of them do to one cohort.
         CohortRefused: It is a sum of fewer clients than the plan allows.
     """
-    admitted = [_admitted(each, run, round_, kit, plan) for each, _ in _bounded(data, layout)]
+    admitted = [_admitted(each, run, round_, kit, plan) for each in _bounded(data, layout)]
     if not admitted:
         raise MalformedMessage("there is no aggregate")
     first = admitted[0]
@@ -119,12 +119,12 @@ def open_sum(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan, layo
     )
 
 
-def _bounded(data: bytes, layout: Layout) -> Iterator[tuple[bytes, dict[str, Any]]]:
+def _bounded(data: bytes, layout: Layout) -> Iterator[bytes]:
     """The aggregates, none of which says that it holds more than the model does."""
     for each, head in aggregates(data):
         if head["values"] > layout.size or head["votes"] not in (0, head["values"]):
             raise PeerMismatch("values and votes", f"{layout.size} at most", f"{head['values']} and {head['votes']}")
-        yield each, head
+        yield each
 
 
 def _admitted(data: bytes, run: bytes, round_: int, kit: Opener, plan: Plan) -> Aggregate:

@@ -110,7 +110,7 @@ def _check_absent(folder: Path, nodes: Sequence[Node]) -> None:
     """
     public = {key: node.name for node in nodes for key in (node.sign, node.seal)}
     public |= {(folder / node.name / NODE_FOLDER / NODE_PUBLIC_FILE).read_bytes().strip(): node.name for node in nodes}
-    for where, data in _contents(folder, ""):
+    for where, data in _contents(*sorted(folder.iterdir())):
         for key in _private_keys(data):
             if owner := public.get(key):
                 raise KeyFileError(f"{where} holds an own key of {owner}, which has enrolled and alone may have it")
@@ -146,7 +146,7 @@ def _search(folder: Path, parties: list[str]) -> tuple[int, int]:
         if name != AGGREGATOR:  # the one secret that clients share
             foreign = {form: owner for form, owner in foreign.items() if form not in cohort}
         files = 0
-        for where, data in _contents(folder, name):
+        for where, data in _contents(folder / name, folder / f"{name}.tar.gz"):
             files += 1
             for form, owner in foreign.items():
                 if form in data:
@@ -198,13 +198,15 @@ def _subject(host: str) -> x509.DNSName | x509.IPAddress:
         return x509.DNSName(host)
 
 
-def _contents(folder: Path, name: str) -> Iterator[tuple[str, bytes]]:
-    """Every file of a kit, and every file of its archive; of all kits without a name."""
-    for path in sorted((folder / name).rglob("*")):
-        if path.is_file() and not (path.parent == folder and path.name.endswith(".tar.gz")):
-            yield str(path), path.read_bytes()
-    for archive in [folder / f"{name}.tar.gz"] if name else sorted(folder.glob("*.tar.gz")):
-        yield from _packed(archive)
+def _contents(*places: Path) -> Iterator[tuple[str, bytes]]:
+    """Every file of these: of folders, of archives, or a file itself."""
+    for place in places:
+        if place.name.endswith(".tar.gz"):
+            yield from _packed(place)
+            continue
+        for path in (place, *sorted(place.rglob("*"))):
+            if path.is_file():
+                yield str(path), path.read_bytes()
 
 
 def _packed(archive: Path) -> Iterator[tuple[str, bytes]]:
