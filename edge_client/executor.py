@@ -1,6 +1,6 @@
 """The node's SuperExec: ``python -m edge_client.executor``, with the flags of Flower's `flower-superexec`.
 
-Flower's own starts a Python process for each of a round's two messages, and each of them imports Flower and PyTorch
+Flower's own starts a Python process for each of a round's three messages, and each of them imports Flower and PyTorch
 anew: seconds of a core. This one has imported them before it asks for work, and forks: the process of a message is
 there at once, shares the memory of the libraries, and its token is on no command line. It runs client apps and nothing
 else that a SuperNode may ask for, and each only after its bundle is checked (:mod:`edge_client.bundle`).

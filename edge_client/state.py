@@ -1,4 +1,4 @@
-"""The pair save_pending / load_pending: what a client keeps between the two messages of a round, and of its roster.
+"""The pair save_pending / load_pending: what a client keeps between the messages of a round, and of its roster.
 
 Law: ``load_pending(folder)`` gives what ``save_pending(folder, …)`` was last given, also after a crash in between.
 

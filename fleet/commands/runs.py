@@ -74,7 +74,10 @@ def run(  # noqa: PLR0913, PLR0917  # one parameter per option
         int, typer.Option(help="Seed of everything random except keys, nonces and encryption.")
     ] = _DEFAULT.seed,
     drop: Annotated[
-        float, typer.Option(help="Probability that a client vanishes between the two messages of a round.")
+        float,
+        typer.Option(
+            help="Probability that a client vanishes after it has trained, at one of the two messages that follow."
+        ),
     ] = 0.0,
     more: Annotated[
         list[str] | None,

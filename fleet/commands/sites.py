@@ -1,4 +1,4 @@
-"""`pruneseal provision` and `pruneseal status`: what an operator does without any model."""
+"""`pruneseal enroll`, `provision` and `status`: what clients and operators do without any model."""
 
 from pathlib import Path
 from typing import Annotated, Final
@@ -69,9 +69,10 @@ def provision(
 def enroll(
     folder: Annotated[Path, typer.Argument(help="Where this node's kit is to be; made if it is absent.")],
 ) -> None:
-    """Make a node's own keys, on its machine; what it prints goes to the operator of the federation.
+    """Make a node's own keys, on its machine, and enrollment.json for the operator of the federation.
 
-    Nobody else ever has them. The operator's kit is unpacked over the folder and lacks nothing but these.
+    Nobody else ever has the keys. The operator's kit, which lacks nothing but these, is unpacked over the folder; until
+    then compare the fingerprint that is printed, over another channel.
     """
     with exit_on_error():
         typer.echo(advice(folder.absolute(), make_own_keys(folder)))

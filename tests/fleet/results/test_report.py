@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from aggregator.records import PhaseSeconds, Record
-from fleet.results.figures import LayerDensity
+from fleet.results.figures import PALETTE, LayerDensity
 from fleet.results.report import write_report
 from fleet.results.summary import Summary, Verified
 from tests.factories import record
@@ -182,6 +182,24 @@ def test_the_page_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
     assert set(re.findall(r"url\((.)", text)) <= {"#"}
     assert page.tags.keys().isdisjoint({"script", "link", "img", "iframe", "object", "image"})
     assert page.values("src") == []
+
+
+def test_every_class_of_the_page_has_a_rule_of_its_own_on_any_screen(tmp_path: Path) -> None:
+    text, page = _report(tmp_path)
+    style = text.partition("<style>")[2].partition("</style>")[0]
+    rules = re.sub(r"@media[^{]*\{(?:[^{}]*\{[^{}]*\})*[^{}]*\}", "", style)
+    selectors = " ".join(re.findall(r"([^{}]+)\{", rules))
+    used = {name for names in page.values("class") for name in names.split()}
+    assert used >= {"muted", "seal", "good", "grid", "tiles", "card", "tile", "wide", "pairs"}
+    assert used - {"half", "rounds"} <= set(re.findall(r"\.([a-z]+)", selectors))
+
+
+def test_every_colour_is_known_by_day_and_by_night(tmp_path: Path) -> None:
+    text, _ = _report(tmp_path)
+    day, night = (re.findall(r"--([a-z]+):(#[0-9a-f]{6});", root) for root in re.findall(r":root\{([^}]*)\}", text))
+    assert dict(day) == {name: light for name, (light, _) in PALETTE.items()}
+    assert dict(night) == {name: dark for name, (_, dark) in PALETTE.items()}
+    assert set(re.findall(r"var\(--([a-z]+)\)", text)) <= PALETTE.keys()
 
 
 def test_every_identifier_is_unique_and_every_reference_finds_one(tmp_path: Path) -> None:
